@@ -1,0 +1,119 @@
+"""Every way in which asking for a token can fail: one tree, for the broker and for its callers.
+
+Each error has a machine-readable `code` (RFC 6749 §5.2 where that has one), a sentence for a person, the HTTP
+status that carries it, and says whether asking again later can help. No error ever holds a token, a secret or
+a response body, so that logging one is always safe.
+"""
+
+from __future__ import annotations
+
+
+class TokenBrokerError(Exception):
+    """Root of the tree; `str()` of it is safe to log and to show.
+
+    Attributes:
+        code: the `error` member of the broker's answer, for programs.
+        status: the HTTP status of the broker's answer; 0 for errors that never travel over HTTP.
+        retryable: whether the same request can succeed later without anybody changing anything.
+        description: one sentence for a person: what is wrong, and what to do.
+        retry_after_s: seconds to wait before asking again; None where waiting does not help.
+        request_id: the broker's id of the failed request, where there is one.
+    """
+
+    code = "error"
+    status = 0
+    retryable = False
+
+    def __init__(
+        self, description: str, *, retry_after_s: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(description)
+        self.description = description
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        suffix = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.code}: {self.description}{suffix}"
+
+
+class InvalidRequest(TokenBrokerError):
+    """The request is malformed: fix it, repeating it cannot help."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class UnsupportedGrantType(TokenBrokerError):
+    """Only `client_credentials` is served."""
+
+    code = "unsupported_grant_type"
+    status = 400
+
+
+class InvalidScope(TokenBrokerError):
+    """The scope asked for is not the scope of the connection."""
+
+    code = "invalid_scope"
+    status = 400
+
+
+class AccessDenied(TokenBrokerError):
+    """This principal may not use this connection, or there is no such connection: the same answer for both."""
+
+    code = "access_denied"
+    status = 403
+
+
+class NotFound(TokenBrokerError):
+    """No such path."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(TokenBrokerError):
+    """The path exists, the method does not."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class SlowDown(TokenBrokerError):
+    """This caller reports rejected tokens too fast; wait `retry_after_s`."""
+
+    code = "slow_down"
+    status = 429
+    retryable = True
+
+
+class UpstreamRejected(TokenBrokerError):
+    """The upstream refuses the stored credential: an operator must act."""
+
+    code = "upstream_rejected"
+    status = 502
+
+
+class TemporarilyUnavailable(TokenBrokerError):
+    """The upstream or a dependency is down and no valid token is left; wait `retry_after_s`."""
+
+    code = "temporarily_unavailable"
+    status = 503
+    retryable = True
+
+
+BY_CODE: dict[str, type[TokenBrokerError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequest,
+        UnsupportedGrantType,
+        InvalidScope,
+        AccessDenied,
+        NotFound,
+        MethodNotAllowed,
+        SlowDown,
+        UpstreamRejected,
+        TemporarilyUnavailable,
+    )
+}
+"""How a client turns the broker's answer back into the same class."""
