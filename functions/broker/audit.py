@@ -1,0 +1,68 @@
+"""The account of every answer: one line, metric and audit record at once; and a log line for each notable event."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from token_broker.telemetry import new_logger, write_metric_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from functions.broker.grants import Caller
+
+SERVICE = "broker"
+
+
+class Audit:
+    """Collects the facts of the request that is being answered. Serves one request at a time."""
+
+    def __init__(self) -> None:
+        self._logger = new_logger(SERVICE)
+        self._facts: dict[str, object] = {}
+        self._events: Counter[str] = Counter()
+
+    def begin(self, request_id: str) -> None:
+        """Forget the request before this one."""
+        self._facts = {"request_id": request_id}
+        self._events = Counter()
+
+    def add(self, **facts: object) -> None:
+        """Note facts for the line of this answer; nothing secret."""
+        self._facts.update(facts)
+
+    def add_caller(self, caller: Caller) -> None:
+        self.add(
+            caller_account=caller.account,
+            caller_kind=caller.kind,
+            caller_name=caller.name,
+            caller_session=caller.session,
+        )
+
+    def notice(self, event: str, facts: Mapping[str, object]) -> None:
+        """Count an event in this answer's metrics and write it down at once, in case the answer never comes."""
+        self._events[event] += 1
+        self._logger.warning(event, extra={"request_id": self._facts.get("request_id"), **facts})
+
+    def notice_bug(self, error: Exception) -> None:
+        """Write down where an unforeseen error came from; its text may hold anything, so it is left out."""
+        frames = [
+            f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        self.notice("Bug", {"exception": type(error).__name__, "frames": frames})
+
+    def write(self, outcome: str, status: int, duration_ms: float) -> None:
+        """Write the line of this answer."""
+        write_metric_line(
+            SERVICE,
+            metrics={
+                "Answers": (1, "Count"),
+                "Duration": (round(duration_ms, 1), "Milliseconds"),
+                **{event: (count, "Count") for event, count in self._events.items()},
+            },
+            dimensions={"outcome": outcome, "source": str(self._facts.get("source", "none"))},
+            fields={"status": status, **{k: v for k, v in self._facts.items() if k != "source"}},
+        )

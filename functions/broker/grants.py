@@ -1,0 +1,181 @@
+"""Who may use which connection: `grants.json`, deployed with the function and reviewed like code.
+
+A rule names principals as `ACCOUNT:role/NAME` or `ACCOUNT:user/NAME`, where ACCOUNT is twelve digits or `self` (the
+broker's own account) and NAME may hold `*`. Matching is on account and role (or user) name, never on the session
+name, which the caller chooses, and never on the path, which an assumed role's ARN does not carry. The first rule
+that names both the principal and the connection decides.
+
+`python -m functions.broker.grants FILE` checks a file; the build does, so that a broken one cannot be deployed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRANTS_FILE = Path(__file__).with_name("grants.json")
+CONNECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+_PRINCIPAL = re.compile(r"(self|\d{12}):(role|user)/([\w+=,.@*-]{1,128})", re.ASCII)
+_CONNECTION_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
+_RULE_MEMBERS = {"name", "comment", "principals", "connections", "max_lease_seconds"}
+_USER_ARN = re.compile(
+    r"arn:[\w-]+:(?:sts::(?P<role_account>\d{12}):assumed-role/(?P<role>[^/]+)/(?P<session>.+)"
+    r"|iam::(?P<user_account>\d{12}):user/(?:.*/)?(?P<user>[^/]+))",
+    re.ASCII,
+)
+
+
+class GrantsError(Exception):
+    """The grants file is broken; the text names file, line and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who signed the request, as the Function URL attests it."""
+
+    account: str
+    kind: str
+    name: str
+    session: str
+
+    def __str__(self) -> str:
+        return f"{self.account}:{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A decision: the rule that allowed it, and the longest lease in seconds if the rule limits it."""
+
+    rule: str
+    max_lease_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    grant: Grant
+    principals: re.Pattern[str]
+    connections: re.Pattern[str]
+    connection_names: tuple[str, ...]
+
+
+class Grants:
+    """The compiled rules."""
+
+    def __init__(self, rules: tuple[_Rule, ...]) -> None:
+        self._rules = rules
+
+    def decide(self, caller: Caller, own_account: str, connection: str) -> Grant | None:
+        """Return the grant of the first rule that names both, or None."""
+        for rule in self._rules_for(caller, own_account):
+            if rule.connections.fullmatch(connection):
+                return rule.grant
+        return None
+
+    def connections_of(self, caller: Caller, own_account: str) -> list[str]:
+        """Return the connections granted by name; those granted by a pattern cannot be listed."""
+        names = {name for rule in self._rules_for(caller, own_account) for name in rule.connection_names}
+        return sorted(names)
+
+    def _rules_for(self, caller: Caller, own_account: str) -> list[_Rule]:
+        principals = [str(caller)]
+        if caller.account == own_account:
+            principals.append(f"self:{caller.kind}/{caller.name}")
+        return [
+            rule
+            for rule in self._rules
+            if any(rule.principals.fullmatch(principal) for principal in principals)
+        ]
+
+
+def read_caller(user_arn: object) -> Caller | None:
+    """Return who a `requestContext.authorizer.iam.userArn` is; None for root, federated users and anything else."""
+    match = _USER_ARN.fullmatch(user_arn) if isinstance(user_arn, str) else None
+    if match is None:
+        return None
+    if match["role"]:
+        return Caller(match["role_account"], "role", match["role"], match["session"])
+    return Caller(match["user_account"], "user", match["user"], "")
+
+
+def load_grants(file: Path = GRANTS_FILE) -> Grants:
+    """Read and compile a grants file.
+
+    Raises:
+        GrantsError: it is broken.
+    """
+    text = file.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise GrantsError(f"{file.name}:{line}: not JSON: {getattr(error, 'msg', error)}") from None
+
+    def fail(reason: str, *near: str) -> GrantsError:
+        return GrantsError(f"{file.name}:{_line_of(text, near)}: {reason}")
+
+    rules = value.get("rules") if isinstance(value, dict) else None
+    if not isinstance(rules, list) or not rules or set(value) != {"rules"}:
+        raise fail('must be an object with one member "rules", a list with at least one rule')
+    names = [rule.get("name") if isinstance(rule, dict) else None for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise fail(f"two rules have the name {name!r}", '"name"', str(name))
+    return Grants(tuple(_compile(rule, fail) for rule in rules))
+
+
+def _compile(rule: Any, fail: Any) -> _Rule:
+    """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` stand."""
+    if not isinstance(rule, dict) or not isinstance(rule.get("name"), str) or not rule["name"]:
+        raise fail("every rule must be an object with a name")
+    name = rule["name"]
+    for member in sorted(set(rule) - _RULE_MEMBERS):
+        raise fail(f"rule {name!r}: unknown member {member!r}", name, f'"{member}"')
+    principals = _texts(rule, "principals", _PRINCIPAL, "ACCOUNT:role/NAME or ACCOUNT:user/NAME", fail)
+    connections = _texts(rule, "connections", _CONNECTION_PATTERN, "a connection's name or a pattern", fail)
+    lease = rule.get("max_lease_seconds")
+    if lease is not None and (isinstance(lease, bool) or not isinstance(lease, int) or lease < 1):
+        raise fail(
+            f"rule {name!r}: max_lease_seconds must be a whole number above 0", name, '"max_lease_seconds"'
+        )
+    return _Rule(
+        Grant(name, lease),
+        _pattern(principals),
+        _pattern(connections),
+        tuple(connection for connection in connections if "*" not in connection),
+    )
+
+
+def _texts(rule: dict[str, Any], member: str, form: re.Pattern[str], meaning: str, fail: Any) -> list[str]:
+    values = rule.get(member)
+    if not isinstance(values, list) or not values:
+        raise fail(f"rule {rule['name']!r}: {member} must be a list with at least one entry", rule["name"])
+    for text in values:
+        if not isinstance(text, str) or not form.fullmatch(text):
+            raise fail(
+                f"rule {rule['name']!r}: {text!r} in {member} is not {meaning}", rule["name"], str(text)
+            )
+    return values
+
+
+def _pattern(texts: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(text).replace(r"\*", ".*") for text in texts), re.ASCII)
+
+
+def _line_of(text: str, near: tuple[str, ...]) -> int:
+    """Return the line on which the last of the texts stands, each searched for after the one before."""
+    at = 0
+    for part in near:
+        at = max(at, text.find(part, at))
+    return text.count("\n", 0, at) + 1
+
+
+if __name__ == "__main__":
+    try:
+        load_grants(Path(sys.argv[1]))
+    except (GrantsError, OSError, IndexError) as problem:
+        sys.exit(f"grants: {problem}")

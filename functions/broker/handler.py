@@ -1,0 +1,118 @@
+"""One request, from top to bottom: read it, check the grant, issue the token, answer, account for it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from functions.broker.assembly import Broker, assemble
+from functions.broker.grants import Caller, read_caller
+from functions.broker.http_api import StatusRequest, TokenRequest, failure, read_request, success
+from functions.broker.lifetime import ANSWER_MARGIN_S
+from functions.broker.status import describe
+from functions.broker.token_need import TokenWanted
+from functions.broker.token_record import StoreUnavailableError
+from token_broker.errors import AccessDenied, InvalidScope, TemporarilyUnavailable, TokenBrokerError
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from functions.broker.grants import Grant
+
+_BUG_RETRY_AFTER_S = 5
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer one Function URL request (payload format 2.0); never raises, never logs the event."""
+    started_s = time.perf_counter()
+    broker = _broker()
+    broker.audit.begin(context.aws_request_id)
+    try:
+        answer = success(_answer(broker, event, context))
+        outcome = "ok"
+    except TokenBrokerError as error:
+        answer, outcome = failure(error, context.aws_request_id), error.code
+    except Exception as error:  # noqa: BLE001 - written down, and the caller gets no stack trace, ever
+        broker.audit.notice_bug(error)
+        unforeseen = TemporarilyUnavailable("the broker failed", retry_after_s=_BUG_RETRY_AFTER_S)
+        answer, outcome = failure(unforeseen, context.aws_request_id), "bug"
+    broker.audit.write(outcome, answer["statusCode"], 1000 * (time.perf_counter() - started_s))
+    return answer
+
+
+@functools.cache
+def _broker() -> Broker:
+    return assemble(os.environ)
+
+
+def _answer(broker: Broker, event: dict[str, Any], context: LambdaContext) -> dict[str, object]:
+    request = read_request(event)
+    caller = _caller(event)
+    broker.audit.add_caller(caller)
+    own_account = context.invoked_function_arn.split(":")[4]
+    if isinstance(request, StatusRequest):
+        return _report_status(broker, request, caller, own_account)
+    broker.audit.add(connection=request.connection)
+    grant = _require_grant(broker, caller, own_account, request.connection)
+    return _lease(broker, request, caller, grant, context)
+
+
+def _lease(
+    broker: Broker, request: TokenRequest, caller: Caller, grant: Grant, context: LambdaContext
+) -> dict[str, object]:
+    wanted = TokenWanted(request.connection, request.min_ttl_s, request.rejected_token_id, str(caller))
+    deadline_epoch_s = time.time() + context.get_remaining_time_in_millis() / 1000 - ANSWER_MARGIN_S
+    token = broker.issuer.issue(wanted, deadline_epoch_s)
+    if request.scope and not set(request.scope.split()) <= set((token.scope or "").split()):
+        known = f"has the scope {token.scope!r}" if token.scope else "has no scope that is known"
+        raise InvalidScope(f"this connection {known}: leave `scope` out")
+    lease_s = min(broker.settings.lease_seconds, grant.max_lease_seconds or broker.settings.lease_seconds)
+    if token.expires_at_epoch_s is not None:
+        lease_s = min(lease_s, int(token.expires_at_epoch_s - time.time()))
+    broker.audit.add(
+        source=token.source, token_id=token.token_id, generation=token.generation, lease_seconds=lease_s
+    )
+    answer: dict[str, object] = {
+        "access_token": token.access_token,
+        "token_type": "Bearer",
+        "expires_in": lease_s,
+        "token_id": token.token_id,
+        "connection": request.connection,
+    }
+    return answer | {"scope": token.scope} if token.scope else answer
+
+
+def _report_status(
+    broker: Broker, request: StatusRequest, caller: Caller, own_account: str
+) -> dict[str, object]:
+    if request.connection is None:
+        names = broker.grants.connections_of(caller, own_account)
+    else:
+        _require_grant(broker, caller, own_account, request.connection)
+        names = [request.connection]
+    try:
+        records = [broker.store.read(name) for name in names]
+    except StoreUnavailableError:
+        raise TemporarilyUnavailable("the token store is away", retry_after_s=1) from None
+    return {"connections": [describe(record, time.time()) for record in records]}
+
+
+def _caller(event: dict[str, Any]) -> Caller:
+    # Only the Function URL writes this; whoever may invoke the function directly could forge it, which is why the
+    # caller policy forbids that (template.yaml).
+    context = event.get("requestContext") or {}
+    iam = (context.get("authorizer") or {}).get("iam") or {}
+    caller = read_caller(iam.get("userArn"))
+    if caller is None:
+        raise AccessDenied("call the Function URL as an IAM role or user")
+    return caller
+
+
+def _require_grant(broker: Broker, caller: Caller, own_account: str, connection: str) -> Grant:
+    grant = broker.grants.decide(caller, own_account, connection)
+    if grant is None:
+        raise AccessDenied("no grant for this connection, or no such connection")
+    broker.audit.add(rule=grant.rule)
+    return grant

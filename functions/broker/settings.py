@@ -1,0 +1,72 @@
+"""What the broker is told by its environment: read once, complete or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class SettingsError(Exception):
+    """The function is deployed with a setting missing or malformed; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that `template.yaml` configures.
+
+    Attributes:
+        token_table: name of the DynamoDB table.
+        token_key_arn: KMS key that seals tokens.
+        secret_prefix: connection NAME is the secret `<secret_prefix>/NAME`.
+        upstream_hosts: `host` or `host:port` values that a token_url may point at.
+        upstream_ca_file: CA bundle for the upstream, or None for the public roots.
+        default_token_url: token endpoint of connections that name none.
+        lease_seconds: longest lease.
+        daily_mint_ceiling: most exchanges per connection and UTC day.
+    """
+
+    token_table: str
+    token_key_arn: str
+    secret_prefix: str
+    upstream_hosts: frozenset[str]
+    upstream_ca_file: str | None
+    default_token_url: str
+    lease_seconds: int
+    daily_mint_ceiling: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Raise SettingsError naming every missing or malformed variable at once."""
+        problems: list[str] = []
+
+        def text(name: str) -> str:
+            value = environment.get(name, "")
+            if not value:
+                problems.append(f"{name} is missing")
+            return value
+
+        def whole(name: str) -> int:
+            value = text(name)
+            if value and not (value.isascii() and value.isdigit() and int(value) > 0):
+                problems.append(f"{name} must be a whole number above 0")
+                return 0
+            return int(value or 0)
+
+        settings = cls(
+            token_table=text("TOKEN_TABLE"),
+            token_key_arn=text("TOKEN_KEY_ARN"),
+            secret_prefix=text("SECRET_PREFIX").rstrip("/"),
+            upstream_hosts=frozenset(
+                host.strip().lower() for host in text("UPSTREAM_HOSTS").split(",") if host.strip()
+            ),
+            upstream_ca_file=environment.get("UPSTREAM_CA_FILE") or None,
+            default_token_url=text("DEFAULT_TOKEN_URL"),
+            lease_seconds=whole("LEASE_SECONDS"),
+            daily_mint_ceiling=whole("DAILY_MINT_CEILING"),
+        )
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return settings
