@@ -24,6 +24,7 @@ The item has no time to live: if it were deleted, fences would start again below
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from functions.broker.token_record import (
@@ -244,7 +245,6 @@ class TokenStore:
             removed=removed,
             condition="#fence = :mine AND (attribute_not_exists(#token_fence) OR #token_fence < :mine)",
             expected={":mine": lock.fence},
-            named=["token_fence"],
         )
 
     def _write(
@@ -255,7 +255,6 @@ class TokenStore:
         condition: str,
         expected: Mapping[str, object],
         removed: Sequence[str] = (),
-        named: Sequence[str] = (),
     ) -> tuple[bool, TokenRecord]:
         """Update under a condition: (True, the new record), or (False, the record that stood in the way)."""
         expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
@@ -268,7 +267,9 @@ class TokenStore:
                     Key=token_key(connection),
                     UpdateExpression=expression,
                     ConditionExpression=condition,
-                    ExpressionAttributeNames={f"#{name}": name for name in (*values, *removed, *named)},
+                    ExpressionAttributeNames={
+                        name: name[1:] for name in re.findall(r"#\w+", f"{expression} {condition}")
+                    },
                     ExpressionAttributeValues={
                         **{f":{name}": to_attribute(value) for name, value in values.items()},
                         **{name: to_attribute(value) for name, value in expected.items()},

@@ -117,3 +117,61 @@ BY_CODE: dict[str, type[TokenBrokerError]] = {
     )
 }
 """How a client turns the broker's answer back into the same class."""
+
+
+# --- what only the client can meet: these never travel over HTTP --------------------------------------------------
+
+
+class NotConfigured(TokenBrokerError):
+    """The client lacks its URL or region, or was given a malformed one; the description says what to set."""
+
+    code = "not_configured"
+
+
+class NoCredentials(TokenBrokerError):
+    """botocore's usual chain found no AWS credentials to sign with."""
+
+    code = "no_credentials"
+
+
+class CredentialsExpired(TokenBrokerError):
+    """There are AWS credentials, but they have expired: sign in again."""
+
+    code = "credentials_expired"
+
+
+class BrokerUnreachable(TokenBrokerError):
+    """No answer of the broker's own: no connection, a time-out, or AWS answered in its place (throttled, crashed)."""
+
+    code = "broker_unreachable"
+    retryable = True
+
+
+class UnusableAnswer(TokenBrokerError):
+    """Something answered that is not the broker, or an incompatible one."""
+
+    code = "unusable_answer"
+
+
+class RefusedByAws(TokenBrokerError):
+    """AWS itself refused the call (403) before the broker saw it: a missing permission or a refused signature.
+
+    Attributes:
+        aws_message: AWS's own sentence.
+        aws_error_type: AWS's name for the reason (`x-amzn-ErrorType`), or "".
+    """
+
+    code = "refused_by_aws"
+    status = 403
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        aws_message: str = "",
+        aws_error_type: str = "",
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(description, request_id=request_id)
+        self.aws_message = aws_message
+        self.aws_error_type = aws_error_type

@@ -1,0 +1,328 @@
+"""The client of the token broker: one line for a token, one call to the broker per lease.
+
+How a lease is used, in the time that it lives::
+
+    fetched                                  80 %                     expires
+    |---- served from memory, no lock held ----|---- due ----------------|---- nothing to serve ----
+                                               one thread asks ahead,    all wait for the one that asks,
+                                               3 s at most; all others   within their time budget
+                                               are served at once
+
+Asking ahead fails quietly: while the lease lives it is served, and the broker is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import random
+import re
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from token_broker import errors
+from token_broker.signed_http import URL_FORM, SignedHttp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from token_broker.signed_http import AwsSession
+
+DEFAULT_CONNECTION: Final = "digishare"
+
+_T = TypeVar("_T")
+
+_logger = logging.getLogger(__name__)
+
+_DUE_AFTER_SHARE_OF_LEASE: Final = 0.8
+_ASK_AHEAD_TIMEOUT_S: Final = 3.0
+_ASK_AHEAD_PAUSE_S: Final = 10.0
+_LONGEST_ASK_AHEAD_PAUSE_S: Final = 60.0
+_MAX_ATTEMPTS: Final = 4
+_FIRST_RETRY_PAUSE_S: Final = 0.2
+# Anything else could break out of a header, or end up in the text of the error that a header library raises.
+_BEARER_TOKEN: Final = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A token and for how long it may be used.
+
+    Attributes:
+        access_token: the bearer token; never part of `repr` or `str`.
+        token_id: names the token in logs and reports without revealing it.
+        connection: the upstream credential that it belongs to.
+        expires_at: epoch seconds; counted from before the request, so that it is never too late.
+    """
+
+    access_token: str = field(repr=False)
+    token_id: str
+    connection: str
+    expires_at: float
+
+    def expires_in_s(self, now_epoch_s: float | None = None) -> float:
+        """Return the seconds that are left; negative once the lease has expired."""
+        return self.expires_at - (time.time() if now_epoch_s is None else now_epoch_s)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What one caller asks for."""
+
+    min_ttl_s: float = 0.0
+    rejected_token_id: str | None = None
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The lease in memory and how it was got."""
+
+    lease: Lease
+    fetched_at: float
+    need: _Need
+
+    def is_due(self, now: float) -> bool:
+        lifetime_s = self.lease.expires_at - self.fetched_at
+        return now >= self.fetched_at + _DUE_AFTER_SHARE_OF_LEASE * lifetime_s
+
+    def meets(self, need: _Need, now: float) -> bool:
+        left_s = self.lease.expires_in_s(now)
+        clock_went_back = now < self.fetched_at
+        if left_s <= 0 or clock_went_back or self.lease.token_id == need.rejected_token_id:
+            return False
+        # The broker caps min_ttl: where it was asked for as much, asking again at once would bring no more.
+        gave_its_best = self.need.min_ttl_s >= need.min_ttl_s and not self.is_due(now)
+        return left_s >= need.min_ttl_s or gave_its_best
+
+
+class _Flight:
+    """One question to the broker that is under way, and what became of it."""
+
+    def __init__(self, need: _Need) -> None:
+        self.need = need
+        self.landed = threading.Event()
+        self.lease: Lease | None = None
+        self.error: errors.TokenBrokerError | None = None
+
+    def answers(self, need: _Need) -> bool:
+        return self.need.rejected_token_id == need.rejected_token_id and self.need.min_ttl_s >= need.min_ttl_s
+
+
+class BrokerClient:
+    """Leases from the broker, for the AWS identity that botocore's usual chain finds.
+
+    Make one per process and connection and share it: it is safe in threads and after a fork (a child keeps the
+    lease and gets new locks and sockets). Making one costs nothing; the first call loads AWS credentials.
+
+    Args:
+        url: the broker's Function URL; default: TOKEN_BROKER_URL.
+        connection: which upstream credential; default: TOKEN_BROKER_CONNECTION, else "digishare".
+        session: botocore or boto3 session to take credentials from; default: one of botocore's own.
+        region: AWS region, needed only where neither the URL nor the session tells it.
+        time_budget_s: the longest that a call may block when there is no valid lease, repeats included. The
+            default outlasts the broker's own worst case (29 s).
+        connect_timeout_s: longest wait for a connection.
+        read_timeout_s: longest silence while the broker works.
+        clock: current epoch seconds.
+        sleep: waits for a number of seconds.
+
+    Raises:
+        NotConfigured: no URL, or one that is malformed or not https (loopback hosts may do without).
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        connection: str | None = None,
+        session: AwsSession | None = None,
+        region: str | None = None,
+        time_budget_s: float = 35.0,
+        connect_timeout_s: float = 3.0,
+        read_timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        url = url or os.environ.get("TOKEN_BROKER_URL")
+        if not url:
+            raise errors.NotConfigured(f"the broker's URL is not known: set TOKEN_BROKER_URL to {URL_FORM}")
+        self.connection = connection or os.environ.get("TOKEN_BROKER_CONNECTION") or DEFAULT_CONNECTION
+        self._time_budget_s = time_budget_s
+        self._clock = clock
+        self._sleep = sleep
+        self._http = SignedHttp(
+            url,
+            session=session,
+            region=region,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+        )
+        self._held: _Held | None = None
+        self._ask_ahead_from = 0.0
+        self._lock = threading.Lock()
+        self._flight: _Flight | None = None
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"BrokerClient({self._http.url!r}, connection={self.connection!r})"
+
+    def token(self, min_ttl_s: float | None = None) -> Lease:
+        """Return a valid lease; from memory where possible, else blocks for at most the time budget.
+
+        Args:
+            min_ttl_s: seconds of validity that the caller needs; the broker caps it, so look at the answer.
+
+        Raises:
+            TokenBrokerError: no valid lease is left and the broker gives none; see `token_broker.errors`.
+        """
+        return self._obtain(_Need(min_ttl_s=min_ttl_s or 0.0))
+
+    def report_rejected(self, token_id: str) -> Lease:
+        """Report that the upstream refused this token with 401, and return the lease to go on with. Blocks.
+
+        Where the lease in memory is another one by now, that is the answer and the broker hears nothing. The answer
+        has the *same* token id while the broker holds the token for too young to be bad: then do not repeat the
+        upstream request.
+
+        Raises:
+            TokenBrokerError: as for `token`; `SlowDown` after too many reports.
+        """
+        return self._obtain(_Need(rejected_token_id=token_id))
+
+    def fresh_lease(self) -> Lease | None:
+        """Return the lease in memory if `token` would return it at once; never blocks, for event loops."""
+        held, now = self._held, self._clock()
+        return held.lease if held and held.meets(_Need(), now) and not held.is_due(now) else None
+
+    def status(self, connection: str | None = None) -> dict[str, object]:
+        """Return the answer of `GET /status`: state, expiry and such of the connections; never a token. Blocks.
+
+        Args:
+            connection: ask about this one only; default: all that this identity is granted.
+
+        Raises:
+            TokenBrokerError: see `token_broker.errors`.
+        """
+        query = {} if connection is None else {"connection": connection}
+        deadline_s = time.monotonic() + self._time_budget_s
+        return self._ask_again(
+            lambda timeout_s: self._http.call("GET", "/status", query=query, timeout_s=timeout_s), deadline_s
+        )
+
+    def _obtain(self, need: _Need) -> Lease:
+        deadline_s = time.monotonic() + self._time_budget_s
+        while True:
+            with self._lock:
+                held, now = self._held, self._clock()
+                served = held.lease if held and held.meets(need, now) else None
+                if held and served and not (held.is_due(now) and self._may_ask_ahead(now)):
+                    return served
+                flight, leads = self._flight, False
+                if flight is None:
+                    flight, leads = _Flight(need), True
+                    self._flight = flight
+            if leads:
+                return self._lead(flight, served, deadline_s)
+            if not flight.landed.wait(max(deadline_s - time.monotonic(), 0)):
+                raise errors.BrokerUnreachable("no token within the time budget: another thread still waits")
+            if flight.answers(need):
+                if flight.lease:
+                    return flight.lease
+                if flight.error:
+                    raise copy.copy(flight.error)  # an own one, because a raise writes a traceback into it
+
+    def _may_ask_ahead(self, now: float) -> bool:
+        return self._flight is None and now >= self._ask_ahead_from
+
+    def _lead(self, flight: _Flight, served: Lease | None, deadline_s: float) -> Lease:
+        """Ask the broker on behalf of all that wait for `flight`; `served` is the answer if that fails."""
+        try:
+            if served is None:
+                held = self._ask_again(lambda timeout_s: self._fetch(flight.need, timeout_s), deadline_s)
+            else:
+                held = self._fetch(flight.need, min(_ASK_AHEAD_TIMEOUT_S, self._time_budget_s))
+            self._held = held
+            flight.lease = held.lease
+            return held.lease
+        except errors.TokenBrokerError as error:
+            if served is None or served.expires_in_s(self._clock()) <= 0:
+                flight.error = error
+                raise
+            pause_s = min(max(error.retry_after_s or 0, _ASK_AHEAD_PAUSE_S), _LONGEST_ASK_AHEAD_PAUSE_S)
+            self._ask_ahead_from = self._clock() + pause_s
+            flight.lease = served
+            _logger.warning(
+                "the lease on token %s stays in use, because asking for the next one failed: %s",
+                served.token_id,
+                error,
+            )
+            return served
+        finally:
+            with self._lock:
+                if self._flight is flight:  # not so in a forked child
+                    self._flight = None
+            flight.landed.set()
+
+    def _fetch(self, need: _Need, timeout_s: float) -> _Held:
+        body: dict[str, object] = {"connection": self.connection}
+        if need.min_ttl_s:
+            body["min_ttl"] = math.ceil(need.min_ttl_s)
+        if need.rejected_token_id:
+            body["rejected_token_id"] = need.rejected_token_id
+        asked_at = self._clock()
+        answer = self._http.call("POST", "/token", body=body, timeout_s=timeout_s)
+        return _Held(_read_lease(answer, asked_at), asked_at, need)
+
+    def _ask_again(self, ask: Callable[[float], _T], deadline_s: float) -> _T:
+        """Return `ask(timeout_s)`, repeated while that can help and fits before `deadline_s` (monotonic)."""
+        for attempt in range(_MAX_ATTEMPTS):
+            try:
+                return ask(deadline_s - time.monotonic())
+            except errors.TokenBrokerError as error:
+                # Spread, so that many processes that failed together do not come back together.
+                pause_s = _FIRST_RETRY_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
+                pause_s = max(pause_s, error.retry_after_s or 0)
+                fits = time.monotonic() + pause_s < deadline_s
+                if not error.retryable or not fits or attempt == _MAX_ATTEMPTS - 1:
+                    raise
+            self._sleep(pause_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _renew_after_fork(self) -> None:
+        # The parent's other threads do not exist here: what they hold or have under way would stay so for ever.
+        self._lock = threading.Lock()
+        self._flight = None
+        self._http.forget_process_state()
+
+
+def _read_lease(answer: Mapping[str, object], asked_at: float) -> Lease:
+    token, token_id = answer.get("access_token"), answer.get("token_id")
+    connection, expires_in_s = answer.get("connection"), answer.get("expires_in")
+    if (
+        not isinstance(token, str)
+        or not _BEARER_TOKEN.fullmatch(token)
+        or not isinstance(token_id, str)
+        or not isinstance(connection, str)
+        or not isinstance(expires_in_s, int | float)
+        or isinstance(expires_in_s, bool)
+        or not 0 < expires_in_s < math.inf
+    ):
+        raise errors.UnusableAnswer("the broker's answer lacks a usable token, id, connection or lifetime")
+    return Lease(token, token_id, connection, asked_at + expires_in_s)
+
+
+_clients: weakref.WeakSet[BrokerClient] = weakref.WeakSet()
+
+
+def _renew_clients_after_fork() -> None:
+    for client in _clients:
+        client._renew_after_fork()  # noqa: SLF001 - the module's own class
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_clients_after_fork)

@@ -1,0 +1,280 @@
+"""The local AWS in one process: ministack behind its gateway, and the Function URL front beside it.
+
+Runs in its own environment (`.local/aws/bin/python -m local.aws`), because only inside ministack's process are keys,
+sessions and policies at hand. The version is pinned in local/requirements/cloud.txt, so leaning on these internals
+is safe; each is looked up at start, and a missing one stops the start:
+
+    app.app, app.AUTH                                   the ASGI application, and whether it checks signatures
+    core.iam_evaluator     is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
+                           AmbiguousAccessKeyError, ResolvedCredential
+    core.iam_actions       request_tag_context
+    core.lambda_runtime    invalidate_worker
+    core.responses         set_request_account_id, set_request_region
+    core.concurrency       run_reentrant
+    services.lambda_svc    _functions, _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
+                           _execution_record_for_config, _execute_function_with_config_scope
+    services.iam           _roles
+    services.scheduler     _SCHEDULE_TICK_INTERVAL
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextvars
+import importlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from local.function_url import FunctionFailed, FunctionUrl, FunctionUrlFront, Throttled
+from local.signature import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RETIRE_INSTANCES_PATH = "/_local/retire-instances/"
+"""`POST <gateway>/_local/retire-instances/FUNCTION`: the function's next call gets a fresh execution environment."""
+
+_INTERNALS = {
+    "app": ("app", "AUTH"),
+    "core.iam_evaluator": (
+        "is_root_access_key",
+        "find_iam_access_key_account",
+        "resolve_credential",
+        "enforce",
+        "AmbiguousAccessKeyError",
+        "ResolvedCredential",
+    ),
+    "core.iam_actions": ("request_tag_context",),
+    "core.lambda_runtime": ("invalidate_worker",),
+    "core.responses": ("set_request_account_id", "set_request_region"),
+    "core.concurrency": ("run_reentrant",),
+    "services.lambda_svc": (
+        "_functions",
+        "_function_urls",
+        "_function_url_id",
+        "_get_func_record_for_ref_in_scope",
+        "_execution_record_for_config",
+        "_execute_function_with_config_scope",
+    ),
+    "services.iam": ("_roles",),
+    "services.scheduler": ("_SCHEDULE_TICK_INTERVAL",),
+}
+
+
+class MinistackBackend:
+    """What the Function URL front asks of AWS, answered by the ministack in this process."""
+
+    def __init__(self) -> None:
+        self._internals = _load_internals()
+        # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
+        self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
+        _supply_encryption_context(self._internals["core.iam_actions"])
+
+    def find_function_url(self) -> FunctionUrl | None:
+        lambda_svc = self._internals["services.lambda_svc"]
+        found = [
+            (scope, config)
+            for scope, config in lambda_svc._function_urls.all_items()  # noqa: SLF001 - listed above
+            if config.get("AuthType") == "AWS_IAM"
+        ]
+        if len(found) != 1:
+            return None
+        (account_id, region, reference), config = found[0]
+        return FunctionUrl(
+            url_id=lambda_svc._function_url_id(config["FunctionUrl"]),  # noqa: SLF001 - listed above
+            account_id=account_id,
+            region=region,
+            function_arn=f"arn:aws:lambda:{region}:{account_id}:function:{reference}",
+        )
+
+    def find_caller(self, access_key_id: str) -> Caller | None:
+        iam = self._internals["core.iam_evaluator"]
+        if iam.is_root_access_key(access_key_id):
+            return None  # ministack takes root's requests unchecked
+        try:
+            account_id = iam.find_iam_access_key_account(access_key_id)
+        except iam.AmbiguousAccessKeyError:
+            return None
+        credential = iam.resolve_credential(access_key_id, account_id)
+        if not isinstance(credential, iam.ResolvedCredential):
+            return None
+        return Caller(
+            access_key_id=access_key_id,
+            secret_access_key=credential.secret_access_key,
+            session_token=credential.session_token,
+            account_id=credential.account_id,
+            user_arn=credential.principal_arn,
+            user_id=self._unique_id(credential),
+            expires_at_epoch_s=credential.expiration,
+        )
+
+    def is_allowed(self, caller: Caller, action: str, resource: str, context: Mapping[str, str]) -> bool:
+        def decide() -> bool:
+            responses = self._internals["core.responses"]
+            region = resource.split(":")[3]
+            responses.set_request_account_id(caller.access_key_id)
+            responses.set_request_region(region)
+            denial = self._internals["core.iam_evaluator"].enforce(
+                caller.access_key_id,
+                action,
+                "lambda",
+                region,
+                resource_arn=resource,
+                service_context=dict(context),
+            )
+            return denial is None
+
+        return contextvars.copy_context().run(decide)
+
+    async def invoke(self, target: FunctionUrl, event: Mapping[str, object]) -> object:
+        lambda_svc = self._internals["services.lambda_svc"]
+        reference = target.function_arn.partition(":function:")[2]
+        record, config, _ = lambda_svc._get_func_record_for_ref_in_scope(  # noqa: SLF001 - listed above
+            reference, account_id=target.account_id, region=target.region
+        )
+        if record is None or config is None:
+            raise FunctionFailed(f"{target.function_arn} is gone")
+        execution = lambda_svc._execution_record_for_config(record, config)  # noqa: SLF001 - listed above
+        # A published version's record lacks the function's reserved concurrency, which AWS applies to all versions.
+        function = lambda_svc._functions.get_scoped(  # noqa: SLF001 - listed above
+            target.account_id, target.region, reference.partition(":")[0]
+        )
+        execution["concurrency"] = function.get("concurrency")
+        result = await self._internals["core.concurrency"].run_reentrant(
+            lambda_svc._execute_function_with_config_scope,  # noqa: SLF001 - listed above
+            execution,
+            event,
+        )
+        if result.get("throttle"):
+            raise Throttled
+        if result.get("error"):
+            raise FunctionFailed
+        return result.get("body")
+
+    def retire_instances(self, function_name: str) -> None:
+        self._internals["core.lambda_runtime"].invalidate_worker(function_name)
+
+    def _unique_id(self, credential: Any) -> str:
+        """Return what AWS calls userId: `AIDA…` for a user, `AROA…:session` for a role's session.
+
+        ministack gives sessions of a function's own role the role's name instead of its id.
+        """
+        principal_id = str(credential.principal_id)
+        role_name, separator, session_name = principal_id.partition(":")
+        role = self._internals["services.iam"]._roles.get_scoped(  # noqa: SLF001 - listed above
+            credential.account_id, None, role_name
+        )
+        return f"{role['RoleId']}:{session_name}" if separator and role else principal_id
+
+
+class Gateway:
+    """ministack's own application, with one more path for whoever operates the local cloud."""
+
+    def __init__(self, application: Any, backend: MinistackBackend) -> None:
+        self._application = application
+        self._backend = backend
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(RETIRE_INSTANCES_PATH):
+            await self._application(scope, receive, send)
+            return
+        await asyncio.to_thread(
+            self._backend.retire_instances, scope["path"].removeprefix(RETIRE_INSTANCES_PATH)
+        )
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, required=True, help="where to write the two addresses as JSON"
+    )
+    ready_file = parser.parse_args().ready_file
+    gateway_socket, front_socket = _listen(), _listen()
+    # ministack reads its port when imported, and hands it to the functions that it starts.
+    os.environ["GATEWAY_PORT"] = str(gateway_socket.getsockname()[1])
+    asyncio.run(_serve(gateway_socket, front_socket, ready_file))
+
+
+async def _serve(gateway_socket: socket.socket, front_socket: socket.socket, ready_file: Path) -> None:
+    backend = MinistackBackend()
+    gateway = Gateway(importlib.import_module("ministack.app").app, backend)
+    front = FunctionUrlFront(backend, os.environ["MINISTACK_REGION"])
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    servers = [
+        asyncio.create_task(_serve_one(application, listener, stop))
+        for application, listener in ((gateway, gateway_socket), (front, front_socket))
+    ]
+    addresses = {"endpoint_url": _address(gateway_socket), "function_url": _address(front_socket)}
+    partial = ready_file.with_suffix(".partial")
+    partial.write_text(json.dumps(addresses))
+    partial.rename(ready_file)
+    await asyncio.gather(*servers)
+
+
+async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Event) -> None:
+    hypercorn = importlib.import_module("hypercorn.asyncio")
+    config = importlib.import_module("hypercorn.config").Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.keep_alive_timeout = 75
+    config.include_server_header = False
+    config.graceful_timeout = 0.1
+    await hypercorn.serve(application, config, shutdown_trigger=stop.wait)
+
+
+def _supply_encryption_context(iam_actions: Any) -> None:
+    """Let policies see `kms:EncryptionContext:NAME`, a condition key that ministack does not know."""
+    request_tag_context = iam_actions.request_tag_context
+
+    def with_encryption_context(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
+        keys = dict(request_tag_context(service, action, body, parameters))
+        if service == "kms":
+            context = json.loads(body or b"{}").get("EncryptionContext") or {}
+            keys |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
+        return keys
+
+    iam_actions.request_tag_context = with_encryption_context
+
+
+def _load_internals() -> dict[str, Any]:
+    """Import ministack and return its modules by the names above.
+
+    Raises:
+        RuntimeError: this version lacks an internal, or does not check signatures.
+    """
+    modules = {name: importlib.import_module(f"ministack.{name}") for name in _INTERNALS}
+    missing = [
+        f"{module}.{name}"
+        for module, names in _INTERNALS.items()
+        for name in names
+        if not hasattr(modules[module], name)
+    ]
+    if missing:
+        raise RuntimeError(f"this version of ministack lacks {', '.join(missing)}: adapt {__name__}")
+    if not modules["app"].AUTH:
+        raise RuntimeError("ministack would not check signatures and policies: start it with AUTH=true")
+    return modules
+
+
+def _listen() -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""The local cloud: an AWS, a Digishare and a signed Function URL on loopback, from one `with` statement.
+
+    with LocalCloud() as cloud:      # seconds
+        cloud.build()                # sam build
+        cloud.deploy()               # sam deploy of the built template, unmodified
+        caller = cloud.create_caller("reports", [cloud.outputs["CallerPolicyArn"]])
+
+`python -m local.cloud up` (`make local`) keeps one up with the stack deployed until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+
+from local.aws import RETIRE_INSTANCES_PATH
+from local.children import Children, LocalCloudError, clean_environment, host_environment
+from local.reaper import Reaper
+from local.sdk import ROOT, Credentials, new_client, new_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import boto3
+
+PROJECT = Path(__file__).resolve().parent.parent
+REGION = "eu-west-3"
+ACCOUNT_ID = "000000000000"
+STACK_NAME = "token-broker"
+ENV_FILE = PROJECT / ".local/env"
+
+BUILD_TIMEOUT_S = 240.0
+DEPLOY_TIMEOUT_S = 120.0
+
+
+class LocalCloud:
+    """One local cloud; a context manager. Everything it made is gone when it ends, also after a crash.
+
+    Attributes:
+        region, account_id: where the stack lives.
+        aws_endpoint_url: the local AWS; signatures and policies are enforced.
+        function_url: the broker's Function URL, once it is deployed (no slash at the end).
+        digishare_url, digishare_admin_url, ca_file: the fake Digishare, its controls, and the CA that it speaks with.
+        outputs: the stack's outputs, once it is deployed.
+    """
+
+    region = REGION
+    account_id = ACCOUNT_ID
+    aws_endpoint_url: str
+    function_url: str
+    digishare_url: str
+    digishare_admin_url: str
+    ca_file: Path
+    outputs: dict[str, str]
+
+    def __init__(self, template_folder: Path = PROJECT, say: Callable[[str], None] = print) -> None:
+        """Take the folder of `template.yaml` and a function that shows a line of progress."""
+        self._template_folder = template_folder
+        self._say = say
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="token-broker-local-"))
+        self._reaper = Reaper(PROJECT)
+        self._reaper.remove_at_end(self._folder)
+        self._children = Children(PROJECT, self._folder, self._reaper)
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._reaper.act()
+        self._children.collect()
+
+    def remove_at_end(self, path: Path) -> None:
+        """Remove this file together with the cloud, whatever ends it."""
+        self._reaper.remove_at_end(path)
+
+    def build(self) -> None:
+        """Run `sam build`; quick when nothing changed. The result lies in `.aws-sam/build` beside the template."""
+        started_s = time.monotonic()
+        self._say("· sam build")
+        venv = Path(sys.executable).parent
+        environment = host_environment(
+            self._folder,
+            SAM_CLI_TELEMETRY="0",
+            PATH=f"{venv}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        )
+        folder = self._template_folder
+        self._children.run(
+            "sam-build",
+            [
+                *self._sam("build"),
+                "--cached",
+                "--template-file",
+                str(folder / "template.yaml"),
+                "--build-dir",
+                str(folder / ".aws-sam/build"),
+                "--cache-dir",
+                str(folder / ".aws-sam/cache"),
+            ],
+            environment,
+            BUILD_TIMEOUT_S,
+        )
+        self._say(f"  built in {time.monotonic() - started_s:.0f} s")
+
+    def deploy(self, **parameters: str) -> None:
+        """Run `sam deploy` of what `build` made; `parameters` override those that point the stack at this cloud."""
+        started_s = time.monotonic()
+        self._say("· sam deploy")
+        digishare = self.digishare_url.removeprefix("https://")
+        overrides = {
+            "UpstreamHosts": digishare,
+            "UpstreamCaFile": str(self.ca_file),
+            "DigishareBaseUrl": f"{self.digishare_url}/v1",
+            "BrokerUrl": self.function_url,
+            **parameters,
+        }
+        self._children.run(
+            "sam-deploy", self._deploy_command(overrides), self._operator_environment(), DEPLOY_TIMEOUT_S
+        )
+        stack = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"][0]
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+        self._reserve_concurrency(
+            {p["ParameterKey"]: p["ParameterValue"] for p in stack.get("Parameters", [])}
+        )
+        self._say(f"  deployed in {time.monotonic() - started_s:.0f} s")
+
+    def client(self, service: str, credentials: Credentials = ROOT) -> Any:
+        """Return an SDK client of the local AWS; the operator's, unless `credentials` say otherwise."""
+        return new_client(service, credentials, self.region, self.aws_endpoint_url)
+
+    def session(self, credentials: Credentials = ROOT) -> boto3.Session:
+        """Return an SDK session that reads nothing of the host's AWS settings."""
+        return new_session(credentials, self.region)
+
+    def create_caller(self, name: str, managed_policy_arns: Iterable[str] = ()) -> Credentials:
+        """Create an IAM role with these policies, and return the keys of a session of it."""
+        iam = self.client("iam")
+        trust = {
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{self.account_id}:root"},
+            "Action": "sts:AssumeRole",
+        }
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]
+        for policy_arn in managed_policy_arns:
+            iam.attach_role_policy(RoleName=name, PolicyArn=policy_arn)
+        assumed = self.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="local")["Credentials"]
+        return Credentials(assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
+
+    def put_connection(self, name: str, secret: dict[str, str]) -> None:
+        """Store a connection's credential in Secrets Manager, or a new version of it."""
+        secrets_manager = self.client("secretsmanager")
+        secret_id = f"{self.outputs.get('SecretPrefix', 'token-broker/connections')}/{name}"
+        text = json.dumps(secret)
+        try:
+            secrets_manager.put_secret_value(SecretId=secret_id, SecretString=text)
+        except secrets_manager.exceptions.ResourceNotFoundException:
+            secrets_manager.create_secret(Name=secret_id, SecretString=text)
+
+    def retire_instances(self, function_name: str) -> None:
+        """Make the function's next call start in a fresh execution environment."""
+        _send("POST", f"{self.aws_endpoint_url}{RETIRE_INSTANCES_PATH}{function_name}")
+
+    def steer_digishare(self, verb: str, path: str, body: object = None) -> Any:
+        """Send one request to the fake Digishare's admin API (see local/digishare/admin.py); return its answer."""
+        return _send(verb, f"{self.digishare_admin_url}{path}", body).json()
+
+    def function_logs(self, function_name: str) -> list[str]:
+        """Return every line that the function has logged, oldest first."""
+        configuration = self.client("lambda").get_function_configuration(FunctionName=function_name)
+        group = configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function_name}"
+        pages = self.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+        return [event["message"] for page in pages for event in page["events"]]
+
+    def _start(self) -> None:
+        started_s = time.monotonic()
+        self._say("· starting the local AWS and the fake Digishare")
+        python = str(PROJECT / ".local/aws/bin/python")
+        aws = self._children.start(
+            "aws",
+            [python, "-m", "local.aws"],
+            clean_environment(
+                self._folder,
+                AUTH="true",
+                IOT_MTLS_ENABLED="0",
+                SFTP_ENABLED="0",
+                MINISTACK_REGION=self.region,
+                MINISTACK_ACCOUNT_ID=self.account_id,
+            ),
+        )
+        self.aws_endpoint_url, self.function_url = aws["endpoint_url"], aws["function_url"]
+        digishare = self._children.start(
+            "digishare",
+            [sys.executable, "-m", "local.fake_digishare", "--port", "0", "--tls-dir", str(self._folder)],
+            clean_environment(self._folder),
+        )
+        self.digishare_url, self.digishare_admin_url = digishare["url"], digishare["admin_url"]
+        self.ca_file = Path(digishare["ca_file"])
+        self._say(f"  up in {time.monotonic() - started_s:.1f} s")
+
+    def _reserve_concurrency(self, parameters: dict[str, str]) -> None:
+        """Do what the local CloudFormation leaves out: ReservedConcurrentExecutions of every function."""
+        cloudformation, aws_lambda = self.client("cloudformation"), self.client("lambda")
+        template = cloudformation.get_template(StackName=STACK_NAME, TemplateStage="Processed")[
+            "TemplateBody"
+        ]
+        for name, resource in template["Resources"].items():
+            reserved = resource.get("Properties", {}).get("ReservedConcurrentExecutions")
+            if reserved is None:
+                continue
+            if isinstance(reserved, dict):
+                reserved = parameters[reserved["Ref"]]
+            detail = cloudformation.describe_stack_resource(StackName=STACK_NAME, LogicalResourceId=name)
+            aws_lambda.put_function_concurrency(
+                FunctionName=detail["StackResourceDetail"]["PhysicalResourceId"],
+                ReservedConcurrentExecutions=int(reserved),
+            )
+
+    @property
+    def _built_template(self) -> Path:
+        return self._template_folder / ".aws-sam/build/template.yaml"
+
+    def _sam(self, command: str) -> list[str]:
+        return [str(PROJECT / ".local/sam/bin/sam"), command]
+
+    def _deploy_command(self, parameters: dict[str, str]) -> list[str]:
+        return [
+            *self._sam("deploy"), "--template-file", str(self._built_template), "--stack-name", STACK_NAME,
+            "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM",
+            "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
+            "--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items()),
+        ]  # fmt: skip
+
+    def _operator_environment(self) -> dict[str, str]:
+        return clean_environment(
+            self._folder,
+            SAM_CLI_TELEMETRY="0",
+            SAM_CLI_POLL_DELAY="1",
+            AWS_ENDPOINT_URL=self.aws_endpoint_url,
+            AWS_DEFAULT_REGION=self.region,
+            AWS_ACCESS_KEY_ID=ROOT.access_key_id,
+            AWS_SECRET_ACCESS_KEY=ROOT.secret_access_key,
+        )
+
+
+def _send(verb: str, url: str, body: object = None) -> requests.Response:
+    """Send one request to a server of the local cloud, past any proxy.
+
+    Raises:
+        requests.HTTPError: the answer is 4xx or 5xx.
+    """
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.request(verb, url, json=body, timeout=10, allow_redirects=False)
+    answer.raise_for_status()
+    return answer
+
+
+def keep_up() -> None:
+    """Keep a local cloud up, with the stack deployed and two callers, until Ctrl-C."""
+    with LocalCloud() as cloud:
+        cloud.build()
+        cloud.deploy()
+        client_secret = secrets.token_urlsafe(32)
+        cloud.steer_digishare("PUT", "/clients", [{"client_id": "local", "secrets": [client_secret]}])
+        connection = {"type": "client_credentials", "client_id": "local", "client_secret": client_secret}
+        cloud.put_connection("digishare", connection)
+        granted = cloud.create_caller("granted", [cloud.outputs["CallerPolicyArn"]])
+        not_granted = cloud.create_caller("not-granted", [cloud.outputs["CallerPolicyArn"]])
+        lines = [
+            f"TOKEN_BROKER_URL={cloud.function_url}",
+            f"AWS_REGION={cloud.region}",
+            f"AWS_ENDPOINT_URL={cloud.aws_endpoint_url}",
+            *_key_lines("", granted),
+            *_key_lines("NOT_GRANTED_", not_granted),
+            f"DIGISHARE_BASE_URL={cloud.digishare_url}/v1",
+            f"DIGISHARE_ADMIN_URL={cloud.digishare_admin_url}",
+            f"DIGISHARE_CA_FILE={cloud.ca_file}",
+        ]
+        cloud.remove_at_end(ENV_FILE)
+        _write_private(ENV_FILE, "".join(f"{line}\n" for line in lines))
+        print(
+            "\n".join(["", *lines, "", f"also in {ENV_FILE.relative_to(PROJECT)}; Ctrl-C ends it all"]),
+            flush=True,
+        )
+        while True:
+            signal.pause()
+
+
+def _key_lines(prefix: str, key: Credentials) -> list[str]:
+    return [
+        f"{prefix}AWS_ACCESS_KEY_ID={key.access_key_id}",
+        f"{prefix}AWS_SECRET_ACCESS_KEY={key.secret_access_key}",
+        f"{prefix}AWS_SESSION_TOKEN={key.session_token}",
+    ]
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def end_in_order(number: int, _frame: object) -> None:
+    """Turn a signal into an exception, so that `with LocalCloud()` cleans up before the process ends."""
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="local.cloud", description="The local cloud; see local/cloud.py")
+    parser.add_argument("command", choices=["up"], help="keep it up with the stack deployed, until Ctrl-C")
+    parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end_in_order)
+    try:
+        keep_up()
+    except KeyboardInterrupt:
+        print("· ending")
+    except LocalCloudError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

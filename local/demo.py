@@ -1,0 +1,260 @@
+"""`make demo`: the main job on a local cloud, every promise checked, a table at the end.
+
+Exits with 1 when a line is not as promised.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import requests
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as SigningCredentials
+
+from local.children import LocalCloudError
+from local.cloud import LocalCloud, end_in_order
+from local.sdk import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CAMPAIGNS = 250
+CAMPAIGNS_TIMEOUT_S = 45.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One promise and what became of it."""
+
+    what: str
+    promised: str
+    seen: str
+
+    @property
+    def holds(self) -> bool:
+        return self.seen.startswith(self.promised)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the broker answered; `source` is where its audit line says that the token came from."""
+
+    status: int
+    body: dict[str, Any]
+    text: str
+    source: str
+    duration_ms: int
+
+    @property
+    def token(self) -> str:
+        return str(self.body.get("access_token", ""))
+
+    def __str__(self) -> str:
+        error = f" {self.body['error']}" if "error" in self.body else ""
+        return f"{self.status}{error}{self.source}"
+
+
+class Demo:
+    """The steps of the demo, in the order of the table."""
+
+    def __init__(self, cloud: LocalCloud) -> None:
+        self._cloud = cloud
+        self._broker = cloud.outputs["BrokerFunctionName"]
+        self._client_secret = secrets.token_urlsafe(32)
+        self._wrong_client_secret = secrets.token_urlsafe(32)
+        self._personal_access_token = secrets.token_urlsafe(48)
+        self._tokens: list[str] = []
+        self.lines: list[Line] = []
+
+    def run(self) -> None:
+        self._store_connections()
+        policy = [self._cloud.outputs["CallerPolicyArn"]]
+        self._caller = self._cloud.create_caller("local-caller", policy)
+        self._show_the_life_of_a_token()
+        self._show_who_is_refused(policy)
+        self._show_other_credentials()
+        self._show_the_campaigns_job()
+        self._show_that_nothing_leaked()
+
+    def _store_connections(self) -> None:
+        cloud = self._cloud
+        cloud.steer_digishare("PUT", "/clients", [{"client_id": "demo", "secrets": [self._client_secret]}])
+        cloud.steer_digishare("PUT", "/personal-access-tokens", [{"token": self._personal_access_token}])
+        client = {"type": "client_credentials", "client_id": "demo"}
+        cloud.put_connection("digishare", client | {"client_secret": self._client_secret})
+        cloud.put_connection("wrong-secret", client | {"client_secret": self._wrong_client_secret})
+        cloud.put_connection(
+            "dashboard", {"type": "personal_access_token", "access_token": self._personal_access_token}
+        )
+
+    def _show_the_life_of_a_token(self) -> None:
+        first = self._call(self._caller)
+        self._note("first call", "200 from mint", first)
+        self._note("second call", "200 from memory", self._call(self._caller))
+        self._cloud.retire_instances(self._broker)
+        self._note("call to a fresh instance", "200 from table", self._call(self._caller))
+        self._note("exchanges at Digishare so far", "1", self._count_mints())
+        self._note("Digishare takes the token", "200", self._status_at_digishare(first.token))
+
+    def _show_who_is_refused(self, policy: list[str]) -> None:
+        self._note("unsigned call", "403", self._call(None))
+        wrong_key = Credentials(self._caller.access_key_id, "x" * 40, self._caller.session_token)
+        self._note("call signed with a wrong secret key", "403", self._call(wrong_key))
+        stranger = self._cloud.create_caller("stranger")
+        self._note("caller without the caller policy", "403", self._call(stranger))
+        visitor = self._cloud.create_caller("visitor", policy)
+        self._note("caller without a grant", "403 access_denied", self._call(visitor, "dashboard"))
+
+    def _show_other_credentials(self) -> None:
+        self._note("wrong client secret", "502 upstream_rejected", self._call(self._caller, "wrong-secret"))
+        own = self._call(self._caller, "dashboard")
+        self._note("personal access token connection", "200 from mint", own)
+        self._note("Digishare takes that token, too", "200", self._status_at_digishare(own.token))
+
+    def _show_the_campaigns_job(self) -> None:
+        summary = self._run_campaigns_job()
+        self._note("campaigns job, run by its schedule", f"{CAMPAIGNS} campaigns", f"{summary} campaigns")
+        self._note("exchanges at Digishare in the end", "1", self._count_mints())
+
+    def _show_that_nothing_leaked(self) -> None:
+        kept_secret = [
+            self._client_secret, self._wrong_client_secret, self._personal_access_token, *self._tokens,
+        ]  # fmt: skip
+        functions = (self._broker, self._cloud.outputs["CampaignsFunctionName"])
+        log = "\n".join(line for name in functions for line in self._cloud.function_logs(name))
+        leaks = sum(text in log for text in kept_secret)
+        self._note(f"secrets and tokens in {log.count(chr(10))} log lines", "0", leaks)
+
+    def _call(self, caller: Credentials | None, connection: str = "digishare") -> Reply:
+        """Ask the broker for a token; a refusal must not carry anything secret."""
+        url, body = f"{self._cloud.function_url}/token", json.dumps({"connection": connection})
+        request = AWSRequest("POST", url, headers={"content-type": "application/json"}, data=body)
+        if caller is not None:
+            key = SigningCredentials(caller.access_key_id, caller.secret_access_key, caller.session_token)
+            SigV4Auth(key, "lambda", self._cloud.region).add_auth(request)
+        lines_before = len(self._audit_lines())
+        started_s = time.monotonic()
+        answer = _send("POST", url, dict(request.headers), body)
+        duration_ms = round(1000 * (time.monotonic() - started_s))
+        audit = self._audit_lines()[lines_before:]
+        source = audit[-1].get("source", "none") if audit else "none"
+        reply = Reply(
+            answer.status_code,
+            answer.json(),
+            f"{answer.headers} {answer.text}",
+            "" if source == "none" else f" from {source}",
+            duration_ms,
+        )
+        if reply.token:
+            self._tokens.append(reply.token)
+        elif any(text in reply.text for text in (self._wrong_client_secret, self._client_secret)):
+            raise LocalCloudError("an error answer holds a client secret")
+        return reply
+
+    def _audit_lines(self) -> list[dict[str, Any]]:
+        return [line for line in _json_lines(self._cloud.function_logs(self._broker)) if "_aws" in line]
+
+    def _count_mints(self) -> int:
+        return int(self._cloud.steer_digishare("GET", "/state")["mint_count"])
+
+    def _status_at_digishare(self, token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        url = f"{self._cloud.digishare_url}/v1/campaigns?limit=1"
+        return _send("GET", url, headers, ca_file=str(self._cloud.ca_file)).status_code
+
+    def _run_campaigns_job(self) -> int | None:
+        """Copy the deployed schedule into one that fires now; return the number of campaigns that the job reports."""
+        scheduler = self._cloud.client("scheduler")
+        deployed = scheduler.get_schedule(Name=self._cloud.outputs["CampaignsScheduleName"])
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        scheduler.create_schedule(
+            Name="demo-now",
+            ScheduleExpression=f"at({moment:%Y-%m-%dT%H:%M:%S})",
+            ScheduleExpressionTimezone="UTC",
+            FlexibleTimeWindow={"Mode": "OFF"},
+            ActionAfterCompletion="DELETE",
+            Target=deployed["Target"],
+        )
+        name = self._cloud.outputs["CampaignsFunctionName"]
+        give_up_at_s = time.monotonic() + CAMPAIGNS_TIMEOUT_S
+        while time.monotonic() < give_up_at_s:
+            for line in _json_lines(self._cloud.function_logs(name)):
+                if "_aws" in line and "Campaigns" in line:
+                    return int(
+                        line["Campaigns"][0] if isinstance(line["Campaigns"], list) else line["Campaigns"]
+                    )
+            time.sleep(0.2)
+        return None
+
+    def _note(self, what: str, promised: str, seen: object) -> None:
+        text = f"{seen} ({seen.duration_ms} ms)" if isinstance(seen, Reply) else str(seen)
+        line = Line(what, promised, text)
+        print(f"  {'✓' if line.holds else '✗'} {what}: {text}", flush=True)
+        self.lines.append(line)
+
+
+def render(lines: list[Line]) -> str:
+    """Return the table: what was done, what was promised, what was seen."""
+    rows = [
+        ("", "", "promised", "seen"),
+        *(("✓" if x.holds else "✗", x.what, x.promised, x.seen) for x in lines),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)  # fmt: skip
+
+
+def _json_lines(lines: list[str]) -> list[dict[str, Any]]:
+    values = []
+    for line in lines:
+        if line.startswith("{"):
+            value = json.loads(line)
+            values.append(value)
+    return values
+
+
+def _send(
+    verb: str, url: str, headers: dict[str, str], body: str = "", ca_file: str | None = None
+) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            verb, url, headers=headers, data=body, verify=ca_file or True, timeout=40, allow_redirects=False
+        )
+
+
+def main(show: Callable[[str], None] = print) -> int:
+    started_s = time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end_in_order)
+    try:
+        with LocalCloud(say=show) as cloud:
+            cloud.build()
+            cloud.deploy()
+            show("· calling")
+            demo = Demo(cloud)
+            demo.run()
+    except LocalCloudError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    broken = sum(not line.holds for line in demo.lines)
+    show(f"\n{render(demo.lines)}\n")
+    verdict = (
+        "every line is as promised" if not broken else f"{broken} of {len(demo.lines)} are not as promised"
+    )
+    show(f"{verdict}; {time.monotonic() - started_s:.0f} s")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Steering the fake from another process: the same as `DigishareApi`'s methods, as JSON over loopback HTTP.
+
+| request | does |
+| --- | --- |
+| `GET /state` | mints, calls, requests by path, waiting faults, settings |
+| `POST /reset` | as `DigishareApi.reset` |
+| `PUT /clients` | `[{"client_id", "secrets": [...], "scopes"?, "may_use_client_credentials"?}]` |
+| `PUT /personal-access-tokens` | `[{"token", "scopes"?}]` |
+| `PUT /settings` | any of `Settings` |
+| `POST /revoke` | `{"token_id": "..."}` or `{"all": true}` |
+| `POST /faults` | `{"target": "token" or "campaigns", "kind": one of FAULTS, "times"?: N or null, ...its arguments}` |
+| `DELETE /faults` | clears them |
+
+Answers are 200 with the state, 400 with `{"error"}`, or 404.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+
+from local.digishare.faults import FAULTS, TARGETS
+from local.digishare.model import Client, PersonalAccessToken
+from local.digishare.sockets import SocketServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local.digishare.api import DigishareApi
+
+
+class AdminServer(SocketServer):
+    """Listens on loopback only and asks for no credential: whoever can reach it owns the fake."""
+
+    def __init__(self, digishare: DigishareApi, port: int = 0) -> None:
+        self.digishare = digishare
+        super().__init__(port, _AdminHandler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class _AdminHandler(BaseHTTPRequestHandler):
+    server: AdminServer
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    disable_nagle_algorithm = True
+
+    def serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        action = _ACTIONS.get(f"{self.command} {self.path}")
+        if action is None:
+            self._send(404, {"error": "not found"})
+            return
+        try:
+            action(self.server.digishare, json.loads(body or b"{}"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._send(400, {"error": f"{type(error).__name__}: {error}"})
+            return
+        self._send(200, state(self.server.digishare))
+
+    do_GET = do_POST = do_PUT = do_DELETE = serve  # noqa: N815 - the base's names
+
+    def _send(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Say nothing: the supervisor polls."""
+
+
+def state(digishare: DigishareApi) -> dict[str, object]:
+    mints = digishare.mints
+    return {
+        "mint_count": len(mints),
+        "mints": [asdict(mint) for mint in mints],
+        "calls": [asdict(call) for call in digishare.calls],
+        "requests_by_path": digishare.requests_by_path,
+        "waiting_faults": digishare.waiting_faults,
+        "settings": asdict(digishare.settings),
+    }
+
+
+# JSON from a test or the supervisor: its shape is checked by the constructors that it is given to.
+_Json = Any
+
+
+def _set_clients(digishare: DigishareApi, value: _Json) -> None:
+    digishare.set_clients(Client(**_with_tuples(each)) for each in value)
+
+
+def _set_personal_access_tokens(digishare: DigishareApi, value: _Json) -> None:
+    digishare.set_personal_access_tokens(PersonalAccessToken(**_with_tuples(each)) for each in value)
+
+
+def _with_tuples(fields: dict[str, _Json]) -> dict[str, _Json]:
+    return {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
+
+
+def _revoke(digishare: DigishareApi, value: _Json) -> None:
+    if value.get("all") is True:
+        digishare.revoke_all()
+    elif not digishare.revoke(value["token_id"]):
+        raise ValueError("no such token")
+
+
+def _add_fault(digishare: DigishareApi, value: _Json) -> None:
+    arguments = dict(value)
+    target, kind, times = arguments.pop("target"), arguments.pop("kind"), arguments.pop("times", 1)
+    if target not in TARGETS or kind not in FAULTS:
+        raise ValueError(f"target is one of {', '.join(TARGETS)}; kind is one of {', '.join(FAULTS)}")
+    digishare.fail(target, FAULTS[kind](**arguments), times=times)
+
+
+_ACTIONS: dict[str, Callable[[DigishareApi, _Json], None]] = {
+    "GET /state": lambda _digishare, _value: None,
+    "POST /reset": lambda digishare, _value: digishare.reset(),
+    "PUT /clients": _set_clients,
+    "PUT /personal-access-tokens": _set_personal_access_tokens,
+    "PUT /settings": lambda digishare, value: digishare.configure(**value),
+    "POST /revoke": _revoke,
+    "POST /faults": _add_fault,
+    "DELETE /faults": lambda digishare, _value: digishare.clear_faults(),
+}

@@ -1,0 +1,238 @@
+"""The fake on real sockets: TLS, many clients at once, and the delivery of spoilt answers."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import struct
+import tempfile
+import time
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import trustme
+
+from local.digishare.api import TARGET_OF_PATH, DigishareApi
+from local.digishare.model import Answer, Client, PersonalAccessToken, Request
+from local.digishare.sockets import HOST, SocketServer
+from local.digishare.tokens import signing_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from local.digishare.faults import Fault
+
+_log = logging.getLogger("digishare")
+
+_HANDSHAKE_S = 10.0
+_IDLE_S = 60.0
+_MAX_REQUEST_BYTES = 5_000_000
+_PIECE = b"x" * 65_536
+
+
+class _DigishareServer(SocketServer):
+    def __init__(self, port: int, tls: ssl.SSLContext, api: DigishareApi) -> None:
+        self.api = api
+        super().__init__(port, _Handler, tls)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _DigishareServer
+    connection: socket.socket
+    protocol_version = "HTTP/1.1"
+    timeout = _IDLE_S
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        if isinstance(self.connection, ssl.SSLSocket):
+            self.connection.settimeout(_HANDSHAKE_S)
+            self.connection.do_handshake()
+            self.connection.settimeout(_IDLE_S)
+
+    def serve(self) -> None:
+        request = self._read_request()
+        if request is None:
+            return
+        api = self.server.api
+        fault = api.receive(request)
+        if fault is None:
+            self._send(api.answer(request))
+        else:
+            self._send_spoilt(fault, request)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = serve  # noqa: N815 - the base's names
+
+    def _read_request(self) -> Request | None:
+        """Return the request, or answer it with 411 or 413 and return None."""
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
+            self._send_error(411)
+            return None
+        if int(length) > _MAX_REQUEST_BYTES:
+            self._send_error(413)
+            return None
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return Request(self.command, self.path, headers, self.rfile.read(int(length)))
+
+    def _send_error(self, status: int) -> None:
+        self.close_connection = True
+        self._send(Answer(status, b'{"message":"Bad Request"}', {"Connection": "close"}))
+
+    def _send(self, answer: Answer) -> None:
+        head = self._head(answer, {"Content-Length": str(len(answer.body))})
+        self.wfile.write(head if self.command == "HEAD" else head + answer.body)
+
+    def _head(self, answer: Answer, framing: dict[str, str]) -> bytes:
+        self._note(str(answer.status))
+        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('Unknown', ''))[0]}"]
+        headers = {
+            "Server": "nginx",
+            "Date": self.date_time_string(),
+            "Content-Type": answer.content_type,
+            "Cache-Control": "no-cache, private",
+            **framing,
+            **answer.headers,
+        }
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    # --- faults -----------------------------------------------------------------------------------------------
+
+    def _send_spoilt(self, fault: Fault, request: Request) -> None:
+        answer = self._spoilt_answer(fault, request)
+        if self.server.stopping.wait(fault.delay_s):
+            return
+        if fault.delivery == "whole":
+            self._send(answer)
+            return
+        self._note(fault.name)
+        self.close_connection = True
+        promise = {"Content-Length": str(len(answer.body))}
+        match fault.delivery:
+            case "hang":
+                self.server.stopping.wait(fault.cap_s)
+            case "reset":
+                self._reset()
+            case "drip_headers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+                self._drip(b"." * 60_000, fault)
+            case "drip_body":
+                self.wfile.write(self._head(answer, promise))
+                self._drip(answer.body, fault)
+            case "cut_body":
+                self.wfile.write(self._head(answer, promise) + answer.body[: len(answer.body) // 2])
+            case "stream":
+                self._stream(answer, fault)
+            case "close":
+                pass  # what happens anyway when a handler returns
+
+    def _spoilt_answer(self, fault: Fault, request: Request) -> Answer:
+        if fault.processed:
+            answer = self.server.api.answer(request)
+        else:
+            answer = Answer(fault.status, fault.body, fault.headers)
+        body = answer.body[: len(answer.body) // 2] if fault.keep_half_of_body else answer.body
+        return Answer(answer.status, body, answer.headers, fault.content_type or answer.content_type)
+
+    def _drip(self, content: bytes, fault: Fault) -> None:
+        end = time.monotonic() + fault.cap_s
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            if self.server.stopping.wait(fault.interval_s) or time.monotonic() > end:
+                return
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()  # it holds the socket open
+        self.connection.close()
+
+    def _stream(self, answer: Answer, fault: Fault) -> None:
+        start, end = b'{"access_token":"', b'"}'
+        framing = (
+            {"Transfer-Encoding": "chunked"} if fault.chunked else {"Content-Length": str(fault.size_bytes)}
+        )
+        self.wfile.write(self._head(answer, framing))
+        left = fault.size_bytes - len(start) - len(end)
+        self._write_piece(start, fault)
+        while left > 0 and not self.server.stopping.is_set():
+            self._write_piece(_PIECE[:left], fault)
+            left -= len(_PIECE)
+        self._write_piece(end, fault)
+        if fault.chunked:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _write_piece(self, piece: bytes, fault: Fault) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if fault.chunked else piece)
+
+    # --- logging: the known path and the outcome, never a query, a header or a body ---------------------------
+
+    def _note(self, outcome: str) -> None:
+        path = self.path.partition("?")[0]
+        _log.info("%s %s -> %s", self.command, path if path in TARGET_OF_PATH else "(unknown path)", outcome)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Drop the base's lines, which show the query."""
+
+
+def write_throwaway_ca(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    """Make a CA, write its certificate (not its key) to `directory`, return that and a server's TLS context."""
+    ca = trustme.CA(organization_name="Fake Digishare")
+    ca_file = directory / "digishare-ca.pem"
+    ca.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    ca.issue_cert(HOST, "localhost").configure_cert(context)
+    return ca_file, context
+
+
+class FakeDigishare(DigishareApi):
+    """Digishare's API over TLS on 127.0.0.1, in threads of this process, for as long as the `with` block runs.
+
+    Args:
+        clients: OAuth clients that may mint; none by default.
+        personal_access_tokens: tokens that are valid from the start.
+        port: 0 for a free one.
+        tls_dir: where the CA's certificate is written; a folder of its own if None.
+        clock: epoch seconds, for issue and expiry of tokens.
+
+    `url` is `https://127.0.0.1:PORT`, `ca_file` the CA to trust. Everything else is `DigishareApi`.
+    """
+
+    url: str
+    port: int
+    ca_file: Path
+
+    def __init__(
+        self,
+        *,
+        clients: Iterable[Client] = (),
+        personal_access_tokens: Iterable[PersonalAccessToken] = (),
+        port: int = 0,
+        tls_dir: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clients=clients, personal_access_tokens=personal_access_tokens, clock=clock)
+        self._wanted_port = port
+        self._tls_dir = tls_dir
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> Self:
+        signing_key()
+        directory = self._tls_dir
+        if directory is None:
+            directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="digishare-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        self.ca_file, context = write_throwaway_ca(directory)
+        server = _DigishareServer(self._wanted_port, context, self)
+        server.start()
+        self._cleanup.callback(server.close)
+        self.port = server.port
+        self.url = f"https://{HOST}:{server.port}"
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._cleanup.close()

@@ -1,0 +1,204 @@
+"""The broker's HTTP contract, end to end in one process: moto for AWS, real TLS to the fake Digishare."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local.fake_digishare import FakeDigishare
+    from tests.conftest import Account, Invoke
+
+
+def body_of(answer: dict[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(answer["body"])
+    return value
+
+
+def test_first_call_mints_and_the_second_is_served_from_memory(
+    invoke: Invoke, digishare: FakeDigishare
+) -> None:
+    first, second = body_of(invoke()), body_of(invoke())
+
+    assert first["token_type"] == "Bearer"
+    assert first["connection"] == "digishare"
+    assert 0 < first["expires_in"] <= 900
+    assert second["access_token"] == first["access_token"]
+    assert len(digishare.mints) == 1
+
+
+def test_a_fresh_instance_serves_the_token_of_the_table(
+    new_broker: Callable[[], Invoke], digishare: FakeDigishare
+) -> None:
+    first, second = body_of(new_broker()()), body_of(new_broker()())
+
+    assert second["token_id"] == first["token_id"]
+    assert len(digishare.mints) == 1
+
+
+def test_every_answer_says_that_it_must_not_be_stored(invoke: Invoke) -> None:
+    answers = [
+        invoke(),
+        invoke(path="/status", method="GET"),
+        invoke(path="/nowhere"),
+        invoke(method="GET"),
+        invoke(body="{"),
+        invoke(body={"connection": "not-granted"}),
+        invoke(user_arn=None),
+    ]
+
+    assert [answer["statusCode"] for answer in answers] == [200, 200, 404, 405, 400, 403, 403]
+    for answer in answers:
+        assert answer["headers"]["Cache-Control"] == "no-store"
+        assert answer["headers"]["Pragma"] == "no-cache"
+        assert answer["headers"]["Content-Type"] == "application/json"
+
+
+def test_errors_have_a_code_a_sentence_and_the_request_id(invoke: Invoke) -> None:
+    answer = body_of(invoke(body={"grant_type": "password"}))
+
+    assert answer == {
+        "error": "unsupported_grant_type",
+        "error_description": "`grant_type` must be client_credentials, or left out",
+        "request_id": "request-1",
+    }
+
+
+@pytest.mark.parametrize(
+    "user_arn",
+    [
+        "arn:aws:iam::123456789012:root",
+        "arn:aws:sts::999999999999:assumed-role/orders/session",
+        "arn:aws:sts::123456789012:federated-user/somebody",
+        "arn:aws:sts::123456789012:assumed-role/orders",
+        "",
+        None,
+    ],
+)
+def test_whoever_is_not_granted_is_refused_before_anything_is_looked_up(
+    invoke: Invoke, digishare: FakeDigishare, account: Account, user_arn: str | None
+) -> None:
+    answer = invoke(user_arn=user_arn)
+
+    assert (answer["statusCode"], body_of(answer)["error"]) == (403, "access_denied")
+    assert account.item() == {}
+    assert digishare.calls == []
+
+
+def test_a_missing_connection_and_one_that_is_not_granted_get_the_same_answer(invoke: Invoke) -> None:
+    local = "arn:aws:sts::000000000000:assumed-role/local-orders/session"
+
+    missing = invoke(body={"connection": "missing"}, user_arn=local)
+    not_granted = invoke(body={"connection": "missing"})
+
+    assert (missing["statusCode"], missing["body"]) == (not_granted["statusCode"], not_granted["body"])
+
+
+def test_an_ordinary_oauth_client_is_served(invoke: Invoke) -> None:
+    answer = invoke(
+        body="grant_type=client_credentials&client_id=ignored",
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+
+    assert body_of(answer)["token_type"] == "Bearer"
+
+
+def test_a_scope_that_the_connection_is_not_known_to_have_is_refused(invoke: Invoke) -> None:
+    answer = invoke(body={"scope": "campaigns.write"})
+
+    assert (answer["statusCode"], body_of(answer)["error"]) == (400, "invalid_scope")
+
+
+def test_the_lease_is_never_longer_than_the_token_lives(invoke: Invoke, digishare: FakeDigishare) -> None:
+    digishare.configure(token_lifetime_s=400)
+
+    assert 390 <= body_of(invoke())["expires_in"] <= 400
+
+
+def test_a_wrong_client_secret_is_an_operators_matter(
+    invoke: Invoke, account: Account, digishare: FakeDigishare
+) -> None:
+    account.put_secret("digishare", {"client_id": "client-1", "client_secret": "wrong-one"})
+    digishare.set_clients([])
+
+    answer = invoke()
+
+    assert (answer["statusCode"], body_of(answer)["error"]) == (502, "upstream_rejected")
+    assert digishare.mints == []
+
+
+def test_a_personal_access_token_is_a_connection_too(
+    invoke: Invoke, account: Account, digishare: FakeDigishare
+) -> None:
+    account.put_secret("digishare", {"type": "personal_access_token", "access_token": "canary-pat-77aa"})
+
+    answer = body_of(invoke())
+
+    assert answer["access_token"] == "canary-pat-77aa"
+    assert answer["expires_in"] == 900
+    assert digishare.calls == []
+
+
+def test_status_tells_everything_but_the_token(invoke: Invoke) -> None:
+    token = body_of(invoke())
+    answer = invoke(path="/status", method="GET", query={"connection": "digishare"})
+
+    (connection,) = body_of(answer)["connections"]
+    assert connection["state"] == "fresh"
+    assert connection["generation"] == 1
+    assert connection["token_id"] == token["token_id"]
+    assert connection["mints_today"] == 1
+    assert connection["last_error"] is None
+    assert token["access_token"] not in answer["body"]
+
+
+def test_the_ledger_has_a_row_for_the_mint(invoke: Invoke, account: Account) -> None:
+    token = body_of(invoke())
+
+    row = account.item(record="mint#0000000001")
+
+    assert row["token_id"]["S"] == token["token_id"]
+    assert row["outcome"]["S"] == "issued"
+    assert row["delete_after_epoch_s"]["N"] == row["expires_at_epoch_s"]["N"].split(".")[0]
+
+
+def test_an_unforeseen_error_is_answered_without_a_trace(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(*_: object) -> None:
+        raise KeyError("canary-in-an-unforeseen-error")
+
+    monkeypatch.setattr("functions.broker.handler.read_request", break_down)
+
+    answer = invoke()
+
+    assert (answer["statusCode"], body_of(answer)["error"]) == (503, "temporarily_unavailable")
+    (record,) = [vars(record) for record in caplog.records]
+    assert record["exception"] == "KeyError"
+    assert "break_down" in record["frames"][-1]
+    assert "canary" not in answer["body"] + repr(record)
+
+
+def test_one_line_accounts_for_an_answer(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke()
+    capsys.readouterr()
+
+    token = body_of(invoke())
+
+    (line,) = capsys.readouterr().out.splitlines()
+    record = json.loads(line)
+    assert record["outcome"] == "ok"
+    assert record["source"] == "memory"
+    assert record["rule"] == "own-account"
+    assert record["connection"] == "digishare"
+    assert record["token_id"] == token["token_id"]
+    assert record["lease_seconds"] == token["expires_in"]
+    assert (record["caller_account"], record["caller_name"], record["caller_session"]) == (
+        "123456789012",
+        "orders",
+        "session-1",
+    )

@@ -1,0 +1,140 @@
+"""A canary secret and canary tokens go through every path, the failing ones included; nothing may show them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local.digishare import faults
+from tests.conftest import CANARY_SECRET, LambdaContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local.digishare.faults import Fault
+    from local.fake_digishare import FakeDigishare
+    from tests.conftest import Account, Invoke
+
+CANARY_PAT = "canary-personal-access-token-90b7"
+UNUSABLE = "canary token with spaces\nand a line"
+
+FAULTS: dict[str, Callable[[], Fault]] = {
+    "server error": faults.status,
+    "rate limited": faults.rate_limited,
+    "html": faults.html,
+    "redirect": faults.redirect,
+    "redirect that would post the secret again": lambda: faults.redirect(status=307),
+    "truncated": faults.truncated_json,
+    "cut": faults.cut_body,
+    "reset": faults.reset,
+    "minted, then dropped": faults.mint_then_drop,
+    "wrong content type": faults.wrong_content_type,
+    "the secret echoed": lambda: faults.json_answer({"error": CANARY_SECRET}, status=400),
+    "a token that is none": lambda: faults.json_answer({"access_token": UNUSABLE}),
+    "token in an error": lambda: faults.json_answer({"error": "invalid_client", "x": CANARY_PAT}, status=401),
+}
+
+
+@pytest.fixture(autouse=True)
+def everything_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator has turned every log up: what the SDK prints then must still be silenced by us."""
+    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+
+
+def shown(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], *values: object) -> str:
+    out, err = capfd.readouterr()
+    records = [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
+    return "\n".join([out, err, *records, *map(repr, values)])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
+    fault: str,
+    invoke: Invoke,
+    digishare: FakeDigishare,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    digishare.fail("token", FAULTS[fault]())
+
+    answer = invoke(context=LambdaContext(remaining_ms=9_000))
+
+    assert answer["statusCode"] in {502, 503}
+    output = shown(caplog, capfd, answer)
+    assert CANARY_SECRET not in output
+    assert "canary" not in output
+    assert "eyJ" not in output
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "canary-not-json",
+        json.dumps("canary-text"),
+        json.dumps({"client_id": "x", "client_secret": ["canary"]}),
+        json.dumps({"type": "personal_access_token", "access_token": "canary\nline"}),
+        json.dumps({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"}),
+        json.dumps({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"}),
+    ],
+)
+def test_no_malformed_secret_is_shown(
+    secret: str,
+    invoke: Invoke,
+    account: Account,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    account.put_secret("digishare", secret)
+
+    answer = invoke()
+
+    assert answer["statusCode"] == 502
+    assert "canary" not in shown(caplog, capfd, answer)
+
+
+def test_what_the_broker_holds_does_not_show_itself(
+    invoke: Invoke,
+    new_broker: Callable[[], Invoke],
+    account: Account,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    account.put_secret("digishare", {"type": "personal_access_token", "access_token": CANARY_PAT})
+
+    answers: list[dict[str, Any]] = [invoke(), invoke(), new_broker()()]
+    cells = [cell.cell_contents for cell in invoke.__closure__ or ()]
+    held = [vars(cell.issuer) for cell in cells if hasattr(cell, "issuer")]
+
+    assert all(CANARY_PAT in answer["body"] for answer in answers)
+    assert held
+    assert CANARY_PAT not in shown(caplog, capfd, held, cells)
+    assert CANARY_PAT not in repr(account.item())
+
+
+def test_the_callers_own_credentials_are_not_logged(
+    invoke: Invoke, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("/token", "/nowhere"):
+        invoke(path=path)
+
+    output = shown(caplog, capfd)
+    assert "EXAMPLE-session-token-of-the-caller" not in output
+    assert "Signature=" not in output
+
+
+def test_the_check_itself_sees_a_leak(
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
+    for name in ("botocore", "urllib3"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+
+    invoke()
+
+    assert CANARY_SECRET in shown(caplog, capfd)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import botocore.session
+import pytest
+
+from tests.client.fake_api import FakeApi
+from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
+from token_broker.client import BrokerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+class Clock:
+    """Epoch seconds that move by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def no_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds the credentials, the region or the broker of the person who runs it."""
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_CA_BUNDLE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "TOKEN_BROKER_URL",
+        "TOKEN_BROKER_CONNECTION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    with FakeBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def aws_session() -> botocore.session.Session:
+    session = botocore.session.Session()
+    session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+    return session
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    """The seconds that clients of `new_client` wanted to sleep."""
+    return []
+
+
+@pytest.fixture
+def new_client(
+    broker: FakeBroker, aws_session: botocore.session.Session, clock: Clock, pauses: list[float]
+) -> Callable[..., BrokerClient]:
+    def make(url: str | None = None, **settings: object) -> BrokerClient:
+        defaults: dict[str, object] = {
+            "session": aws_session,
+            "region": REGION,
+            "clock": clock,
+            "sleep": pauses.append,
+        }
+        return BrokerClient(url or broker.url, **{**defaults, **settings})  # type: ignore[arg-type] # any setting
+
+    return make
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi() as running:
+        yield running

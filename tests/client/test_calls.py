@@ -1,0 +1,459 @@
+"""How a call is signed and sent, and which error each answer and each missing setting becomes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import traceback
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import boto3
+import botocore.session
+import pytest
+import trustme
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import UnauthorizedSSOTokenError
+
+import token_broker
+from tests.client.fake_broker import (
+    ACCESS_KEY_ID,
+    REGION,
+    SECRET_ACCESS_KEY,
+    Answer,
+    FakeBroker,
+    failure,
+)
+from token_broker import errors
+from token_broker.client import BrokerClient, Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.client.conftest import Clock
+
+    NewClient = Callable[..., BrokerClient]
+
+FUNCTION_URL = "https://abc123.lambda-url.eu-west-3.on.aws/"
+
+
+def aws_refusal(message: str, error_type: str) -> Answer:
+    return Answer(403, json.dumps({"Message": message}).encode(), {"x-amzn-ErrorType": error_type})
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_url_and_connection_come_from_the_environment(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_BROKER_URL", broker.url)
+    monkeypatch.setenv("TOKEN_BROKER_CONNECTION", "other")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
+    monkeypatch.setenv("AWS_REGION", REGION)
+
+    assert token_broker.BrokerClient().token().connection == "other"
+    assert broker.calls[0].body == {"connection": "other"}
+
+
+def test_missing_url_says_what_to_set() -> None:
+    with pytest.raises(errors.NotConfigured, match="TOKEN_BROKER_URL"):
+        BrokerClient()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "abc123.lambda-url.eu-west-3.on.aws",
+        "ftp://abc123.lambda-url.eu-west-3.on.aws",
+        "https://",
+        "https://host:port/",
+        "https://user:canary-password@host/",
+        "https://host/?query=1",
+        "https://host/#fragment",
+        "http://abc123.lambda-url.eu-west-3.on.aws/",
+        "http://127.0.0.1.example.com/",
+    ],
+)
+def test_malformed_or_clear_text_url_is_refused_at_once(url: str) -> None:
+    with pytest.raises(errors.NotConfigured) as raised:
+        BrokerClient(url)
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "http://[::1]:8000/", "http://127.0.0.1:8000/x/"])
+def test_loopback_hosts_may_do_without_tls(url: str) -> None:
+    assert repr(BrokerClient(url)) == f"BrokerClient('{url.rstrip('/')}', connection='digishare')"
+
+
+def test_region_is_read_from_the_url(new_client: NewClient) -> None:
+    # The signature is made before anything is sent, and names its region.
+    http = new_client(FUNCTION_URL, region="us-east-1")._http
+
+    assert (
+        "/eu-west-3/lambda/aws4_request" in http._signed_headers("POST", FUNCTION_URL, b"")["Authorization"]
+    )
+
+
+@pytest.mark.parametrize("source", ["argument", "botocore session", "boto3 session", "environment"])
+def test_region_of_other_hosts_comes_from_argument_session_or_environment(
+    source: str,
+    broker: FakeBroker,
+    aws_session: botocore.session.Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session: botocore.session.Session | boto3.Session = aws_session
+    if source == "botocore session":
+        aws_session.set_config_variable("region", REGION)
+    if source == "boto3 session":
+        session = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
+    if source == "environment":
+        monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    client = BrokerClient(broker.url, session=session, region=REGION if source == "argument" else None)
+
+    assert client.token().token_id == broker.token_id
+
+
+def test_unknown_region_says_what_to_set(new_client: NewClient) -> None:
+    with pytest.raises(errors.NotConfigured, match="AWS_DEFAULT_REGION"):
+        new_client(region=None).token()
+
+
+# --- credentials --------------------------------------------------------------------------------------------------
+
+
+def test_no_credentials_says_how_to_get_some(broker: FakeBroker) -> None:
+    with pytest.raises(errors.NoCredentials, match="aws sso login"):
+        BrokerClient(broker.url, region=REGION).token()
+    assert not broker.calls
+
+
+def test_unknown_profile_is_named(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nowhere")
+
+    with pytest.raises(errors.NoCredentials, match="nowhere"):
+        BrokerClient(broker.url, region=REGION).token()
+
+
+@pytest.mark.parametrize("refresh_error", [UnauthorizedSSOTokenError(), RuntimeError("still expired")])
+def test_credentials_that_cannot_be_refreshed_say_sign_in_again(
+    refresh_error: Exception, broker: FakeBroker, new_client: NewClient
+) -> None:
+    def refresh() -> dict[str, str]:
+        raise refresh_error
+
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    session = botocore.session.Session()
+    credentials = RefreshableCredentials("a", "b", "c", an_hour_ago, refresh, "test")
+    vars(session)["_credentials"] = credentials  # botocore has no public way to set refreshable ones
+
+    with pytest.raises(errors.CredentialsExpired, match="sign in again"):
+        new_client(session=session).token()
+
+
+def test_output_of_a_credential_process_is_not_shown(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(
+        "[default]\ncredential_process = sh -c 'echo canary-secret >&2; exit 1'\n"
+    )
+
+    with pytest.raises(errors.NoCredentials, match="CredentialRetrievalError") as raised:
+        BrokerClient(broker.url, region=REGION).token()
+    assert "canary-secret" not in _chain(raised.value)
+
+
+def test_rotated_credentials_are_used_by_the_next_call(
+    broker: FakeBroker, new_client: NewClient, aws_session: botocore.session.Session, clock: Clock
+) -> None:
+    client = new_client()
+    client.token()
+    broker.session_token = "next"
+    aws_session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY, "next")
+    clock.now += 900
+
+    assert client.token().expires_at == clock.now + 900
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.code)
+def test_error_of_the_broker_comes_back_as_the_same_class(
+    kind: type[errors.TokenBrokerError], broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.append(failure(kind.status, kind.code, 99))
+
+    with pytest.raises(kind) as raised:
+        new_client(time_budget_s=5).token()
+    assert str(raised.value) == f"{kind.code}: said {kind.code} (request req-1)"
+    assert raised.value.retry_after_s == 99
+
+
+def test_wrong_secret_key_is_refused_by_aws(broker: FakeBroker, new_client: NewClient) -> None:
+    session = botocore.session.Session()
+    session.set_credentials(ACCESS_KEY_ID, "not-the-key")
+
+    with pytest.raises(errors.RefusedByAws, match="does not match") as raised:
+        new_client(session=session).token()
+    assert raised.value.aws_error_type == "InvalidSignatureException"
+    assert raised.value.request_id == "aws-1"
+
+
+def test_missing_permission_names_both_permissions_and_what_aws_says(
+    broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.append(aws_refusal("Forbidden. For troubleshooting", "AccessDeniedException:http://x"))
+
+    with pytest.raises(
+        errors.RefusedByAws, match=r"InvokeFunctionUrl.*InvokeFunction .*Forbidden\. For"
+    ) as raised:
+        new_client().token()
+    assert raised.value.aws_error_type == "AccessDeniedException"
+    assert not raised.value.retryable
+
+
+def test_credentials_that_aws_calls_expired_say_sign_in_again(
+    broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.append(
+        aws_refusal("The security token included in the request is expired", "ExpiredTokenException")
+    )
+
+    with pytest.raises(errors.CredentialsExpired, match="sign in again"):
+        new_client().token()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(
+            429, b'{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","message":"Rate Exceeded."}'
+        ),
+        Answer(502, b'{"message":"Internal Server Error"}'),
+        Answer(504, b"<html>"),
+        Answer(200, b'{"access_token":"canary-token-1"', {}, cut_after=9),
+    ],
+    ids=["throttled", "crashed", "timed out", "cut off"],
+)
+def test_answer_in_the_place_of_the_broker_is_retried(
+    answer: Answer, broker: FakeBroker, new_client: NewClient, pauses: list[float]
+) -> None:
+    broker.script.append(answer)
+
+    assert new_client().token().token_id == broker.token_id
+    assert len(pauses) == 1
+
+
+def test_nobody_listening_is_unreachable(new_client: NewClient) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+    with pytest.raises(errors.BrokerUnreachable, match="did not answer"):
+        new_client(url).token()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(302, b"{}", {"Location": "http://127.0.0.1:9/elsewhere"}),
+        Answer(404, b'{"Message":null}'),
+        Answer(200, b"<html>canary-token-1"),
+        Answer(200, b'["canary-token-1"]'),
+        Answer(200, b'{"access_token":"canary-token-1"}' + b" " * 70_000),
+        Answer(418, b'{"error":"teapot"}'),
+    ],
+    ids=["redirect", "not found", "not JSON", "not an object", "too long", "unknown code"],
+)
+def test_answer_that_is_not_the_brokers_is_unusable(
+    answer: Answer, broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.append(answer)
+
+    with pytest.raises(errors.UnusableAnswer):
+        new_client().token()
+    assert len(broker.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"access_token": ""},
+        {"access_token": "canary-token\r\nX-Injected: 1"},
+        {"access_token": None},
+        {"token_id": 5},
+        {"connection": None},
+        {"expires_in": 0},
+        {"expires_in": True},
+        {"expires_in": "900"},
+        {"expires_in": float("inf")},
+        {"expires_in": float("nan")},
+    ],
+    ids=str,
+)
+def test_lease_with_an_unusable_field_is_refused(
+    change: dict[str, object], broker: FakeBroker, new_client: NewClient
+) -> None:
+    lease = {"access_token": "canary-token", "token_id": "1", "connection": "c", "expires_in": 900}
+    broker.script.append(Answer(200, json.dumps({**lease, **change}).encode()))
+
+    with pytest.raises(errors.UnusableAnswer):
+        new_client().token()
+
+
+def test_dripping_answer_is_given_up_within_the_time_budget(
+    broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.append(Answer(200, b" " * 300, drips=True))
+
+    with pytest.raises(errors.BrokerUnreachable, match="too slowly"):
+        new_client(time_budget_s=0.3).token()
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+def test_broker_is_reached_over_tls_with_the_certificates_of_the_aws_set_up(
+    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    broker.speak_tls(authority.issue_cert("localhost"))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+
+    assert new_client().token().token_id == broker.token_id
+
+
+def test_unknown_certificate_is_not_trusted(broker: FakeBroker, new_client: NewClient) -> None:
+    broker.speak_tls(trustme.CA().issue_cert("localhost"))
+
+    with pytest.raises(errors.BrokerUnreachable, match="SSLError"):
+        new_client().token()
+    assert not broker.calls
+
+
+def test_missing_certificates_say_what_to_fix(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "nowhere.pem")
+
+    with pytest.raises(errors.NotConfigured, match="AWS_CA_BUNDLE"):
+        new_client(FUNCTION_URL).token()
+
+
+# --- what must never be seen --------------------------------------------------------------------------------------
+
+
+def test_token_is_in_no_repr_or_text(new_client: NewClient) -> None:
+    client = new_client()
+    lease = client.token()
+
+    seen = [
+        repr(lease),
+        str(lease),
+        f"{lease}",
+        repr([lease]),
+        repr(client),
+        repr(client._held),
+        repr(client._http),
+    ]
+    assert "canary-token" not in "".join(seen)
+    assert isinstance(lease, Lease)
+
+
+def _chain(error: BaseException | None) -> str:
+    """Everything that a log of `error` could print, hidden causes and what they hold included."""
+    text = ""
+    while error is not None:
+        text += repr(error) + str(error) + repr(error.args) + repr(vars(error))
+        text += "".join(traceback.format_exception(error))
+        error = error.__cause__ or error.__context__
+    return text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b'{"access_token":"canary-token-1"'),
+        Answer(200, b'{"access_token":"canary-token-1","expires_in":-1}'),
+        Answer(200, b'{"access_token":"canary-token-1"}', {}, cut_after=20),
+        Answer(200, b'"canary-token-1"'),
+        Answer(403, b'{"access_token":"canary-token-1"}'),
+        Answer(500, b'{"access_token":"canary-token-1"}'),
+        failure(503, "temporarily_unavailable", 60),
+    ],
+)
+def test_no_error_and_no_log_record_holds_token_or_key(
+    answer: Answer, broker: FakeBroker, new_client: NewClient, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="token_broker")
+    caplog.set_level(logging.DEBUG, logger="urllib3")
+    client = new_client(time_budget_s=5)
+    client.token()
+    broker.script.extend([answer] * 5)
+
+    clock.now += 800
+    client.token()
+    clock.now += 900
+    with pytest.raises(errors.TokenBrokerError) as raised:
+        client.token()
+
+    seen = _chain(raised.value) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+    assert "stays in use" in seen
+    assert "canary-token" not in seen
+    assert SECRET_ACCESS_KEY not in seen
+
+
+# --- forks --------------------------------------------------------------------------------------------------------
+
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+def in_child(act: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> bool:
+    """Tell whether `act` returned True in a forked child within 5 seconds; `meanwhile` runs in the parent."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(5)  # ends a child that waits for ever
+            os._exit(0 if act() else 1)
+        finally:
+            os._exit(2)
+    meanwhile()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@forks
+def test_child_keeps_the_lease_and_fetches_its_own_next_one(
+    broker: FakeBroker, new_client: NewClient, clock: Clock
+) -> None:
+    client = new_client()
+    lease = client.token()
+
+    def act() -> bool:
+        kept = client.token() is lease
+        clock.now += 900
+        return kept and client.token().expires_at == clock.now + 900
+
+    assert in_child(act)
+    assert len(broker.calls) == 2
+    assert client.token() is lease
+
+
+@forks
+def test_child_works_although_another_thread_held_the_lock_and_was_asking_at_the_fork(
+    broker: FakeBroker, new_client: NewClient
+) -> None:
+    client = new_client()
+    broker.may_answer.clear()
+    leader = threading.Thread(target=client.token)
+    leader.start()
+    assert broker.was_asked.wait(10)
+
+    with client._lock:
+        assert in_child(lambda: client.token().token_id == broker.token_id, broker.may_answer.set)
+    leader.join(10)
+    assert len(broker.calls) == 2

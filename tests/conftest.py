@@ -1,0 +1,177 @@
+"""Fixtures that all tests share: a moto account with the stack's resources, the fake Digishare, the real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from functions.broker import handler as broker_handler
+from functions.broker.assembly import assemble
+from local.digishare.model import Client
+from local.fake_digishare import FakeDigishare
+
+REGION = "eu-west-3"
+ACCOUNT = "123456789012"
+CANARY_SECRET = "canary-client-secret-5f1c"
+CANARY_CLIENT_ID = "client-1"
+EVENTS = Path(__file__).parents[1] / "events"
+
+
+@dataclass
+class LambdaContext:
+    """What the handlers read of Lambda's context object."""
+
+    remaining_ms: int = 29_000
+    aws_request_id: str = "request-1"
+    function_name: str = "broker"
+    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:broker:live"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_ms
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the AWS credentials, settings or proxies of the machine that it runs on."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "TOKEN_BROKER_", "POWERTOOLS_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def digishare_server() -> Iterator[FakeDigishare]:
+    with FakeDigishare(clients=[Client(CANARY_CLIENT_ID, (CANARY_SECRET,))]) as server:
+        yield server
+
+
+@pytest.fixture
+def digishare(digishare_server: FakeDigishare) -> FakeDigishare:
+    """The fake as if it had just started."""
+    digishare_server.reset()
+    return digishare_server
+
+
+@dataclass
+class Account:
+    """The stack's resources in an account that exists in this process only."""
+
+    table: str
+    key_arn: str
+
+    def put_secret(self, connection: str, value: object) -> None:
+        """Create the connection's secret, or give it a new version."""
+        client = boto3.client("secretsmanager")
+        name = f"token-broker/connections/{connection}"
+        text = value if isinstance(value, str) else json.dumps(value)
+        try:
+            client.create_secret(Name=name, SecretString=text)
+        except client.exceptions.ResourceExistsException:
+            client.put_secret_value(SecretId=name, SecretString=text)
+
+    def item(self, connection: str = "digishare", record: str = "token") -> dict[str, Any]:
+        key = {"connection": {"S": connection}, "record": {"S": record}}
+        answer = boto3.client("dynamodb").get_item(TableName=self.table, Key=key, ConsistentRead=True)
+        return dict(answer.get("Item", {}))
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        boto3.client("dynamodb").create_table(
+            TableName="tokens",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[
+                {"AttributeName": "connection", "AttributeType": "S"},
+                {"AttributeName": "record", "AttributeType": "S"},
+            ],
+            KeySchema=[
+                {"AttributeName": "connection", "KeyType": "HASH"},
+                {"AttributeName": "record", "KeyType": "RANGE"},
+            ],
+        )
+        key = boto3.client("kms").create_key()
+        made = Account("tokens", key["KeyMetadata"]["Arn"])
+        made.put_secret("digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET})
+        yield made
+
+
+Invoke = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def new_broker(
+    account: Account, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Invoke]:
+    """Return a starter of fresh instances; each answers `invoke(event)` or `invoke(body={...}, user_arn=...)`."""
+    host = digishare.url.removeprefix("https://")
+    environment = {
+        "TOKEN_TABLE": account.table,
+        "TOKEN_KEY_ARN": account.key_arn,
+        "SECRET_PREFIX": "token-broker/connections",
+        "UPSTREAM_HOSTS": host,
+        "UPSTREAM_CA_FILE": str(digishare.ca_file),
+        "DEFAULT_TOKEN_URL": f"{digishare.url}/v1/oauth/token",
+        "LEASE_SECONDS": "900",
+        "DAILY_MINT_CEILING": "24",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def start() -> Invoke:
+        broker = assemble(os.environ)
+
+        def invoke(
+            event: dict[str, Any] | None = None, *, context: LambdaContext | None = None, **changes: Any
+        ) -> dict[str, Any]:
+            monkeypatch.setattr(broker_handler, "_broker", lambda: broker)
+            return broker_handler.lambda_handler(
+                new_event(**changes) if event is None else event,
+                context or LambdaContext(),  # type: ignore[arg-type] # the handler reads only these members
+            )
+
+        return invoke
+
+    return start
+
+
+@pytest.fixture
+def invoke(new_broker: Callable[[], Invoke]) -> Invoke:
+    """One instance of the broker, cold."""
+    return new_broker()
+
+
+def new_event(
+    *,
+    body: object = None,
+    method: str = "POST",
+    path: str = "/token",
+    user_arn: str | None = f"arn:aws:sts::{ACCOUNT}:assumed-role/orders/session-1",
+    query: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return a Function URL event as the sample in `events/` has it, with these members changed."""
+    event: dict[str, Any] = json.loads((EVENTS / "token-default.json").read_text())
+    event["rawPath"] = path
+    event["requestContext"]["http"] |= {"method": method, "path": path}
+    event["requestContext"]["authorizer"]["iam"]["userArn"] = user_arn
+    event["headers"] |= headers or {}
+    event.pop("body", None)
+    if body is not None:
+        event["body"] = body if isinstance(body, str) else json.dumps(body)
+    if query is not None:
+        event["queryStringParameters"] = query
+    return event

@@ -1,0 +1,601 @@
+"""The fake Digishare keeps what is known of the real one, and spoils exactly what it is told to spoil."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from local.digishare import faults
+from local.digishare.campaigns import PAGE_SHAPES
+from local.digishare.faults import FAULTS
+from local.digishare.model import Client, PersonalAccessToken
+from local.digishare.server import FakeDigishare
+from local.digishare.tokens import token_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.digishare.faults import Fault
+
+SECRET, OLD_SECRET, PERSONAL = "canary-secret-new", "canary-secret-old", "canary-personal-token"
+CLIENTS = [
+    Client("broker", (SECRET, OLD_SECRET)),
+    Client("narrow", (SECRET,), scopes=("campaigns.write",)),
+    Client("code-only", (SECRET,), may_use_client_credentials=False),
+]
+CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": SECRET}
+JSON = {"Accept": "application/json"}
+YEAR_S = 31_536_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_epoch_s = 1_800_000_000.5
+
+    def __call__(self) -> float:
+        return self.now_epoch_s
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def running(clock: Clock) -> Iterator[FakeDigishare]:
+    personal = [PersonalAccessToken(PERSONAL)]
+    with FakeDigishare(clients=CLIENTS, personal_access_tokens=personal, clock=clock) as digishare:
+        yield digishare
+
+
+@pytest.fixture
+def digishare(running: FakeDigishare) -> FakeDigishare:
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def http(digishare: FakeDigishare) -> Iterator[httpx.Client]:
+    with connect(digishare.url, digishare.ca_file) as client:
+        yield client
+
+
+def connect(url: str, ca_file: Path, *, timeout_s: float = 5.0) -> httpx.Client:
+    trust = ssl.create_default_context(cafile=str(ca_file))
+    return httpx.Client(base_url=url, verify=trust, headers=JSON, timeout=timeout_s, trust_env=False)
+
+
+def mint(http: httpx.Client, **changes: object) -> httpx.Response:
+    fields = {name: value for name, value in (CREDENTIALS | changes).items() if value is not None}
+    return http.post("/v1/oauth/token", json=fields)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def list_page(http: httpx.Client, token: str = PERSONAL, **query: object) -> httpx.Response:
+    return http.get(
+        "/v1/campaigns", params={name: str(each) for name, each in query.items()}, headers=bearer(token)
+    )
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------
+
+
+def test_a_mint_is_answered_as_documented_and_counted(digishare: FakeDigishare, http: httpx.Client) -> None:
+    answer = mint(http).json()
+    assert answer.keys() == {"token_type", "expires_in", "access_token"}
+    assert (answer["token_type"], answer["expires_in"]) == ("Bearer", YEAR_S)
+    [counted] = digishare.mints
+    assert (counted.token_id, counted.client_id) == (token_id(answer["access_token"]), "broker")
+
+
+def test_a_token_looks_like_the_real_one(http: httpx.Client, clock: Clock) -> None:
+    token = mint(http).json()["access_token"]
+    header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
+    assert 640 <= len(token) <= 1120
+    assert header == {"typ": "JWT", "alg": "RS256"}
+    assert all(isinstance(claims[name], float) for name in ("iat", "nbf", "exp"))
+    assert claims["exp"] == clock() + YEAR_S
+
+
+def test_lifetimes_of_a_year_are_off_by_a_second_now_and_then(http: httpx.Client) -> None:
+    assert [mint(http).json()["expires_in"] - YEAR_S for _ in range(4)] == [0, -1, 0, -1]
+
+
+def test_every_valid_secret_mints_and_no_token_ends_another(http: httpx.Client) -> None:
+    tokens = [mint(http, client_secret=each).json()["access_token"] for each in (SECRET, OLD_SECRET)]
+    assert [list_page(http, token).status_code for token in tokens] == [200, 200]
+
+
+def test_a_secret_can_be_withdrawn(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.set_clients([Client("broker", (SECRET,))])
+    assert mint(http, client_secret=OLD_SECRET).json()["error"] == "invalid_client"
+    assert mint(http).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "error"),
+    [
+        ({"client_secret": "wrong"}, 401, "invalid_client"),
+        ({"client_id": "nobody"}, 401, "invalid_client"),
+        ({"client_id": "code-only"}, 400, "unauthorized_client"),
+        ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"grant_type": None}, 400, "unsupported_grant_type"),
+        ({"client_id": None}, 400, "invalid_request"),
+        ({"client_secret": ""}, 400, "invalid_request"),
+        ({"scope": "campaigns.read root"}, 400, "invalid_scope"),
+    ],
+)
+def test_refused_mints_have_the_stacks_own_errors(
+    digishare: FakeDigishare, http: httpx.Client, changes: dict[str, object], status: int, error: str
+) -> None:
+    answer = mint(http, **changes)
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert answer.json()["error_description"]
+    assert digishare.mints == []
+
+
+def test_a_form_body_is_refused(digishare: FakeDigishare, http: httpx.Client) -> None:
+    answer = http.post("/v1/oauth/token", data=CREDENTIALS)
+    assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_grant_type")
+
+
+def test_wrong_types_fail_validation(http: httpx.Client) -> None:
+    answer = mint(http, client_id=["broker"])
+    assert answer.status_code == 422
+    assert answer.json().keys() == {"message", "errors"}
+    without_accept = http.post("/v1/oauth/token", json={"client_id": []}, headers={"Accept": "*/*"})
+    assert without_accept.status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/oauth/token", 405), ("POST", "/oauth/token", 404)]
+)
+def test_other_methods_and_paths_are_refused(http: httpx.Client, method: str, path: str, status: int) -> None:
+    assert http.request(method, path).status_code == status
+
+
+# --- using a token ----------------------------------------------------------------------------------------------
+
+
+def test_250_campaigns_come_in_pages(http: httpx.Client) -> None:
+    pages = [list_page(http, page=number, limit=100).json() for number in (1, 2, 3, 4)]
+    assert [len(page["data"]) for page in pages] == [100, 100, 50, 0]
+    assert pages[2]["meta"] == {
+        "pagination": {"total": 250, "count": 50, "per_page": 100, "current_page": 3, "total_pages": 3}
+    }
+    campaigns = [each for page in pages for each in page["data"]]
+    assert len({each["id"] for each in campaigns}) == 250
+    assert len(Counter(each["status"] for each in campaigns)) > 2
+    assert len(Counter(each["channel"] for each in campaigns)) > 2
+
+
+@pytest.mark.parametrize("query", [{"limit": 101}, {"limit": 0}, {"page": 0}, {"page": "x"}, {"page": "-1"}])
+def test_pages_outside_the_documented_range_fail_validation(
+    http: httpx.Client, query: dict[str, object]
+) -> None:
+    assert list_page(http, PERSONAL, **query).status_code == 422
+
+
+def test_a_search_narrows_the_list(http: httpx.Client) -> None:
+    assert list_page(http, search="campaign 25").json()["meta"]["pagination"]["total"] == 2
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer nonsense", f"Basic {PERSONAL}", "Bearer"])
+def test_a_bad_token_is_unauthenticated(http: httpx.Client, authorization: str | None) -> None:
+    headers = {"Authorization": authorization} if authorization else {}
+    answer = http.get("/v1/campaigns", headers=headers)
+    assert (answer.status_code, answer.json()) == (401, {"message": "Unauthenticated."})
+    to_login = http.get("/v1/campaigns", headers={**headers, "Accept": "*/*"})
+    assert (to_login.status_code, to_login.headers["Location"]) == (302, "/login")
+
+
+def test_tokens_end_by_time_and_by_hand(digishare: FakeDigishare, http: httpx.Client, clock: Clock) -> None:
+    digishare.configure(token_lifetime_s=10)
+    first, second, third = (mint(http).json()["access_token"] for _ in range(3))
+    assert digishare.revoke(token_id(first))
+    assert not digishare.revoke(token_id(first))
+    assert [list_page(http, each).status_code for each in (first, second)] == [401, 200]
+    clock.now_epoch_s += 10
+    assert list_page(http, second).status_code == 401
+    digishare.configure(token_lifetime_s=100, refuse_younger_than_s=3)
+    fourth = mint(http).json()["access_token"]
+    assert list_page(http, fourth).status_code == 401
+    clock.now_epoch_s += 3
+    assert [list_page(http, each).status_code for each in (third, fourth, PERSONAL)] == [401, 200, 200]
+    digishare.revoke_all()
+    assert [list_page(http, each).status_code for each in (fourth, PERSONAL)] == [401, 401]
+
+
+def test_a_missing_scope_is_forbidden(http: httpx.Client) -> None:
+    narrow = mint(http, client_id="narrow").json()["access_token"]
+    assert list_page(http, narrow).status_code == 403
+    read_only = mint(http, scope="campaigns.read").json()["access_token"]
+    assert list_page(http, read_only).status_code == 200
+    assert http.post("/v1/campaigns", json={}, headers=bearer(read_only)).status_code == 403
+
+
+def total(page: Any) -> object:
+    return page["meta"]["pagination"]["total"]
+
+
+ODDITIES: dict[str, Callable[[Any, Any, Any], bool]] = {
+    "documented": lambda first, second, _: total(first) == 250 and first["data"] != second["data"],
+    "bare_array": lambda first, second, last: [len(first), len(second), len(last)] == [100, 100, 50],
+    "bare_array_unpaged": lambda first, second, _: len(first) == 250 and first == second,
+    "laravel": lambda _, second, last: second["meta"]["last_page"] == 3 and last["links"]["next"] is None,
+    "repeating_page": lambda first, second, last: (
+        first["data"] == second["data"] and last["meta"]["pagination"]["total_pages"] == 4
+    ),
+    "overlapping_pages": lambda first, second, _: first["data"][-1] == second["data"][0],
+    "growing_total": lambda first, second, _: (total(first), total(second)) == (150, 250),
+    "shrinking_total": lambda first, second, _: (total(first), total(second)) == (950, 250),
+    "unknown_status": lambda first, _, __: (
+        "quarantined_by_carrier" in {each["status"] for each in first["data"]}
+    ),
+    "missing_fields": lambda first, _, __: sum("status" not in each for each in first["data"]) == 10,
+}
+
+
+@pytest.mark.parametrize("shape", PAGE_SHAPES)
+def test_each_page_shape_is_as_odd_as_its_name(
+    digishare: FakeDigishare, http: httpx.Client, shape: str
+) -> None:
+    digishare.configure(campaign_shape=shape)
+    pages = [list_page(http, page=number, limit=100).json() for number in (1, 2, 3)]
+    assert ODDITIES[shape](*pages)
+
+
+def test_an_unknown_setting_is_refused(digishare: FakeDigishare) -> None:
+    with pytest.raises(ValueError, match="campaign_shape"):
+        digishare.configure(campaign_shape="round")
+    with pytest.raises(TypeError):
+        digishare.configure(colour="red")
+
+
+SMS = {
+    "title": "Hello",
+    "channel": "sms",
+    "sender_label_id": "label-sms",
+    "message_type_id": "1",
+    "message_template_id": "7",
+    "recipients": [{"mobile": "+212600000001"}, {"mobile": "212600000002"}],
+}
+
+
+def test_a_campaign_can_be_created_and_is_then_listed(http: httpx.Client) -> None:
+    answer = http.post("/v1/campaigns", json=SMS, headers=bearer(PERSONAL)).json()
+    assert answer["status"] == "success"
+    assert answer["data"].items() >= {"status": "planned", "recipients_count": 2, "cost": 0.12}.items()
+    assert list_page(http, search="hello").json()["data"] == [answer["data"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"title": ""}, 422),
+        ({"channel": "pigeon"}, 422),
+        ({"channel": "whatsapp"}, 422),
+        ({"message_template_id": None}, 422),
+        ({"recipients": [{"mobile": "call me"}]}, 422),
+        ({"recipients": [{"mobile": "1"}] * 1001}, 422),
+        ({"sender_label_id": "label-unknown"}, 400),
+    ],
+)
+def test_campaigns_that_break_the_documented_rules_are_refused(
+    http: httpx.Client, changes: dict[str, object], status: int
+) -> None:
+    assert http.post("/v1/campaigns", json=SMS | changes, headers=bearer(PERSONAL)).status_code == status
+
+
+def test_a_campaign_beyond_the_balance_is_refused(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.configure(balance=0.1)
+    answer = http.post("/v1/campaigns", json=SMS, headers=bearer(PERSONAL))
+    assert (answer.status_code, answer.json()["message"]) == (402, "Itinarea balance not enough")
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "content"),
+    [
+        (faults.status(500), 500, b'{"message": "Server Error"}'),
+        (faults.status(503), 503, b'{"message": "Service Unavailable"}'),
+        (faults.status(418, body="x"), 418, b"x"),
+        (faults.json_answer({"expires_in": -1}), 200, b'{"expires_in": -1}'),
+        (faults.json_answer("[verbatim", status=201), 201, b"[verbatim"),
+    ],
+)
+def test_faulty_answers_are_given_as_told_and_nothing_is_minted(
+    digishare: FakeDigishare, http: httpx.Client, fault: Fault, status: int, content: bytes
+) -> None:
+    digishare.fail("token", fault)
+    answer = mint(http)
+    assert (answer.status_code, answer.content) == (status, content)
+    assert answer.headers["Content-Type"] == "application/json"
+    assert digishare.mints == []
+
+
+def test_rate_limits_say_when_to_come_back_in_every_way(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.fail("campaigns", faults.rate_limited(retry_after_s=30))
+    digishare.fail("campaigns", faults.rate_limited(retry_after_s=30, as_date=True))
+    digishare.fail("campaigns", faults.rate_limited())
+    seconds, date, none = (list_page(http) for _ in range(3))
+    assert {answer.status_code for answer in (seconds, date, none)} == {429}
+    assert seconds.headers["Retry-After"] == "30"
+    assert 25 < parsedate_to_datetime(date.headers["Retry-After"]).timestamp() - time.time() < 35
+    assert "Retry-After" not in none.headers
+    assert none.headers["X-RateLimit-Remaining"] == "0"
+
+
+def test_html_and_redirects_are_no_json(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.fail("token", faults.html())
+    digishare.fail("token", faults.redirect(status=307, location="https://127.0.0.1:1/x"))
+    page, redirect = mint(http), mint(http)
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=UTF-8")
+    assert (redirect.status_code, redirect.headers["Location"]) == (307, "https://127.0.0.1:1/x")
+    assert digishare.mints == []
+
+
+def test_faults_wait_in_line_until_used_up_or_cleared(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.fail("token", faults.status(500), times=2)
+    digishare.fail("token", faults.status(503), times=None)
+    assert list_page(http).status_code == 200
+    assert [mint(http).status_code for _ in range(4)] == [500, 500, 503, 503]
+    assert digishare.waiting_faults == {"token": ["status"], "campaigns": []}
+    digishare.clear_faults()
+    assert mint(http).status_code == 200
+    with pytest.raises(ValueError, match="times"):
+        digishare.fail("token", faults.hang(), times=0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (faults.reset(), httpx.TransportError),
+        (faults.close(), httpx.RemoteProtocolError),
+        (faults.hang(cap_s=0.05), httpx.RemoteProtocolError),
+        (faults.hang(processed=True), httpx.ReadTimeout),
+        (faults.drip_headers(interval_ms=1, cap_s=0.05), httpx.RemoteProtocolError),
+        (faults.drip_body(interval_ms=10, cap_s=0.05), httpx.RemoteProtocolError),
+        (faults.cut_body(), httpx.RemoteProtocolError),
+        (faults.mint_then_drop(), httpx.TransportError),
+    ],
+    ids=lambda each: each.name if isinstance(each, faults.Fault) else "",
+)
+def test_lost_answers_are_counted_as_mints_only_where_they_minted(
+    digishare: FakeDigishare, fault: Fault, error: type[Exception]
+) -> None:
+    digishare.fail("token", fault)
+    with connect(digishare.url, digishare.ca_file, timeout_s=0.3) as http, pytest.raises(error):
+        mint(http)
+    assert len(digishare.mints) == fault.processed
+    assert digishare.requests_by_path == {"POST /v1/oauth/token": 1}
+
+
+def test_spoilt_but_minted_answers_are_counted(digishare: FakeDigishare, http: httpx.Client) -> None:
+    digishare.fail("token", faults.truncated_json())
+    digishare.fail("token", faults.wrong_content_type())
+    digishare.fail("token", faults.delay(delay_ms=120))
+    digishare.fail("token", faults.drip_body(interval_ms=0))
+    with pytest.raises(ValueError, match="Unterminated"):
+        mint(http).json()
+    mislabelled = mint(http)
+    assert mislabelled.headers["Content-Type"].startswith("text/html")
+    start = time.monotonic()
+    assert mint(http).status_code == 200
+    assert time.monotonic() - start >= 0.12
+    dripped = mint(http).json()
+    assert len(digishare.mints) == 4
+    assert digishare.mints[-1].token_id == token_id(dripped["access_token"])
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_huge_body_has_the_size_it_was_told(
+    digishare: FakeDigishare, http: httpx.Client, *, chunked: bool
+) -> None:
+    digishare.fail("token", faults.huge_body(size_bytes=2_000_000, chunked=chunked))
+    answer = mint(http)
+    assert ("Content-Length" in answer.headers) is not chunked
+    assert len(answer.content) == 2_000_000
+    assert answer.json().keys() == {"access_token"}
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------
+
+
+def test_plain_http_fails(digishare: FakeDigishare) -> None:
+    with socket.create_connection(("127.0.0.1", digishare.port), 5) as plain:
+        plain.sendall(b"GET /v1/campaigns HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        received = b""
+        with suppress(ConnectionResetError):
+            while piece := plain.recv(4096):
+                received += piece
+    assert b"HTTP" not in received
+    assert digishare.calls == []
+
+
+def test_a_reset_is_a_reset_and_a_close_is_not(digishare: FakeDigishare) -> None:
+    def what_comes_over_tcp() -> None:
+        trust = ssl.create_default_context(cafile=str(digishare.ca_file))
+        with (
+            socket.create_connection(("127.0.0.1", digishare.port), 5) as plain,
+            trust.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(b"POST /v1/oauth/token HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            while socket.socket.recv(secure, 4096):  # below TLS, which reports both as an end of file
+                pass
+
+    digishare.fail("token", faults.close())
+    digishare.fail("token", faults.reset())
+    what_comes_over_tcp()
+    with pytest.raises(ConnectionResetError):
+        what_comes_over_tcp()
+
+
+def test_200_clients_at_once_are_served_while_one_dawdles_over_its_handshake(
+    digishare: FakeDigishare,
+) -> None:
+    everyone = threading.Barrier(200)
+    body = json.dumps(CREDENTIALS).encode()
+    request = (
+        b"POST /v1/oauth/token HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    trust = ssl.create_default_context(cafile=str(digishare.ca_file))
+
+    def call() -> bytes:
+        everyone.wait(30)
+        with (
+            socket.create_connection(("127.0.0.1", digishare.port), 30) as plain,
+            trust.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(request)
+            return secure.recv(15)
+
+    with socket.create_connection(("127.0.0.1", digishare.port)), ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda _: call(), range(200)))
+    assert set(answers) == {b"HTTP/1.1 200 OK"}
+    assert len({each.token_id for each in digishare.mints}) == 200
+
+
+def test_leaving_the_block_ends_hanging_requests_and_threads(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with FakeDigishare(clients=CLIENTS, tls_dir=tmp_path / "tls") as digishare:
+        digishare.fail("token", faults.hang(), times=None)
+        http = connect(digishare.url, digishare.ca_file, timeout_s=0.1)
+        with pytest.raises(httpx.ReadTimeout):
+            mint(http)
+        start = time.monotonic()
+    assert time.monotonic() - start < 2
+    http.close()
+    deadline = time.monotonic() + 2
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # a thread that has closed its socket still needs a moment to end
+    assert [each.name for each in (tmp_path / "tls").iterdir()] == ["digishare-ca.pem"]
+
+
+def test_nothing_secret_is_logged(
+    digishare: FakeDigishare, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "digishare")
+    token = mint(http).json()["access_token"]
+    list_page(http, token, search=SECRET)
+    http.get(f"/v1/{SECRET}")
+    digishare.fail("token", faults.mint_then_drop())
+    with pytest.raises(httpx.TransportError):
+        mint(http)
+    text = "".join(record.getMessage() for record in caplog.records if record.name == "digishare")
+    assert "POST /v1/oauth/token -> 200" in text
+    assert "POST /v1/oauth/token -> mint_then_drop" in text
+    assert "canary" not in text
+    assert token not in text
+    assert "canary" not in repr((CLIENTS, PersonalAccessToken(PERSONAL)))
+
+
+# --- as a process of its own ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    ready = tmp_path / "ready.json"
+    command = [sys.executable, "-m", "local.fake_digishare", "--ready-file", str(ready)]
+    with subprocess.Popen(  # noqa: S603 - the project's own program
+        [*command, "--tls-dir", str(tmp_path / "tls")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as child:
+        deadline = time.monotonic() + 20
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.02)  # waiting for another process, with a deadline
+        yield child, json.loads(ready.read_text(encoding="utf-8"))
+        child.kill()
+
+
+def test_the_process_is_steered_over_its_admin_api(
+    process: tuple[subprocess.Popen[bytes], dict[str, str]],
+) -> None:
+    child, addresses = process
+    assert child.stdin is not None
+    with (
+        connect(addresses["url"], Path(addresses["ca_file"])) as http,
+        httpx.Client(base_url=addresses["admin_url"], trust_env=False) as admin,
+    ):
+        assert mint(http).status_code == 401
+        admin.put("/clients", json=[{"client_id": "broker", "secrets": [SECRET]}]).raise_for_status()
+        admin.put("/personal-access-tokens", json=[{"token": PERSONAL}]).raise_for_status()
+        admin.put("/settings", json={"token_lifetime_s": 60, "campaign_shape": "laravel"}).raise_for_status()
+        fault = {"target": "token", "kind": "rate_limited", "times": 1, "retry_after_s": 9}
+        state = admin.post("/faults", json=fault).raise_for_status().json()
+        assert state["waiting_faults"]["token"] == ["rate_limited"]
+        assert mint(http).headers["Retry-After"] == "9"
+        answer = mint(http).json()
+        assert answer["expires_in"] == 60
+        assert "links" in list_page(http).json()
+        state = admin.get("/state").json()
+        assert state["mint_count"] == 1
+        assert state["mints"][0]["token_id"] == token_id(answer["access_token"])
+        assert state["requests_by_path"] == {"POST /v1/oauth/token": 3, "GET /v1/campaigns": 1}
+        assert f"https://{state['calls'][0]['host']}" == addresses["url"]
+        admin.post("/revoke", json={"token_id": state["mints"][0]["token_id"]}).raise_for_status()
+        assert list_page(http, answer["access_token"]).status_code == 401
+        admin.post("/faults", json={"target": "campaigns", "kind": "hang", "times": None}).raise_for_status()
+        assert admin.delete("/faults").json()["waiting_faults"]["campaigns"] == []
+        admin.post("/revoke", json={"all": True}).raise_for_status()
+        assert list_page(http).status_code == 401
+        assert admin.post("/reset").json()["mint_count"] == 0
+        for path, body in (
+            ("/faults", {"target": "token", "kind": "plague"}),
+            ("/faults", {"target": "moon", "kind": "hang"}),
+            ("/faults", {"target": "token", "kind": "hang", "colour": "red"}),
+            ("/revoke", {"token_id": "0" * 16}),
+            ("/revoke", []),
+        ):
+            assert admin.post(path, json=body).status_code == 400
+        assert admin.get("/nothing").status_code == 404
+    child.stdin.close()
+    assert child.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_ends_on_signals_even_with_a_client_connected(
+    process: tuple[subprocess.Popen[bytes], dict[str, str]], number: signal.Signals
+) -> None:
+    child, addresses = process
+    with connect(addresses["url"], Path(addresses["ca_file"])) as http:
+        http.get("/")
+        os.kill(child.pid, number)
+        assert child.wait(10) == 0
+    assert child.stderr is not None
+    assert child.stderr.read() == b""
+
+
+def test_every_fault_can_be_made_by_name_alone() -> None:
+    assert {make().name for name, make in FAULTS.items() if name not in {"json_answer", "rate_limited"}} == (
+        FAULTS.keys() - {"json_answer", "rate_limited"}
+    )

@@ -1,0 +1,82 @@
+"""The upstream's token endpoint in memory, in the place of `OAuthExchange`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from functions.broker.lifetime import token_id_of
+from functions.broker.oauth_exchange import ExchangeError, TokenAnswer
+from tests.fakes.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from functions.broker.client_secret import ClientCredentials
+
+
+@dataclass(slots=True)
+class IssuedUpstream:
+    """A token that exists at the upstream, whether anybody has seen it or not."""
+
+    access_token: str = field(repr=False)
+    token_id: str
+    client_secret: str = field(repr=False)
+    revoked: bool = False
+
+
+class FakeUpstream:
+    """Issues distinct tokens for the secrets that it accepts. Faults come through the wire's hooks.
+
+    A hook `before` "upstream.exchange" that raises ExchangeError is an upstream that has issued nothing; a hook `after`
+    that raises one has issued a token that nobody ever sees.
+
+    Attributes:
+        secrets: client_id to the client secrets that are valid now.
+        expires_in: what the next answers say, whatever it is.
+        scope: what the next answers say.
+        new_token: returns the n-th token's text; a constant makes an upstream that never makes progress.
+        issued: every token, in the order of issue.
+    """
+
+    def __init__(self, wire: Wire | None = None, *, new_token: Callable[[int], str] | None = None) -> None:
+        self._wire = wire or Wire()
+        self.secrets: dict[str, set[str]] = {}
+        self.expires_in: object = 31_536_000
+        self.scope: str | None = None
+        self.new_token = new_token or _opaque_token
+        self.issued: list[IssuedUpstream] = []
+
+    @property
+    def mints(self) -> int:
+        """How many tokens were issued."""
+        return len(self.issued)
+
+    def exchange(self, credential: ClientCredentials, timeout_s: float) -> TokenAnswer:
+        """Return a token; the same interface as `OAuthExchange.exchange`."""
+
+        def take_effect() -> TokenAnswer:
+            if credential.client_secret not in self.secrets.get(credential.client_id, set()):
+                raise ExchangeError("invalid_client", terminal=True)
+            access_token = self.new_token(len(self.issued) + 1)
+            self.issued.append(
+                IssuedUpstream(access_token, token_id_of(access_token), credential.client_secret)
+            )
+            return TokenAnswer(access_token, self.expires_in, self.scope)
+
+        request = {"credential": credential, "timeout_s": timeout_s}
+        return self._wire.run("upstream.exchange", request, take_effect)
+
+    def accepts(self, access_token: str) -> bool:
+        """Return whether the upstream's other endpoints take this token; it does not look at any expiry."""
+        return any(token.access_token == access_token and not token.revoked for token in self.issued)
+
+    def revoke(self, token_id: str) -> None:
+        """Revoke a token by hand, as a person does in the dashboard."""
+        for token in self.issued:
+            token.revoked = token.revoked or token.token_id == token_id
+
+
+def _opaque_token(number: int) -> str:
+    return f"upstream-{number:05d}-{hashlib.sha256(str(number).encode()).hexdigest()}"

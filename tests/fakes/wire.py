@@ -1,0 +1,85 @@
+"""What lies between the broker and every fake: where calls are counted, and where faults and crashes happen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+
+from functions.broker.oauth_exchange import ExchangeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from botocore.exceptions import BotoCoreError
+
+Answer = TypeVar("Answer")
+
+_ENDPOINT = "https://aws.invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call on its way: `name` as in "dynamodb.update_item", and the parameters as they were given."""
+
+    name: str
+    request: Mapping[str, Any] = field(repr=False)
+
+
+class Wire:
+    """Runs the operations of the fakes that share it.
+
+    Attributes:
+        before: called before an operation takes effect; what it raises reaches the caller, and nothing has happened.
+        after: called once the operation has taken effect (or was refused); what it raises reaches the caller in
+            place of the answer. If it returns True, the answer was lost and the SDK sends the same call again.
+        contacts: how often each operation was sent, by name.
+    """
+
+    def __init__(
+        self,
+        before: Callable[[Operation], None] = lambda _: None,
+        after: Callable[[Operation], bool | None] = lambda _: None,
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.contacts: Counter[str] = Counter()
+
+    def run(self, name: str, request: Mapping[str, Any], take_effect: Callable[[], Answer]) -> Answer:
+        """Send one operation and return the answer, or raise what the service or a hook raises."""
+        operation = Operation(name, request)
+        while True:
+            self.contacts[name] += 1
+            self.before(operation)
+            refusal: ClientError | ExchangeError | None = None
+            try:
+                answer = take_effect()
+            except (ClientError, ExchangeError) as error:
+                refusal = error
+            if self.after(operation):
+                continue
+            if refusal:
+                raise refusal
+            return answer
+
+    def contacts_of(self, service: str) -> int:
+        """Return how often a service ("dynamodb", "kms", "secretsmanager", "upstream") was contacted."""
+        return sum(count for name, count in self.contacts.items() if name.split(".")[0] == service)
+
+
+def aws_error(code: str, operation: str = "Operation", **members: Any) -> ClientError:
+    """Return an AWS error such as ThrottlingException, as botocore raises it; `members` stand beside its `Error`."""
+    response: Any = {"Error": {"Code": code, "Message": code}, **members}
+    return ClientError(response, operation)
+
+
+def no_connection() -> BotoCoreError:
+    """Return the error of a service that cannot be reached: nothing has taken effect."""
+    return EndpointConnectionError(endpoint_url=_ENDPOINT)
+
+
+def no_answer() -> BotoCoreError:
+    """Return the error of an answer that never came: the call may have taken effect."""
+    return ReadTimeoutError(endpoint_url=_ENDPOINT)

@@ -1,0 +1,92 @@
+"""The built artefacts, with nothing but function and layer on the path: what Lambda would really load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / ".aws-sam" / "build"
+LAYER = BUILD / "CommonLayer" / "python"
+
+# A start pays for every module that it loads; none of these is needed before the first mint, or ever.
+NOT_AT_START = {
+    "aws_xray_sdk",
+    "boto3",
+    "multiprocessing",
+    "pydantic",
+    "requests",
+    "s3transfer",
+    "token_broker.bounded_http",
+    "token_broker.client",
+}
+
+
+def run(function: str, code: str) -> str:
+    """Run code as Lambda would see the world; return what it prints."""
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-S", "-B", "-W", "error", "-c", code],
+        env={"PYTHONPATH": f"{BUILD / function}:{LAYER}"},
+        cwd=BUILD,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def built() -> None:
+    assert (BUILD / "template.yaml").exists(), "run `make build` first (`make test` does)"
+
+
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [("BrokerFunction", "functions.broker.handler"), ("CampaignsFunction", "functions.campaigns.handler")],
+)
+def test_the_handler_is_imported_from_function_and_layer_alone(function: str, module: str) -> None:
+    printed = run(function, f"import {module} as m, token_broker as t; print(m.__file__); print(t.__file__)")
+
+    handler, package = map(Path, printed.split())
+    assert handler.is_relative_to(BUILD / function)
+    assert package.is_relative_to(LAYER)
+    assert run(function, f"import {module} as m; print(callable(m.lambda_handler))").strip() == "True"
+
+
+def test_the_brokers_start_loads_only_what_it_needs() -> None:
+    loaded = run("BrokerFunction", "import sys, functions.broker.handler; print(*sys.modules, sep='\\n')")
+
+    assert not NOT_AT_START & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    ("source", "artefact"),
+    [
+        ("functions/broker", "BrokerFunction/functions/broker"),
+        ("functions/campaigns", "CampaignsFunction/functions/campaigns"),
+        ("layers/common/token_broker", "CommonLayer/python/token_broker"),
+    ],
+)
+def test_the_artefact_is_built_from_the_present_sources(source: str, artefact: str) -> None:
+    def contents(folder: Path) -> dict[str, bytes]:
+        files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+        return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+    assert contents(BUILD / artefact) == contents(ROOT / source)
+
+
+def test_the_functions_carry_their_own_code_only() -> None:
+    broker = {file.name for file in (BUILD / "BrokerFunction" / "functions").iterdir()}
+
+    assert broker == {"__init__.py", "broker"}
+
+
+def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
+    for folder in (BUILD / "BrokerFunction", BUILD / "CampaignsFunction", LAYER / "token_broker"):
+        for file in folder.rglob("*"):
+            assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()

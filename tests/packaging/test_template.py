@@ -1,0 +1,162 @@
+"""What the template promises, read from its translation: what CloudFormation would really get."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.decode import decode_str
+from samtranslator.translator.transform import transform
+
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+
+Resource = dict[str, Any]
+
+
+@cache
+def resources() -> dict[str, Resource]:
+    template, problems = decode_str(TEMPLATE.read_text())
+    assert not problems
+    plain = json.loads(json.dumps(template))
+    for resource in plain["Resources"].values():
+        for member in ("CodeUri", "ContentUri"):
+            if member in resource.get("Properties", {}):
+                resource["Properties"][member] = "s3://bucket/key"
+    plain["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+        translated: dict[str, dict[str, Resource]] = transform(plain, {}, _NoManagedPolicies())
+    return translated["Resources"]
+
+
+class _NoManagedPolicies:
+    """The translator asks for the names of AWS's managed policies; the template uses none."""
+
+    def load(self) -> dict[str, str]:
+        return {}
+
+
+def properties(name: str) -> Resource:
+    found: Resource = resources()[name]["Properties"]
+    return found
+
+
+def statements(role: str) -> list[Resource]:
+    return [
+        statement
+        for policy in properties(role).get("Policies", [])
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+
+
+def actions(statement: Resource) -> list[str]:
+    found = statement["Action"]
+    return found if isinstance(found, list) else [found]
+
+
+def test_the_function_url_takes_signed_requests_only_and_belongs_to_the_alias() -> None:
+    urls = [r["Properties"] for r in resources().values() if r["Type"] == "AWS::Lambda::Url"]
+
+    assert [(url["AuthType"], url["TargetFunctionArn"]) for url in urls] == [
+        ("AWS_IAM", {"Ref": "BrokerFunctionAliaslive"})
+    ]
+    assert "Cors" not in urls[0]
+
+
+def test_callers_get_both_actions_and_no_way_around_the_url() -> None:
+    invoke_url, invoke = properties("CallerPolicy")["PolicyDocument"]["Statement"]
+
+    assert actions(invoke_url) == ["lambda:InvokeFunctionUrl"]
+    assert invoke_url["Condition"] == {"StringEquals": {"lambda:FunctionUrlAuthType": "AWS_IAM"}}
+    assert actions(invoke) == ["lambda:InvokeFunction"]
+    assert invoke["Condition"] == {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}
+    for statement in (invoke_url, invoke):
+        assert statement["Resource"] == {"Fn::Sub": "${BrokerFunction.Arn}:live"}
+
+
+def test_campaigns_can_read_neither_secret_nor_table_nor_key() -> None:
+    services = {
+        action.split(":")[0] for statement in statements("CampaignsRole") for action in actions(statement)
+    }
+
+    assert services == {"logs", "sqs"}
+    assert properties("CampaignsRole")["ManagedPolicyArns"] == [{"Ref": "CallerPolicy"}]
+
+
+def test_the_broker_may_do_what_it_does_and_nothing_else() -> None:
+    granted = {statement["Sid"]: actions(statement) for statement in statements("BrokerRole")}
+
+    assert granted == {
+        "WriteOwnLog": ["logs:CreateLogStream", "logs:PutLogEvents"],
+        "KeepTokens": ["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"],
+        "SealTokens": ["kms:Encrypt", "kms:Decrypt"],
+        "ReadConnectionSecrets": ["secretsmanager:GetSecretValue"],
+    }
+    assert "ManagedPolicyArns" not in properties("BrokerRole")
+
+
+@pytest.mark.parametrize("role", ["BrokerRole", "CampaignsRole", "CampaignsSchedulerRole"])
+def test_no_role_has_a_wildcard(role: str) -> None:
+    for statement in statements(role):
+        assert statement["Resource"] != "*"
+        assert not any("*" in action for action in actions(statement))
+
+
+def test_every_function_has_a_role_of_its_own() -> None:
+    roles = [
+        json.dumps(r["Properties"]["Role"])
+        for r in resources().values()
+        if r["Type"] == "AWS::Lambda::Function"
+    ]
+
+    assert len(roles) == len(set(roles)) == 2
+    assert {name for name, r in resources().items() if r["Type"] == "AWS::IAM::Role"} == {
+        "BrokerRole",
+        "CampaignsRole",
+        "CampaignsSchedulerRole",
+    }
+
+
+def test_only_this_account_can_make_the_scheduler_assume_its_role() -> None:
+    (statement,) = properties("CampaignsSchedulerRole")["AssumeRolePolicyDocument"]["Statement"]
+
+    assert statement["Condition"]["StringEquals"]["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
+
+
+def test_the_table_keeps_the_ledger_safe() -> None:
+    table = properties("TokenTable")
+
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "delete_after_epoch_s", "Enabled": True}
+    assert table["DeletionProtectionEnabled"] == {"Ref": "TableDeletionProtection"}
+    assert resources()["TokenTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_no_secret_is_made_by_the_template() -> None:
+    assert not [r for r in resources().values() if r["Type"] == "AWS::SecretsManager::Secret"]
+
+
+def test_functions_run_on_arm_with_the_shared_layer() -> None:
+    for name in ("BrokerFunction", "CampaignsFunction"):
+        function = properties(name)
+        assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
+        assert len(function["Layers"]) == 1
+
+
+def test_failed_runs_and_undelivered_events_reach_the_dead_letter_queue() -> None:
+    schedule = properties("CampaignsFunctionSchedule")
+    (invoke,) = [r for r in resources().values() if r["Type"] == "AWS::Lambda::EventInvokeConfig"]
+
+    queue = {"Fn::GetAtt": ["CampaignsDeadLetterQueue", "Arn"]}
+    assert schedule["Target"]["DeadLetterConfig"]["Arn"] == queue
+    assert invoke["Properties"]["DestinationConfig"]["OnFailure"]["Destination"] == queue
+
+
+def test_every_log_group_forgets() -> None:
+    groups = [r["Properties"] for r in resources().values() if r["Type"] == "AWS::Logs::LogGroup"]
+
+    assert len(groups) == 2
+    assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)

@@ -1,0 +1,633 @@
+"""Bounds in time and size, and silence about secrets: against the fake Digishare and rawer servers still."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+import tracemalloc
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+import trustme
+
+from local.digishare import faults
+from local.digishare.model import Client
+from local.digishare.server import FakeDigishare
+from token_broker import bounded_http
+from token_broker.bounded_http import (
+    AnswerNotJson,
+    AnswerTooLarge,
+    BoundedResponse,
+    ConnectFailed,
+    ExchangeError,
+    NoAnswer,
+    UnusableRequest,
+    exchange_json,
+    new_session,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import requests
+
+    from local.digishare.faults import Fault
+
+CANARY = "canary-5b1f0c"
+TIMEOUT_S = 0.3
+PROMPT_S = 0.9  # room for a busy machine; every server here would hold a caller for far longer
+CAP_BYTES = 100_000
+
+CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": CANARY}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FakeDigishare]:
+    with FakeDigishare(clients=[Client("broker", (CANARY,))]) as digishare:
+        yield digishare
+
+
+@pytest.fixture
+def digishare(running: FakeDigishare) -> FakeDigishare:
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def session(digishare: FakeDigishare) -> Iterator[requests.Session]:
+    with new_session(str(digishare.ca_file)) as session:
+        yield session
+
+
+def post(session: requests.Session, url: str, **changes: Any) -> BoundedResponse:
+    """Ask for a token with the canary everywhere a secret can be: body, header, query."""
+    arguments: dict[str, Any] = {
+        "headers": {"Authorization": f"Bearer {CANARY}"},
+        "json_body": CREDENTIALS,
+        "params": {"q": CANARY},
+        "total_timeout_s": TIMEOUT_S,
+        "connect_timeout_s": TIMEOUT_S,
+        "max_body_bytes": CAP_BYTES,
+    }
+    return exchange_json(session, "POST", f"{url}/v1/oauth/token", **arguments | changes)
+
+
+def failure_of(call: Callable[[], object]) -> ExchangeError:
+    """Return what the call raises, having checked that it holds no secret and came in time."""
+    start = time.monotonic()
+    with pytest.raises(ExchangeError) as caught:
+        call()
+    assert time.monotonic() - start < PROMPT_S
+    assert_holds_no_secret(caught.value)
+    return caught.value
+
+
+def assert_holds_no_secret(error: BaseException) -> None:
+    assert CANARY not in f"{error}{error!r}{error.args}{vars(error)}"
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    ours = {__file__, bounded_http.__file__}
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename not in ours:
+            assert CANARY not in repr(step.tb_frame.f_locals)
+        step = step.tb_next
+
+
+class RawTlsServer:
+    """Hands each connection, after the handshake and the request's head, to a script; notes the heads."""
+
+    def __init__(
+        self, script: Callable[[ssl.SSLSocket], None], directory: Path, name: str = "127.0.0.1"
+    ) -> None:
+        self._script = script
+        self._ca = trustme.CA()
+        self.ca_file = directory / "raw-ca.pem"
+        self._ca.cert_pem.write_to_path(str(self.ca_file))
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._ca.issue_cert(name).configure_cert(self._tls)
+        self.heads: list[str] = []
+        self.connections = 0
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                self._start(self._serve, connection)
+
+    def _serve(self, plain: socket.socket) -> None:
+        plain.settimeout(5)
+        with suppress(OSError), plain, self._tls.wrap_socket(plain, server_side=True) as connection:
+            while head := self._read_request(connection):
+                self.heads.append(head)
+                self._script(connection)
+
+    @staticmethod
+    def _read_request(connection: ssl.SSLSocket) -> str:
+        received = b""
+        while not received.endswith(b"}"):  # every request here has a JSON body
+            piece = connection.recv(65_536)
+            if not piece:
+                return ""
+            received += piece
+        return received.partition(b"\r\n\r\n")[0].decode()
+
+
+def sends(*pieces: bytes) -> Callable[[ssl.SSLSocket], None]:
+    def script(connection: ssl.SSLSocket) -> None:
+        for piece in pieces:
+            connection.sendall(piece)
+
+    return script
+
+
+def drips_for_ever(start: bytes, every_s: float = 0.02) -> Callable[[ssl.SSLSocket], None]:
+    def script(connection: ssl.SSLSocket) -> None:
+        connection.sendall(start)
+        while True:
+            connection.sendall(b"1")
+            time.sleep(every_s)  # the drip itself; it ends when the client cuts the connection
+
+    return script
+
+
+@contextmanager
+def plain_listener(script: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Accept one TCP connection, never speak TLS on it, and yield the https URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.settimeout(5)
+            with suppress(OSError), connection:
+                script(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(5)
+
+
+# --- an ordinary exchange ---------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_returned_whole(digishare: FakeDigishare, session: requests.Session) -> None:
+    answer = post(session, digishare.url)
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert answer.headers["content-LENGTH"] == str(len(answer.body))
+    assert answer.json_object()["token_type"] == "Bearer"
+    assert len(digishare.mints) == 1
+
+
+def test_an_error_status_is_an_answer_and_is_not_tried_again(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    digishare.fail("token", faults.rate_limited(retry_after_s=7))
+    answer = post(session, digishare.url)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert digishare.requests_by_path == {"POST /v1/oauth/token": 1}
+
+
+def test_repr_of_an_answer_shows_neither_body_nor_headers() -> None:
+    assert CANARY not in repr(BoundedResponse(200, {"X": CANARY}, CANARY.encode()))
+
+
+def test_a_finished_call_never_cuts_the_next_one_on_the_same_connection(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    post(session, digishare.url, total_timeout_s=0.4)
+    digishare.fail("token", faults.delay(delay_ms=700))
+    assert post(session, digishare.url, total_timeout_s=5).status == 200
+
+
+def test_connections_are_reused_but_not_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}")
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        for _ in range(3):
+            post(session, server.url)
+        assert server.connections == 1
+        monkeypatch.setattr(bounded_http, "_MAX_IDLE_S", 0.0)
+        post(session, server.url)
+        assert server.connections == 2
+
+
+# --- time -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.hang(),
+        faults.drip_headers(interval_ms=20),
+        faults.drip_body(interval_ms=20),
+        faults.delay(delay_ms=3000),
+    ],
+    ids=lambda fault: str(fault.name),
+)
+def test_total_time_is_bounded(digishare: FakeDigishare, session: requests.Session, fault: Fault) -> None:
+    digishare.fail("token", fault)
+    error = failure_of(lambda: post(session, digishare.url))
+    assert isinstance(error, NoAnswer)
+    assert error.may_have_been_processed
+    assert "timed out while waiting for the answer" in str(error)
+    assert (
+        post(session, digishare.url, total_timeout_s=5).status == 200
+    )  # the cut connection is not used again
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 ",
+    ],
+    ids=["no length", "closing, no length", "closing", "chunk size", "status line"],
+)
+def test_a_cut_answer_never_looks_whole(tmp_path: Path, start: bytes) -> None:
+    with RawTlsServer(drips_for_ever(start), tmp_path) as server, new_session(str(server.ca_file)) as session:
+        assert isinstance(failure_of(lambda: post(session, server.url)), NoAnswer)
+
+
+def test_endless_interim_answers_are_bounded(tmp_path: Path) -> None:
+    def script(connection: ssl.SSLSocket) -> None:
+        while True:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.02)  # the drip itself
+
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        assert isinstance(failure_of(lambda: post(session, server.url)), NoAnswer)
+
+
+def _drip_handshake(connection: socket.socket) -> None:
+    connection.recv(1)
+    connection.sendall(
+        b"\x16\x03\x03\x40\x00"
+    )  # a handshake record of 16 KiB, of which one byte comes at a time
+    while True:
+        connection.sendall(b"\x02")
+        time.sleep(0.02)  # the drip itself
+
+
+@pytest.mark.parametrize("script", [lambda connection: connection.recv(10_000_000), _drip_handshake])
+def test_a_handshake_is_bounded_and_nothing_was_sent(
+    session: requests.Session, script: Callable[[socket.socket], None]
+) -> None:
+    with plain_listener(script) as url:
+        error = failure_of(lambda: post(session, url))
+    assert isinstance(error, ConnectFailed)
+    assert not error.may_have_been_processed
+
+
+def test_connecting_is_bounded(session: requests.Session) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.settimeout(0)
+            with suppress(BlockingIOError):
+                each.connect(full.getsockname())
+        url = f"https://127.0.0.1:{full.getsockname()[1]}"
+        error = failure_of(lambda: post(session, url, total_timeout_s=5))
+        for each in waiting:
+            each.close()
+    assert isinstance(error, ConnectFailed)
+    assert str(error) == "127.0.0.1: timed out while connecting"
+
+
+def test_calls_of_many_threads_do_not_cut_each_other(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    digishare.fail("campaigns", faults.hang(), times=None)
+    outcomes: list[str] = []
+
+    def call(path: str, total_timeout_s: float) -> None:
+        try:
+            answer = exchange_json(
+                session,
+                "POST",
+                f"{digishare.url}{path}",
+                headers={},
+                json_body=CREDENTIALS,
+                total_timeout_s=total_timeout_s,
+                connect_timeout_s=5,
+                max_body_bytes=CAP_BYTES,
+            )
+            outcomes.append(str(answer.status))
+        except NoAnswer:
+            outcomes.append("cut")
+
+    work = [("/v1/campaigns", 1.0), ("/v1/oauth/token", 10.0)] * 8
+    threads = [threading.Thread(target=call, args=each) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(15)
+    assert sorted(outcomes) == ["200"] * 8 + ["cut"] * 8
+
+
+def test_cut_calls_leave_no_descriptor_and_no_timer_behind(digishare: FakeDigishare) -> None:
+    def descriptors() -> int:
+        held = 0
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                held += peer_port_of(int(each.name)) == digishare.port
+        return held
+
+    digishare.fail("token", faults.hang(), times=3)
+    digishare.fail("token", faults.huge_body(), times=3)
+    with new_session(str(digishare.ca_file)) as session:
+        for _ in range(6):
+            with pytest.raises(ExchangeError):
+                post(session, digishare.url, total_timeout_s=0.1)
+        post(session, digishare.url, total_timeout_s=5)
+        assert descriptors() == 1  # the one that the pool keeps
+    assert descriptors() == 0
+    deadline = time.monotonic() + 2
+    while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # a cancelled timer's thread needs a moment to notice
+
+
+def peer_port_of(descriptor: int) -> int:
+    with socket.socket(fileno=os.dup(descriptor)) as each:
+        return int(each.getpeername()[1])
+
+
+# --- size -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_huge_answer_is_cut_at_the_cap(
+    digishare: FakeDigishare, session: requests.Session, *, chunked: bool
+) -> None:
+    digishare.fail("token", faults.huge_body(chunked=chunked))
+    tracemalloc.start()
+    try:
+        error = failure_of(lambda: post(session, digishare.url))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, AnswerTooLarge)
+    assert error.may_have_been_processed
+    assert peak_bytes < 3_000_000
+
+
+def test_an_answer_of_exactly_the_cap_is_returned(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    for chunked in (False, True):
+        digishare.fail("token", faults.huge_body(size_bytes=CAP_BYTES, chunked=chunked))
+        assert len(post(session, digishare.url).body) == CAP_BYTES
+        digishare.fail("token", faults.huge_body(size_bytes=CAP_BYTES + 1, chunked=chunked))
+        assert isinstance(failure_of(lambda: post(session, digishare.url)), AnswerTooLarge)
+
+
+def test_a_compressed_answer_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
+    with RawTlsServer(sends(head, bomb), tmp_path) as server, new_session(str(server.ca_file)) as session:
+        assert post(session, server.url).body == bomb
+        assert "Accept-Encoding: identity" in server.heads[0]
+
+
+def test_the_body_of_a_redirect_is_capped_too(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 302 Found\r\nLocation: /login\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    script = sends(head, *[chunk] * 200)
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        assert isinstance(failure_of(lambda: post(session, server.url)), AnswerTooLarge)
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_returned_and_its_target_never_contacted(
+    digishare: FakeDigishare, session: requests.Session, status: int
+) -> None:
+    with FakeDigishare() as elsewhere:
+        digishare.fail("token", faults.redirect(status=status, location=f"{elsewhere.url}/v1/oauth/token"))
+        answer = post(session, digishare.url)
+        assert (answer.status, elsewhere.calls) == (status, [])
+    assert answer.headers["Location"].startswith(elsewhere.url)
+
+
+def test_the_environment_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = sends(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+    netrc, keylog = tmp_path / "netrc", tmp_path / "keys.log"
+    netrc.write_text(f"machine 127.0.0.1 login x password {CANARY}-netrc\n", encoding="utf-8")
+    netrc.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as proxy, RawTlsServer(script, tmp_path) as server:
+        proxy.settimeout(0.05)
+        for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none.pem"))
+        monkeypatch.setenv("NETRC", str(netrc))
+        monkeypatch.setenv("SSLKEYLOGFILE", str(keylog))
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with new_session(str(server.ca_file)) as session:
+            for _ in range(2):
+                assert post(session, server.url, headers={}).status == 200
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+    assert not keylog.exists()
+    assert "authorization" not in "".join(server.heads).lower()
+    assert "cookie" not in "".join(server.heads).lower()
+
+
+def test_an_untrusted_certificate_is_refused_before_anything_is_sent(digishare: FakeDigishare) -> None:
+    with new_session() as session:
+        error = failure_of(lambda: post(session, digishare.url))
+    assert isinstance(error, ConnectFailed)
+    assert str(error) == "127.0.0.1: failed while agreeing on TLS"
+    assert digishare.calls == []
+
+
+def test_verification_cannot_be_switched_off(digishare: FakeDigishare) -> None:
+    with new_session() as session:
+        session.verify = False
+        assert isinstance(failure_of(lambda: post(session, digishare.url)), ConnectFailed)
+
+
+def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
+    with (
+        RawTlsServer(sends(b""), tmp_path, name="other.example") as server,
+        new_session(str(server.ca_file)) as session,
+    ):
+        assert isinstance(failure_of(lambda: post(session, server.url)), ConnectFailed)
+        assert server.heads == []
+
+
+def test_a_refused_connection_was_certainly_not_processed(session: requests.Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"https://127.0.0.1:{gone.getsockname()[1]}"
+    error = failure_of(lambda: post(session, url))
+    assert isinstance(error, ConnectFailed)
+    assert not error.may_have_been_processed
+    assert str(error) == "127.0.0.1: failed while connecting"
+
+
+def test_an_unknown_host_name_is_a_failed_connect(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, f"no such name {CANARY}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    error = failure_of(lambda: post(session, "https://api.example"))
+    assert str(error) == "api.example: failed while looking up the host's name"
+
+
+def test_a_dead_address_is_passed_over_for_the_next(
+    digishare: FakeDigishare, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def two_addresses(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        hosts = ["::1", "127.0.0.1"] if host == "localhost" else [host]
+        return [found for each in hosts for found in real(each, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+    assert post(session, f"https://localhost:{digishare.port}", total_timeout_s=5).status == 200
+
+
+# --- what it says -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [faults.reset(), faults.close(), faults.cut_body(), faults.mint_then_drop()],
+    ids=lambda fault: str(fault.name),
+)
+def test_a_lost_answer_has_an_unknown_outcome(
+    digishare: FakeDigishare, session: requests.Session, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    digishare.fail("token", fault)
+    error = failure_of(lambda: post(session, digishare.url))
+    assert isinstance(error, NoAnswer)
+    assert error.may_have_been_processed
+    assert len(digishare.mints) == fault.processed
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 200 {CANARY}\r\nno colon {CANARY}\r\nX: {CANARY}\r\n\r\n".encode(),
+        f"{CANARY}\r\n\r\n".encode(),
+        f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{CANARY}\r\n".encode(),
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+    ids=["bad header", "no HTTP", "bad chunk", "too many headers"],
+)
+def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def script(connection: ssl.SSLSocket) -> None:
+        connection.sendall(answer)
+        raise ConnectionError("close")
+
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        try:
+            with pytest.raises(AnswerNotJson) as caught:
+                post(session, server.url).json()
+            assert_holds_no_secret(caught.value)
+        except NoAnswer as error:
+            assert_holds_no_secret(error)
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "ftp://127.0.0.1",
+        "127.0.0.1",
+        f"https://user:{CANARY}@127.0.0.1:1",
+        "https://",
+        f"https://[{CANARY}",
+        f"https://127.0.0.1:{CANARY}",
+    ],
+)
+def test_only_https_urls_are_used(session: requests.Session, url: str) -> None:
+    error = failure_of(lambda: post(session, url))
+    assert isinstance(error, UnusableRequest)
+    assert not error.may_have_been_processed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"headers": {"Authorization": f"Bearer {CANARY}\nX: y"}},
+        {"headers": {"Authorization": f"Bearer {CANARY}€"}},
+        {"headers": {"Authorization": None, "X": CANARY.encode()}},
+        {"json_body": {"secret": CANARY, "n": float("nan")}},
+        {"json_body": {"secret": {CANARY}}},
+    ],
+)
+def test_what_cannot_be_sent_is_refused_without_a_word_about_it(
+    digishare: FakeDigishare, session: requests.Session, changes: dict[str, object]
+) -> None:
+    assert isinstance(failure_of(lambda: post(session, digishare.url, **changes)), UnusableRequest)
+    assert digishare.calls == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html; charset=UTF-8", b"{}"),
+        ("", b"{}"),
+        ("application/json", b""),
+        ("application/json", b'{"access_token":"' + CANARY.encode()),
+        ("application/json", b'{"access_token":NaN,"x":"' + CANARY.encode() + b'"}'),
+        ("application/json", b"\xff\xfe{}" + CANARY.encode()),
+        ("application/json", b"[" * 200_000),
+        ("application/json", b'["' + CANARY.encode() + b'"]'),
+        ("application/json", b'{"n":' + b"9" * 10_000 + b"}"),
+    ],
+)
+def test_an_answer_that_is_no_json_object_is_refused(content_type: str, body: bytes) -> None:
+    answer = BoundedResponse(200, {"Content-Type": content_type}, body)
+    error = failure_of(answer.json_object)
+    assert isinstance(error, AnswerNotJson)
+
+
+def test_a_bare_array_is_json() -> None:
+    assert BoundedResponse(200, {"Content-Type": "Application/Problem+JSON; x=y"}, b"[1]").json() == [1]
