@@ -43,3 +43,58 @@ $(VENV)/.ready: $(UV) tests/requirements.txt pyproject.toml
 
 .PHONY: setup
 setup: $(VENV)/.ready .local/sam/.ready .local/aws/.ready ## create the environments (the other tasks do it when needed)
+
+READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
+# SAM's makefile builder runs whatever `python3` is first on the path.
+WITH_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0
+SAM := $(WITH_VENV) .local/sam/bin/sam
+
+# --- what the README promises -------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(READY) ## show the main job on a local cloud: build, deploy, call, refuse, rotate, run the campaigns job
+	@$(BIN)/python -m local.demo
+
+.PHONY: test
+test: $(READY) build ## run all tests
+	@$(BIN)/python -m pytest $(PYTEST)
+
+.PHONY: local
+local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C; writes .local/env
+	@$(BIN)/python -m local.up
+
+FUNCTION ?= broker
+EVENT ?= events/token-default.json
+.PHONY: invoke
+invoke: $(READY) build ## send one event through the built artefact (FUNCTION=broker|campaigns EVENT=events/...json), with `make local` up
+	@$(BIN)/python -m local.invoke $(FUNCTION) $(EVENT)
+
+.PHONY: check
+check: $(READY) ## what CI checks besides the tests: lint, format, types, template, locks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cfn-lint template.yaml
+	$(SAM) validate --lint
+	$(BIN)/python -m local.locks --check
+
+.PHONY: build
+build: $(READY) ## sam build
+	@$(SAM) build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
+
+.PHONY: deploy
+deploy: build ## sam deploy to the AWS account that your credentials belong to (asks before it changes anything)
+	@$(SAM) deploy
+
+MINUTES ?= 5
+.PHONY: soak
+soak: $(READY) ## simulation and races with fresh seeds for MINUTES=n, and what they did
+	@$(BIN)/python -m local.soak --minutes $(MINUTES)
+
+.PHONY: lock
+lock: $(READY) ## resolve the locked requirements anew from their .in files
+	@$(BIN)/python -m local.locks --write
+
+.PHONY: clean
+clean: ## remove what the other tasks made
+	rm -rf $(VENV) .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,31 +5,31 @@
         cloud.deploy()               # sam deploy of the built template, unmodified
         caller = cloud.create_caller("reports", [cloud.outputs["CallerPolicyArn"]])
 
-`python -m local.cloud up` (`make local`) keeps one up with the stack deployed until Ctrl-C.
+`make local` (local/up.py) keeps one up with the stack deployed; `make demo` (local/demo.py) shows the main job.
 """
 
 from __future__ import annotations
 
-import argparse
+import fcntl
 import json
 import os
-import secrets
 import signal
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
 from local.aws import RETIRE_INSTANCES_PATH
-from local.children import Children, LocalCloudError, clean_environment, host_environment
+from local.children import Children, clean_environment, host_environment
 from local.reaper import Reaper
 from local.sdk import ROOT, Credentials, new_client, new_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import boto3
 
@@ -38,9 +38,11 @@ REGION = "eu-west-3"
 ACCOUNT_ID = "000000000000"
 STACK_NAME = "token-broker"
 ENV_FILE = PROJECT / ".local/env"
+"""KEY=VALUE lines of the cloud that `make local` keeps up."""
 
 BUILD_TIMEOUT_S = 240.0
 DEPLOY_TIMEOUT_S = 120.0
+SESSION_DURATION_S = 12 * 3600
 
 
 class LocalCloud:
@@ -99,21 +101,22 @@ class LocalCloud:
             PATH=f"{venv}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         )
         folder = self._template_folder
-        self._children.run(
-            "sam-build",
-            [
-                *self._sam("build"),
-                "--cached",
-                "--template-file",
-                str(folder / "template.yaml"),
-                "--build-dir",
-                str(folder / ".aws-sam/build"),
-                "--cache-dir",
-                str(folder / ".aws-sam/cache"),
-            ],
-            environment,
-            BUILD_TIMEOUT_S,
-        )
+        with self._alone_with_the_build():
+            self._children.run(
+                "sam-build",
+                [
+                    *self._sam("build"),
+                    "--cached",
+                    "--template-file",
+                    str(folder / "template.yaml"),
+                    "--build-dir",
+                    str(folder / ".aws-sam/build"),
+                    "--cache-dir",
+                    str(folder / ".aws-sam/cache"),
+                ],
+                environment,
+                BUILD_TIMEOUT_S,
+            )
         self._say(f"  built in {time.monotonic() - started_s:.0f} s")
 
     def deploy(self, **parameters: str) -> None:
@@ -128,9 +131,9 @@ class LocalCloud:
             "BrokerUrl": self.function_url,
             **parameters,
         }
-        self._children.run(
-            "sam-deploy", self._deploy_command(overrides), self._operator_environment(), DEPLOY_TIMEOUT_S
-        )
+        with self._alone_with_the_build():
+            command, environment = self._deploy_command(overrides), self._operator_environment()
+            self._children.run("sam-deploy", command, environment, DEPLOY_TIMEOUT_S)
         stack = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"][0]
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
         self._reserve_concurrency(
@@ -155,10 +158,14 @@ class LocalCloud:
             "Action": "sts:AssumeRole",
         }
         document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]
+        role = iam.create_role(
+            RoleName=name, AssumeRolePolicyDocument=document, MaxSessionDuration=SESSION_DURATION_S
+        )["Role"]
         for policy_arn in managed_policy_arns:
             iam.attach_role_policy(RoleName=name, PolicyArn=policy_arn)
-        assumed = self.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="local")["Credentials"]
+        assumed = self.client("sts").assume_role(
+            RoleArn=role["Arn"], RoleSessionName="local", DurationSeconds=SESSION_DURATION_S
+        )["Credentials"]
         return Credentials(assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
 
     def put_connection(self, name: str, secret: dict[str, str]) -> None:
@@ -230,6 +237,15 @@ class LocalCloud:
                 ReservedConcurrentExecutions=int(reserved),
             )
 
+    @contextmanager
+    def _alone_with_the_build(self) -> Iterator[None]:
+        """Wait for another cloud of this checkout that is building or deploying right now."""
+        folder = self._template_folder / ".aws-sam"
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     @property
     def _built_template(self) -> Path:
         return self._template_folder / ".aws-sam/build/template.yaml"
@@ -270,71 +286,14 @@ def _send(verb: str, url: str, body: object = None) -> requests.Response:
     return answer
 
 
-def keep_up() -> None:
-    """Keep a local cloud up, with the stack deployed and two callers, until Ctrl-C."""
-    with LocalCloud() as cloud:
-        cloud.build()
-        cloud.deploy()
-        client_secret = secrets.token_urlsafe(32)
-        cloud.steer_digishare("PUT", "/clients", [{"client_id": "local", "secrets": [client_secret]}])
-        connection = {"type": "client_credentials", "client_id": "local", "client_secret": client_secret}
-        cloud.put_connection("digishare", connection)
-        granted = cloud.create_caller("granted", [cloud.outputs["CallerPolicyArn"]])
-        not_granted = cloud.create_caller("not-granted", [cloud.outputs["CallerPolicyArn"]])
-        lines = [
-            f"TOKEN_BROKER_URL={cloud.function_url}",
-            f"AWS_REGION={cloud.region}",
-            f"AWS_ENDPOINT_URL={cloud.aws_endpoint_url}",
-            *_key_lines("", granted),
-            *_key_lines("NOT_GRANTED_", not_granted),
-            f"DIGISHARE_BASE_URL={cloud.digishare_url}/v1",
-            f"DIGISHARE_ADMIN_URL={cloud.digishare_admin_url}",
-            f"DIGISHARE_CA_FILE={cloud.ca_file}",
-        ]
-        cloud.remove_at_end(ENV_FILE)
-        _write_private(ENV_FILE, "".join(f"{line}\n" for line in lines))
-        print(
-            "\n".join(["", *lines, "", f"also in {ENV_FILE.relative_to(PROJECT)}; Ctrl-C ends it all"]),
-            flush=True,
-        )
-        while True:
-            signal.pause()
+def end_in_order_on_signals() -> None:
+    """Turn signals into an exception, so that `with LocalCloud()` cleans up before the process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # started with nohup
+        signal.signal(number, _end)
 
 
-def _key_lines(prefix: str, key: Credentials) -> list[str]:
-    return [
-        f"{prefix}AWS_ACCESS_KEY_ID={key.access_key_id}",
-        f"{prefix}AWS_SECRET_ACCESS_KEY={key.secret_access_key}",
-        f"{prefix}AWS_SESSION_TOKEN={key.session_token}",
-    ]
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
-def end_in_order(number: int, _frame: object) -> None:
-    """Turn a signal into an exception, so that `with LocalCloud()` cleans up before the process ends."""
+def _end(number: int, _frame: object) -> None:
+    print("· ending", flush=True)
     raise SystemExit(128 + number)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="local.cloud", description="The local cloud; see local/cloud.py")
-    parser.add_argument("command", choices=["up"], help="keep it up with the stack deployed, until Ctrl-C")
-    parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_in_order)
-    try:
-        keep_up()
-    except KeyboardInterrupt:
-        print("· ending")
-    except LocalCloudError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

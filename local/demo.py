@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningCredentials
 
 from local.children import LocalCloudError
-from local.cloud import LocalCloud, end_in_order
+from local.cloud import LocalCloud, end_in_order_on_signals
 from local.sdk import Credentials
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Line:
 
     @property
     def holds(self) -> bool:
-        return self.seen.startswith(self.promised)
+        return f"{self.seen} ".startswith(f"{self.promised} ")
 
 
 @dataclass(frozen=True)
@@ -120,14 +119,17 @@ class Demo:
         self._note("Digishare takes that token, too", "200", self._status_at_digishare(own.token))
 
     def _show_the_campaigns_job(self) -> None:
-        summary = self._run_campaigns_job()
-        self._note("campaigns job, run by its schedule", f"{CAMPAIGNS} campaigns", f"{summary} campaigns")
+        self._note("campaigns job, run by its schedule", f"{CAMPAIGNS} campaigns", self._run_campaigns_job())
         self._note("exchanges at Digishare in the end", "1", self._count_mints())
 
     def _show_that_nothing_leaked(self) -> None:
         kept_secret = [
-            self._client_secret, self._wrong_client_secret, self._personal_access_token, *self._tokens,
-        ]  # fmt: skip
+            self._client_secret,
+            self._wrong_client_secret,
+            self._personal_access_token,
+            str(self._caller.session_token),
+            *self._tokens,
+        ]
         functions = (self._broker, self._cloud.outputs["CampaignsFunctionName"])
         log = "\n".join(line for name in functions for line in self._cloud.function_logs(name))
         leaks = sum(text in log for text in kept_secret)
@@ -170,8 +172,8 @@ class Demo:
         url = f"{self._cloud.digishare_url}/v1/campaigns?limit=1"
         return _send("GET", url, headers, ca_file=str(self._cloud.ca_file)).status_code
 
-    def _run_campaigns_job(self) -> int | None:
-        """Copy the deployed schedule into one that fires now; return the number of campaigns that the job reports."""
+    def _run_campaigns_job(self) -> str:
+        """Copy the deployed schedule into one that fires now; return what the job reports, or why it failed."""
         scheduler = self._cloud.client("scheduler")
         deployed = scheduler.get_schedule(Name=self._cloud.outputs["CampaignsScheduleName"])
         moment = datetime.now(UTC) + timedelta(seconds=1)
@@ -186,13 +188,16 @@ class Demo:
         name = self._cloud.outputs["CampaignsFunctionName"]
         give_up_at_s = time.monotonic() + CAMPAIGNS_TIMEOUT_S
         while time.monotonic() < give_up_at_s:
-            for line in _json_lines(self._cloud.function_logs(name)):
-                if "_aws" in line and "Campaigns" in line:
-                    return int(
-                        line["Campaigns"][0] if isinstance(line["Campaigns"], list) else line["Campaigns"]
-                    )
+            lines = self._cloud.function_logs(name)
+            for line in _json_lines(lines):
+                if "_aws" in line:
+                    return f"{line['campaigns']} campaigns on {line['pages']} pages"
+                if line.get("level") == "ERROR":
+                    return str(line.get("reason", line.get("message")))
+            if any("Traceback" in line for line in lines):
+                return lines[-3].strip()
             time.sleep(0.2)
-        return None
+        return "nothing"
 
     def _note(self, what: str, promised: str, seen: object) -> None:
         text = f"{seen} ({seen.duration_ms} ms)" if isinstance(seen, Reply) else str(seen)
@@ -233,8 +238,7 @@ def _send(
 
 def main(show: Callable[[str], None] = print) -> int:
     started_s = time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_in_order)
+    end_in_order_on_signals()
     try:
         with LocalCloud(say=show) as cloud:
             cloud.build()
@@ -245,8 +249,6 @@ def main(show: Callable[[str], None] = print) -> int:
     except LocalCloudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     broken = sum(not line.holds for line in demo.lines)
     show(f"\n{render(demo.lines)}\n")
     verdict = (

@@ -15,6 +15,7 @@ from moto import mock_aws
 
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
+from local.cloud import LocalCloud
 from local.digishare.model import Client
 from local.fake_digishare import FakeDigishare
 
@@ -53,6 +54,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def digishare_server() -> Iterator[FakeDigishare]:
     with FakeDigishare(clients=[Client(CANARY_CLIENT_ID, (CANARY_SECRET,))]) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[LocalCloud]:
+    """The local cloud with the built stack deployed, and a right client secret for `digishare`: one for all tests.
+
+    Tests that change more than their own connection put it back.
+    """
+    with LocalCloud(say=lambda _: None) as running:
+        running.deploy(LeaseSeconds="900")
+        running.steer_digishare(
+            "PUT", "/clients", [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
+        )
+        running.put_connection(
+            "digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
+        )
+        yield running
 
 
 @pytest.fixture
@@ -132,7 +150,7 @@ def new_broker(
         monkeypatch.setenv(name, value)
 
     def start() -> Invoke:
-        broker = assemble(os.environ)
+        broker = assemble(os.environ, broker_handler._audit())
 
         def invoke(
             event: dict[str, Any] | None = None, *, context: LambdaContext | None = None, **changes: Any

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 import botocore.config
 import botocore.session
 
-from functions.broker.audit import Audit
 from functions.broker.client_secret import ConnectionSecrets
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+    from functions.broker.audit import Audit
     from functions.broker.grants import Grants
 
 
@@ -44,15 +44,14 @@ class Broker:
     issuer: TokenIssuer
 
 
-def assemble(environment: Mapping[str, str]) -> Broker:
-    """Return the broker that the environment describes.
+def assemble(environment: Mapping[str, str], audit: Audit) -> Broker:
+    """Return the broker that the environment describes; `audit` hears of what happens in it.
 
     Raises:
         SettingsError: the function is deployed with a setting missing or malformed.
         GrantsError: the grants file is broken (the build refuses one, so that this cannot be deployed).
     """
     settings = Settings.from_environment(environment)
-    audit = Audit()
     session = botocore.session.get_session()
     # Short, and one attempt more than one: a call is cut off rather than left to eat up the lock's time.
     config = botocore.config.Config(

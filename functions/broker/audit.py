@@ -6,6 +6,8 @@ import traceback
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from functions.broker.grants import GrantsError
+from functions.broker.settings import SettingsError
 from token_broker.telemetry import new_logger, write_metric_line
 
 if TYPE_CHECKING:
@@ -52,7 +54,10 @@ class Audit:
             f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})"
             for frame in traceback.extract_tb(error.__traceback__)
         ]
-        self.notice("Bug", {"exception": type(error).__name__, "frames": frames})
+        facts: dict[str, object] = {"exception": type(error).__name__, "frames": frames}
+        if isinstance(error, SettingsError | GrantsError):
+            facts["problem"] = str(error)  # ours: it says what the deployment lacks, and nothing secret
+        self.notice("Bug", facts)
 
     def write(self, outcome: str, status: int, duration_ms: float) -> None:
         """Write the line of this answer."""

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.assembly import Broker, assemble
+from functions.broker.audit import Audit
 from functions.broker.grants import Caller, read_caller
-from functions.broker.http_api import StatusRequest, TokenRequest, failure, read_request, success
+from functions.broker.http_api import StatusRequest, TokenRequest, failure, object_at, read_request, success
 from functions.broker.lifetime import ANSWER_MARGIN_S
 from functions.broker.status import describe
 from functions.broker.token_need import TokenWanted
@@ -27,24 +28,29 @@ _BUG_RETRY_AFTER_S = 5
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer one Function URL request (payload format 2.0); never raises, never logs the event."""
     started_s = time.perf_counter()
-    broker = _broker()
-    broker.audit.begin(context.aws_request_id)
+    audit = _audit()
+    audit.begin(context.aws_request_id)
     try:
-        answer = success(_answer(broker, event, context))
+        answer = success(_answer(_broker(), event, context))
         outcome = "ok"
     except TokenBrokerError as error:
         answer, outcome = failure(error, context.aws_request_id), error.code
     except Exception as error:  # noqa: BLE001 - written down, and the caller gets no stack trace, ever
-        broker.audit.notice_bug(error)
+        audit.notice_bug(error)
         unforeseen = TemporarilyUnavailable("the broker failed", retry_after_s=_BUG_RETRY_AFTER_S)
         answer, outcome = failure(unforeseen, context.aws_request_id), "bug"
-    broker.audit.write(outcome, answer["statusCode"], 1000 * (time.perf_counter() - started_s))
+    audit.write(outcome, answer["statusCode"], 1000 * (time.perf_counter() - started_s))
     return answer
 
 
 @functools.cache
+def _audit() -> Audit:
+    return Audit()
+
+
+@functools.cache
 def _broker() -> Broker:
-    return assemble(os.environ)
+    return assemble(os.environ, _audit())
 
 
 def _answer(broker: Broker, event: dict[str, Any], context: LambdaContext) -> dict[str, object]:
@@ -102,9 +108,7 @@ def _report_status(
 def _caller(event: dict[str, Any]) -> Caller:
     # Only the Function URL writes this; whoever may invoke the function directly could forge it, which is why the
     # caller policy forbids that (template.yaml).
-    context = event.get("requestContext") or {}
-    iam = (context.get("authorizer") or {}).get("iam") or {}
-    caller = read_caller(iam.get("userArn"))
+    caller = read_caller(object_at(event, "requestContext", "authorizer", "iam").get("userArn"))
     if caller is None:
         raise AccessDenied("call the Function URL as an IAM role or user")
     return caller

@@ -52,17 +52,23 @@ def read_request(event: Mapping[str, Any]) -> TokenRequest | StatusRequest:
     Raises:
         NotFound, MethodNotAllowed, InvalidRequest, UnsupportedGrantType: each with a sentence for the caller.
     """
-    http = _object(_object(event, "requestContext"), "http")
-    path = event.get("rawPath")
+    path = object_at(event).get("rawPath")
     if not isinstance(path, str) or path not in _METHODS:
         raise NotFound("there are POST /token and GET /status")
-    if http.get("method") != _METHODS[path]:
+    if object_at(event, "requestContext", "http").get("method") != _METHODS[path]:
         raise MethodNotAllowed(f"{path} takes {_METHODS[path]}")
     if path == "/status":
-        query = event.get("queryStringParameters")
-        value = query.get("connection") if isinstance(query, dict) else None
+        value = object_at(event, "queryStringParameters").get("connection")
         return StatusRequest(None if value is None else _connection(value))
     return _token_request(_fields(event))
+
+
+def object_at(event: object, *path: str) -> Mapping[str, Any]:
+    """Return the object at a path of an event; an empty one where there is none, or null, or something else."""
+    value = event
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def success(body: Mapping[str, object]) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def _fields(event: Mapping[str, Any]) -> Mapping[str, object]:
             raise InvalidRequest("the body must be UTF-8 text") from None
     if len(body.encode(errors="replace")) > LONGEST_BODY_BYTES:
         raise InvalidRequest(f"the body must have at most {LONGEST_BODY_BYTES} bytes")
-    content_type = _object(event, "headers").get("content-type")
+    content_type = object_at(event, "headers").get("content-type")
     media_type = content_type.split(";")[0].strip().lower() if isinstance(content_type, str) else ""
     if media_type == "application/x-www-form-urlencoded":
         return _form(body)
@@ -170,9 +176,3 @@ def _seconds(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LONGEST_MIN_TTL_S:
         raise InvalidRequest("`min_ttl` must be a whole number of seconds, 0 or more")
     return value
-
-
-def _object(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a member that should be an object; an empty one where it is missing, null or something else."""
-    value = parent.get(name)
-    return value if isinstance(value, dict) else {}

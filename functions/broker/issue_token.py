@@ -6,15 +6,15 @@ Read `TokenIssuer.issue` from the top: memory, then the table, then a mint under
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from functions.broker import lifetime
 from functions.broker.mint_token import MintFailedError
 from functions.broker.replace_token import recent_rejections
-from functions.broker.token_need import Need, need_of
-from functions.broker.token_record import PublishedToken, StoreUnavailableError, TokenRecord
+from functions.broker.token_need import Need, need_of, state_of
+from functions.broker.token_record import Failure, PublishedToken, StoreUnavailableError, TokenRecord
 from functions.broker.token_store import SealBrokenError
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
@@ -95,52 +95,61 @@ class TokenIssuer:
         held = self._held.get(wanted.connection)
         if held and wanted.rejected_token_id is None:
             trusted = 0 <= now - held.checked_at_epoch_s < lifetime.TRUST_S
-            if trusted and self._need(held.record, wanted, now) is Need.NOTHING:
+            if trusted and self._may_be_served(held.record, wanted, now, deadline_epoch_s):
                 return _issued(held, "memory")
         try:
             return self._issue_from_table(wanted, deadline_epoch_s)
         except StoreUnavailableError as error:
-            self._surroundings.notice(
-                "StoreUnavailable", {"connection": wanted.connection, "error": str(error)}
-            )
+            self._notice_store_unavailable(wanted.connection, error)
             return self._issue_without_table(wanted, deadline_epoch_s)
+
+    def _may_be_served(
+        self, record: TokenRecord, wanted: TokenWanted, now: float, deadline_epoch_s: float
+    ) -> bool:
+        """Whether the record's token is to be served as it is: nothing is due, or nothing can be done about it."""
+        need = self._need(record, wanted, now)
+        if need is Need.REFRESH_AHEAD and now < record.lock_until_epoch_s:
+            return True
+        obstacle = self._obstacle(record, wanted, need, now, deadline_epoch_s)
+        return need is Need.NOTHING or (need.leaves_a_usable_token and obstacle is not None)
+
+    def _notice_store_unavailable(self, connection: str, error: StoreUnavailableError) -> None:
+        self._surroundings.notice("StoreUnavailable", {"connection": connection, "error": str(error)})
 
     # --- with the table -----------------------------------------------------------------------------------------
 
     def _issue_from_table(self, wanted: TokenWanted, deadline_epoch_s: float) -> IssuedToken:
+        checked_at = self._surroundings.clock()
         record = self._store.read(wanted.connection)
         source: Source = "table"
         pause_s = _FIRST_PAUSE_S
         unreadable: PublishedToken | None = None
         while True:
             now = self._surroundings.clock()
-            need = (
-                Need.NO_TOKEN
-                if unreadable and record.token == unreadable
-                else self._need(record, wanted, now)
-            )
-            locked = now < record.lock_until_epoch_s
+            is_unreadable = unreadable is not None and record.token == unreadable
+            need = Need.NO_TOKEN if is_unreadable else self._need(record, wanted, now)
             obstacle = self._obstacle(record, wanted, need, now, deadline_epoch_s)
-            others_refresh = need is Need.REFRESH_AHEAD and locked
-            if need is Need.NOTHING or others_refresh or (need.leaves_a_usable_token and obstacle):
+            if not is_unreadable and self._may_be_served(record, wanted, now, deadline_epoch_s):
                 try:
-                    return self._serve(record, source)
+                    return self._serve(record, source, checked_at)
                 except SealBrokenError:
                     # Somebody has tampered with the item: its token is as good as none.
                     unreadable = record.token
                     self._surroundings.notice("SealBroken", {"connection": record.connection})
             elif obstacle:
                 raise obstacle
-            elif locked:
+            elif now < record.lock_until_epoch_s:
                 self._surroundings.sleep(
                     min(pause_s, record.lock_until_epoch_s - now, deadline_epoch_s - now)
                 )
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) * (0.75 + 0.25 * self._surroundings.randomness())
+                checked_at = self._surroundings.clock()
                 record = self._store.read(wanted.connection)
             else:
+                checked_at = now
                 record, minted = self._contend(record, wanted, need, deadline_epoch_s)
                 if minted:
-                    self._hold(record, minted.access_token)
+                    self._hold(record, minted.access_token, checked_at)
                     source = "mint"
 
     def _need(self, record: TokenRecord, wanted: TokenWanted, now: float) -> Need:
@@ -155,9 +164,17 @@ class TokenIssuer:
         locked = now < record.lock_until_epoch_s
         if now >= deadline_epoch_s - (0 if locked else lifetime.STORE_BUDGET_S + _SHORTEST_MINT_S):
             return TemporarilyUnavailable("the token is being replaced: ask again", retry_after_s=1)
+        if need in {Need.NO_TOKEN, Need.EXPIRED} and self._replacer.kept(wanted.connection):
+            return None  # it only has to be published
+        return self._mint_obstacle(record, wanted, need, now)
+
+    def _mint_obstacle(
+        self, record: TokenRecord, wanted: TokenWanted, need: Need, now: float
+    ) -> TokenBrokerError | None:
         if record.failure and now < record.next_attempt_at_epoch_s:
             wait_s = record.next_attempt_at_epoch_s - now
             return _error_of(record.failure.code, wait_s, terminal=record.failure.terminal)
+        locked = now < record.lock_until_epoch_s
         if record.mints_on(_day(now)) >= self._daily_mint_ceiling and not locked:
             return TemporarilyUnavailable(
                 "the daily ceiling of exchanges for this connection is reached: an operator should look why",
@@ -178,32 +195,41 @@ class TokenIssuer:
         """Try for the lock; with it, replace the token. Return the record as it is then."""
         now = self._surroundings.clock()
         budget_s = lifetime.SOFT_MINT_BUDGET_S if need is Need.REFRESH_AHEAD else lifetime.MINT_BUDGET_S
-        won, record = self._store.acquire_lock(
-            record,
-            owner=self._surroundings.new_id(),
-            lock_until_epoch_s=now + lifetime.lock_length_s(budget_s),
-            day=_day(now),
-        )
-        if not won:
-            return record, None
-        mint_until_epoch_s = min(now + budget_s, deadline_epoch_s - lifetime.STORE_BUDGET_S)
-        return self._replacer.replace(record, wanted, need, mint_until_epoch_s)
+        try:
+            won, lock = self._store.acquire_lock(
+                record,
+                owner=self._surroundings.new_id(),
+                lock_until_epoch_s=now + lifetime.lock_length_s(budget_s),
+                day=_day(now),
+            )
+            if not won:
+                return lock, None
+            mint_until_epoch_s = min(now + budget_s, deadline_epoch_s - lifetime.STORE_BUDGET_S)
+            return self._replacer.replace(lock, wanted, need, mint_until_epoch_s)
+        except StoreUnavailableError as error:
+            if not need.leaves_a_usable_token:
+                raise
+            # No reason to mint without the lock: the token that was read is still good.
+            self._notice_store_unavailable(wanted.connection, error)
+            return _put_off(record, now), None
 
-    def _serve(self, record: TokenRecord, source: Source) -> IssuedToken:
-        """Return the record's token; decrypts only a token that this instance does not hold yet."""
+    def _serve(self, record: TokenRecord, source: Source, checked_at_epoch_s: float) -> IssuedToken:
+        """Return the token of a record that was checked then; decrypts only what this instance does not hold yet."""
         assert record.token is not None  # noqa: S101 - whoever serves has seen it
         held = self._held.get(record.connection)
         if held and held.token.fence == record.token.fence and held.token.token_id == record.token.token_id:
             access_token = held.access_token
         else:
             access_token = self._store.open(record.connection, record.token)
-        held = self._hold(record, access_token)
-        self._replacer.settle(record)
+        held = self._hold(record, access_token, checked_at_epoch_s)
+        # What is kept may still take the place of a token that is to be replaced.
+        if state_of(record, self._surroundings.clock()) is lifetime.TokenState.FRESH:
+            self._replacer.settle(record)
         return _issued(held, source)
 
-    def _hold(self, record: TokenRecord, access_token: str) -> _Held:
+    def _hold(self, record: TokenRecord, access_token: str, checked_at_epoch_s: float) -> _Held:
         assert record.token is not None  # noqa: S101 - only records with a token are held
-        held = _Held(record, record.token, access_token, self._surroundings.clock())
+        held = _Held(record, record.token, access_token, checked_at_epoch_s)
         self._held[record.connection] = held
         return held
 
@@ -214,6 +240,9 @@ class TokenIssuer:
         now = self._surroundings.clock()
         held = self._held.get(wanted.connection)
         if held and self._need(held.record, wanted, now).leaves_a_usable_token:
+            # As good as checked: nobody else waits for the time-outs of a table that is away until a minute is over.
+            held = replace(held, record=_put_off(held.record, now), checked_at_epoch_s=now)
+            self._held[wanted.connection] = held
             return _issued(held, "memory")
         minted = self._replacer.kept(wanted.connection)
         if minted is None or minted.token_id == wanted.rejected_token_id:
@@ -229,17 +258,24 @@ class TokenIssuer:
                 "the token store is away",
                 retry_after_s=_whole(lifetime.DIRECT_MINT_INTERVAL_S - since_last_s),
             )
+        mint_until_epoch_s = min(now + lifetime.MINT_BUDGET_S, deadline_epoch_s - lifetime.STORE_BUDGET_S)
+        if mint_until_epoch_s - now < _SHORTEST_MINT_S:
+            raise TemporarilyUnavailable("the token store is away: ask again", retry_after_s=1)
         self._minted_alone_at_epoch_s[connection] = now
         try:
-            minted = self._replacer.mint_alone(
-                connection, min(now + lifetime.MINT_BUDGET_S, deadline_epoch_s)
-            )
+            minted = self._replacer.mint_alone(connection, mint_until_epoch_s)
         except MintFailedError as error:
             self._surroundings.notice("MintFailed", {"connection": connection, "error": error.code})
             raise _error_of(error.code, lifetime.DIRECT_MINT_INTERVAL_S, terminal=error.terminal) from None
-        # The ledger is away with the table: until it is back, this line is the account of the token.
+        # The ledger may be away with the table: until it is back, this line is the account of the token.
         self._surroundings.notice("DirectMint", {"connection": connection, "token_id": minted.token_id})
         return minted
+
+
+def _put_off(record: TokenRecord, now: float) -> TokenRecord:
+    """Return the record as if a mint had just failed: for this instance's memory only, the table hears nothing."""
+    failure = Failure("store_unavailable", terminal=False, secret_version="", count=0, at_epoch_s=now)
+    return replace(record, failure=failure, next_attempt_at_epoch_s=now + lifetime.TRUST_S)
 
 
 def _held_alone(connection: str, minted: MintedToken, now: float) -> _Held:

@@ -85,7 +85,8 @@ def believed_lifetime_s(expires_in: object) -> float:
         expires_in = float(expires_in[:20])  # digits enough for any lifetime, few enough to convert
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
         return ODD_LIFETIME_S
-    if not math.isfinite(expires_in) or expires_in <= 0:
+    # Compared before converted: a whole number may be beyond what floating point can hold. NaN is never above 0.
+    if not expires_in > 0 or expires_in == math.inf:
         return ODD_LIFETIME_S
     return float(min(expires_in, LONGEST_LIFETIME_S))
 
@@ -94,10 +95,10 @@ def expiry_epoch_s(access_token: str, expires_in: object, requested_at_epoch_s: 
     """Return when a token expires: from the moment *before* the request, shortened by a JWT's `exp`, never lengthened."""
     expires_at = requested_at_epoch_s + believed_lifetime_s(expires_in)
     unverified_exp = _unverified_jwt_exp(access_token)
-    return expires_at if unverified_exp is None else min(expires_at, unverified_exp)
+    return expires_at if unverified_exp is None else float(max(0, min(expires_at, unverified_exp)))
 
 
-def _unverified_jwt_exp(access_token: str) -> float | None:
+def _unverified_jwt_exp(access_token: str) -> int | float | None:
     """Read `exp` if the token happens to be a JWT. Nothing is verified, so it may only shorten what we assume."""
     parts = access_token.split(".")
     if len(parts) != 3:  # noqa: PLR2004 - header.payload.signature
@@ -107,9 +108,9 @@ def _unverified_jwt_exp(access_token: str) -> float | None:
     except (binascii.Error, ValueError, RecursionError):
         return None
     exp = payload.get("exp") if isinstance(payload, dict) else None
-    if isinstance(exp, bool) or not isinstance(exp, int | float) or not math.isfinite(exp):
+    if isinstance(exp, bool) or not isinstance(exp, int | float):
         return None
-    return float(exp)
+    return None if isinstance(exp, float) and not math.isfinite(exp) else exp
 
 
 def soft_margin_s(lifetime_s: float, connection: str, generation: int) -> float:

@@ -63,6 +63,7 @@ class TokenReplacer:
             StoreUnavailableError: the table or the key went away meanwhile.
         """
         row = Mint(lock.connection, lock.fence, self._surroundings.clock(), str(need), Outcome.BEGUN)
+        kept_before = self._kept.get(lock.connection)
         try:
             minted, row = self._mint(lock, row, need, deadline_epoch_s)
             return self._publish(lock, wanted, need, minted, row)
@@ -71,7 +72,8 @@ class TokenReplacer:
         except StoreUnavailableError:
             # So that the others needn't wait for the lock's end; if this fails too, it lapses by itself.
             with suppress(StoreUnavailableError):
-                self._give_back(lock, None, minted=lock.connection in self._kept)
+                minted_now = self._kept.get(lock.connection) is not kept_before
+                self._give_back(lock, lock.failure, minted=minted_now)
             raise
 
     def mint_alone(self, connection: str, deadline_epoch_s: float) -> MintedToken:
@@ -83,11 +85,18 @@ class TokenReplacer:
         minted = self._minter.mint(
             connection,
             refused_version=None,
-            before_exchange=lambda _: None,
+            # Whoever is cut off during the exchange leaves at least this line: a token may exist.
+            before_exchange=lambda secret_version: self._surroundings.notice(
+                "DirectMintBegun", {"connection": connection, "secret_version": secret_version}
+            ),
             deadline_epoch_s=deadline_epoch_s,
         )
         row = Mint(connection, 0, minted.issued_at_epoch_s, "table_away", Outcome.ISSUED)
-        self._kept[connection] = _Kept(minted, _completed(row, minted, generation=0))
+        row = _completed(row, minted, generation=0)
+        self._kept[connection] = _Kept(minted, row)
+        # It may be only the key that is away, or only reading: accounted for at once where that is possible.
+        with suppress(StoreUnavailableError):
+            self._ledger.write(row)
         return minted
 
     def kept(self, connection: str) -> MintedToken | None:
@@ -103,16 +112,18 @@ class TokenReplacer:
             StoreUnavailableError: DynamoDB is away.
         """
         kept = self._kept.get(record.connection)
-        if kept and record.token and kept.minted.token_id != record.token.token_id:
-            self._record_orphan(kept.row)
+        if kept and record.token:
+            self._set_aside(kept.row, record)
 
     def _mint(
         self, lock: TokenRecord, row: Mint, need: Need, deadline_epoch_s: float
     ) -> tuple[MintedToken, Mint]:
         """Return a token and its row of the ledger, completed but not yet written so."""
         kept = self._kept.get(lock.connection)
-        if kept and _is_valid(kept.minted, self._surroundings.clock()) and need is not Need.REJECTED:
-            return kept.minted, replace(kept.row, generation=lock.generation + 1)
+        if kept:
+            if _no_progress(lock, kept.minted, need, self._surroundings.clock()) is None:
+                return kept.minted, replace(kept.row, generation=lock.generation + 1)
+            self._set_aside(kept.row, lock)
 
         def begin(secret_version: str) -> None:
             # What could not be kept is not minted: this proves that the key and the table are there.
@@ -138,13 +149,12 @@ class TokenReplacer:
         if no_progress == "unchanged":
             return self._give_back(lock, None, minted=False), None
         if no_progress:
-            if minted.exchanged:
-                self._record_orphan(row)
+            self._set_aside(row, lock)
             raise MintFailedError(
                 no_progress,
                 terminal=not minted.exchanged,
                 secret_version=minted.secret_version,
-                may_have_minted=minted.exchanged,
+                may_have_minted=no_progress != "same_token",
             )
         sealed = self._store.seal(lock.connection, lock.fence, minted.access_token)
         self._ledger.write(row)
@@ -155,7 +165,7 @@ class TokenReplacer:
             rejections=_rejections_after(lock, wanted.caller if need is Need.REJECTED else None, now),
         )
         if not won:
-            self._record_orphan(row)
+            self._set_aside(row, record)
             return record, None
         self._kept.pop(lock.connection, None)
         self._surroundings.notice("Mint", _described(row))
@@ -164,9 +174,10 @@ class TokenReplacer:
     def _remember_failure(self, lock: TokenRecord, row: Mint, error: MintFailedError) -> TokenRecord:
         """Write down why there is no token, so that everybody backs off; return the record as it is then."""
         before = lock.failure
-        still_refused = error.code == "credential_refused" and before is not None
+        # Looked at once a minute for as long as nobody acts: not worth a row each time.
+        known = error.terminal and before is not None and before.secret_version == error.secret_version
         failure = Failure(
-            code=before.code if before and still_refused else error.code,
+            code=before.code if before and error.code == "credential_refused" else error.code,
             terminal=error.terminal,
             secret_version=error.secret_version,
             count=before.count + 1 if before else 1,
@@ -175,8 +186,13 @@ class TokenReplacer:
         self._surroundings.notice(
             "MintFailed", {**_described(row), "error": failure.code, "failures": failure.count}
         )
-        if error.secret_version and not error.may_have_minted and not still_refused:
-            self._ledger.write(replace(row, outcome=Outcome.FAILED, error=failure.code))
+        if error.secret_version and not error.may_have_minted and not known:
+            row = replace(
+                row, outcome=Outcome.FAILED, secret_version=error.secret_version, error=failure.code
+            )
+            # Without it the row stays `begun`, which is the safe side; that everybody backs off matters more.
+            with suppress(StoreUnavailableError):
+                self._ledger.write(row)
         wait_s = lifetime.backoff_s(failure.count, self._surroundings.randomness())
         if error.terminal:
             wait_s = lifetime.CLOSED_CIRCUIT_LOOK_S
@@ -200,10 +216,12 @@ class TokenReplacer:
             minted=minted,
         )
 
-    def _record_orphan(self, row: Mint) -> None:
-        self._ledger.write(replace(row, outcome=Outcome.ORPHAN, generation=0))
+    def _set_aside(self, row: Mint, record: TokenRecord) -> None:
+        """Give up a token: it is an orphan, unless it is the very one in service, which nobody must revoke."""
+        if record.token is None or record.token.token_id != row.token_id:
+            self._ledger.write(replace(row, outcome=Outcome.ORPHAN, generation=0))
+            self._surroundings.notice("Orphan", _described(row))
         self._kept.pop(row.connection, None)
-        self._surroundings.notice("Orphan", _described(row))
 
 
 def recent_rejections(lock: TokenRecord, caller: str, now: float) -> list[float]:

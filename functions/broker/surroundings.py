@@ -18,7 +18,7 @@ class Surroundings:
         sleep: blocks for seconds.
         randomness: 0 to 1, anew at each call.
         new_id: a text that nobody else has, anew at each call.
-        notice: told of every event worth counting, by name ("Mint", "MintFailed", "Orphan", "DirectMint",
+        notice: told of every event worth counting, by name ("Mint", "MintFailed", "Orphan", "DirectMintBegun", "DirectMint",
             "SealBroken", "StoreUnavailable") and with facts that are safe to log.
     """
 

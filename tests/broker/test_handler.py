@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from functions.broker import handler as broker_handler
+from functions.broker.assembly import assemble
+from functions.broker.audit import Audit
+from tests.conftest import LambdaContext, new_event
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -202,3 +207,20 @@ def test_one_line_accounts_for_an_answer(invoke: Invoke, capsys: pytest.CaptureF
         "orders",
         "session-1",
     )
+
+
+def test_a_function_that_is_deployed_incompletely_says_what_is_missing_to_its_operator_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("TOKEN_TABLE", "LEASE_SECONDS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(broker_handler, "_broker", lambda: assemble({"LEASE_SECONDS": "long"}, Audit()))
+
+    answer = broker_handler.lambda_handler(new_event(), LambdaContext())  # type: ignore[arg-type] # a stand-in
+
+    assert answer["statusCode"] == 503
+    assert "TOKEN_TABLE" not in answer["body"]
+    (record,) = [vars(record) for record in caplog.records]
+    assert record["exception"] == "SettingsError"
+    assert "TOKEN_TABLE is missing" in record["problem"]
+    assert "LEASE_SECONDS must be a whole number" in record["problem"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl
 
 from local import signature
@@ -154,8 +155,10 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     broker: FakeBroker
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that hang up or distrust a certificate are what some tests want."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up or distrust a certificate, which is what some tests want."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -60,6 +62,16 @@ def test_url_and_connection_come_from_the_environment(
 
     assert token_broker.BrokerClient().token().connection == "other"
     assert broker.calls[0].body == {"connection": "other"}
+
+
+def test_client_needs_no_http_library_of_the_caller_and_nothing_of_lambda() -> None:
+    program = (
+        "import sys, token_broker.client\n"
+        "sys.exit(' '.join({'requests', 'httpx', 'anyio', 'aws_lambda_powertools', 'boto3'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603 - this very interpreter
+
+    assert finished.stderr.strip() == ""
 
 
 def test_missing_url_says_what_to_set() -> None:
@@ -160,6 +172,7 @@ def test_credentials_that_cannot_be_refreshed_say_sign_in_again(
 def test_output_of_a_credential_process_is_not_shown(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     (tmp_path / "config").write_text(
         "[default]\ncredential_process = sh -c 'echo canary-secret >&2; exit 1'\n"
     )

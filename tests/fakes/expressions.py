@@ -198,7 +198,7 @@ def _less(left: Attribute, right: Attribute) -> bool:
         return Decimal(a) < Decimal(b)
     if kind in {"S", "B"}:
         return bool(_bytes(a) < _bytes(b))
-    return False
+    raise aws_error("ValidationException")
 
 
 def _begins_with(left: Attribute, right: Attribute) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from moto import mock_aws
 
 from functions.broker.client_secret import (
     ClientCredentials,
@@ -27,9 +29,7 @@ from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.conftest import Account
+    from collections.abc import Callable, Iterator
 
 NOW = 1_800_000_000.0
 DAY = "2027-01-15"
@@ -64,6 +64,50 @@ class Backend:
         return read_mints(self.dynamodb, table="tokens", connection="digishare")
 
 
+@dataclass
+class Moto:
+    """moto's clients: made once, since making them takes longer than all that is done with them."""
+
+    dynamodb: Any
+    kms: Any
+    secretsmanager: Any
+    key_arn: str
+
+    def empty(self) -> None:
+        """Start over with an empty table and no secrets."""
+        for table in self.dynamodb.list_tables()["TableNames"]:
+            self.dynamodb.delete_table(TableName=table)
+        names = {"connection": "HASH", "record": "RANGE"}
+        self.dynamodb.create_table(
+            TableName="tokens",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in names.items()],
+        )
+        for secret in self.secretsmanager.list_secrets()["SecretList"]:
+            self.secretsmanager.delete_secret(SecretId=secret["Name"], ForceDeleteWithoutRecovery=True)
+
+    def rotate(self, connection: str, value: object) -> None:
+        name, text = f"{PREFIX}/{connection}", value if isinstance(value, str) else json.dumps(value)
+        try:
+            self.secretsmanager.create_secret(Name=name, SecretString=text)
+        except self.secretsmanager.exceptions.ResourceExistsException:
+            self.secretsmanager.put_secret_value(SecretId=name, SecretString=text)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Moto]:
+    session = boto3.Session("testing", "testing", region_name="eu-west-3")
+    with mock_aws():
+        kms = session.client("kms")
+        yield Moto(
+            session.client("dynamodb"),
+            kms,
+            session.client("secretsmanager"),
+            kms.create_key()["KeyMetadata"]["Arn"],
+        )
+
+
 @pytest.fixture(params=["fakes", "moto"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "fakes":
@@ -75,14 +119,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
             "arn:fake",
             lambda name, value: secrets.put(f"{PREFIX}/{name}", value),
         )
-    account: Account = request.getfixturevalue("account")
-    return Backend(
-        boto3.client("dynamodb"),
-        boto3.client("kms"),
-        boto3.client("secretsmanager"),
-        account.key_arn,
-        account.put_secret,
-    )
+    moto: Moto = request.getfixturevalue("moto")
+    moto.empty()
+    return Backend(moto.dynamodb, moto.kms, moto.secretsmanager, moto.key_arn, moto.rotate)
 
 
 class Resending:
@@ -322,8 +361,18 @@ _CONDITIONS = (
     "#b = :y OR NOT #a < :x AND attribute_exists(#b)",
 )
 _VALUES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
-    [{"N": "1"}, {"N": "2.500"}, {"N": "-3"}, {"N": "10"}, {"S": "10"}, {"S": ""}, {"S": "é"}, {"B": b"\xff"}]
-    + [{"M": {"m": {"N": "1.0"}}}, {"L": [{"N": "0"}, {"S": "x"}]}]
+    [
+        {"N": "1"},
+        {"N": "2.500"},
+        {"N": "-3"},
+        {"N": "10"},
+        {"S": "10"},
+        {"S": ""},
+        {"S": "é"},
+        {"B": b"\xff"},
+        {"M": {"m": {"N": "1.0"}}},
+        {"L": [{"N": "0"}, {"S": "x"}]},
+    ]
 )
 _UPDATES = ("SET #a = :x", "SET #a = :x, #b = :y", "SET #b = :y REMOVE #a", "SET #a = :x REMOVE #c")
 _CALLS = st.lists(
@@ -367,8 +416,8 @@ def in_full(value: Any) -> Any:
     return [in_full(member) for member in value] if isinstance(value, list | tuple) else value
 
 
-def test_random_conditional_updates_get_the_same_answers_as_from_moto(account: Account) -> None:
-    moto = boto3.client("dynamodb")
+def test_random_conditional_updates_get_the_same_answers_as_from_moto(moto: Moto) -> None:
+    moto.empty()
     keys = iter(range(10_000))
 
     @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -376,18 +425,20 @@ def test_random_conditional_updates_get_the_same_answers_as_from_moto(account: A
     def compare(calls: list[dict[str, Any]]) -> None:
         fake, key = FakeDynamoDB(), str(next(keys))
         for call in calls:
-            assert in_full(answer_of(fake, call, key)) == in_full(answer_of(moto, call, key)), call
+            try:
+                expected = answer_of(moto.dynamodb, call, key)
+            except TypeError:
+                return  # moto cannot order values of different types; DynamoDB can: the comparison is false
+            assert in_full(answer_of(fake, call, key)) == in_full(expected), call
 
     compare()
 
 
-def test_placeholders_that_are_missing_or_unused_are_refused(backend: Backend) -> None:
+def test_unused_placeholders_and_changed_keys_are_refused(backend: Backend) -> None:
     key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
     for names, values in (
         ({"#a": "a", "#b": "b"}, {":x": {"N": "1"}}),
         ({"#a": "a"}, {":x": {"N": "1"}, ":y": {"N": "1"}}),
-        ({}, {":x": {"N": "1"}}),
-        ({"#a": "a"}, {}),
         ({"#a": "record"}, {":x": {"S": "1"}}),
     ):
         request = {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
@@ -409,6 +460,17 @@ def test_the_fake_refuses_an_expression_that_it_does_not_know() -> None:
     key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
     with pytest.raises(UnknownExpressionError):
         FakeDynamoDB().update_item(TableName="tokens", Key=key, UpdateExpression="ADD #a :x", **request)
+
+
+def test_the_fake_refuses_placeholders_that_are_not_defined() -> None:
+    request = {"ExpressionAttributeNames": {"#a": "a"}, "ExpressionAttributeValues": {":x": {"N": "1"}}}
+    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
+    for missing in request:
+        given_only = {name: value for name, value in request.items() if name != missing}
+        with pytest.raises(ClientError, match="ValidationException"):
+            FakeDynamoDB().update_item(
+                TableName="tokens", Key=key, UpdateExpression="SET #a = :x", **given_only
+            )
 
 
 def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> None:

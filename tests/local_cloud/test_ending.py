@@ -25,9 +25,10 @@ PROC = Path("/proc")
 
 # A cloud with a function that is busy, so that there is a worker of a server of ours to find.
 SUPERVISOR = """
-import io, json, signal, sys, time, zipfile
-from local.cloud import LocalCloud, end_in_order
-signal.signal(signal.SIGTERM, end_in_order)
+import io, sys, time, zipfile
+from pathlib import Path
+from local.cloud import LocalCloud, end_in_order_on_signals
+end_in_order_on_signals()
 with LocalCloud(say=lambda line: None) as cloud:
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
@@ -37,8 +38,8 @@ with LocalCloud(say=lambda line: None) as cloud:
     aws_lambda.create_function(FunctionName="busy", Runtime="python3.13", Handler="busy.handle", Role=role,
                                Timeout=60, Code={"ZipFile": code.getvalue()})
     aws_lambda.invoke(FunctionName="busy", InvocationType="Event", Payload=b"{}")
-    cloud.remove_at_end(__import__("pathlib").Path(sys.argv[1]))
-    print(cloud._folder, flush=True)
+    cloud.remove_at_end(Path(sys.argv[1]))
+    print(cloud.ca_file.parent, flush=True)
     time.sleep(60)
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import logging
 import os
@@ -64,6 +65,13 @@ def digishare(running: FakeDigishare) -> FakeDigishare:
 def session(digishare: FakeDigishare) -> Iterator[requests.Session]:
     with new_session(str(digishare.ca_file)) as session:
         yield session
+
+
+@pytest.fixture
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def post(session: requests.Session, url: str, **changes: Any) -> BoundedResponse:
@@ -178,7 +186,7 @@ def drips_for_ever(start: bytes, every_s: float = 0.02) -> Callable[[ssl.SSLSock
 
 
 @contextmanager
-def plain_listener(script: Callable[[socket.socket], None]) -> Iterator[str]:
+def plain_listener(script: Callable[[socket.socket], object]) -> Iterator[str]:
     """Accept one TCP connection, never speak TLS on it, and yield the https URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -263,6 +271,14 @@ def test_total_time_is_bounded(digishare: FakeDigishare, session: requests.Sessi
     )  # the cut connection is not used again
 
 
+def test_total_time_is_bounded_on_a_reused_connection_too(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    post(session, digishare.url)
+    digishare.fail("token", faults.drip_body(interval_ms=20))
+    assert isinstance(failure_of(lambda: post(session, digishare.url)), NoAnswer)
+
+
 @pytest.mark.parametrize(
     "start",
     [
@@ -299,14 +315,32 @@ def _drip_handshake(connection: socket.socket) -> None:
         time.sleep(0.02)  # the drip itself
 
 
-@pytest.mark.parametrize("script", [lambda connection: connection.recv(10_000_000), _drip_handshake])
+@pytest.mark.parametrize(
+    "script", [lambda connection: connection.recv(9_999) and connection.recv(1), _drip_handshake]
+)
 def test_a_handshake_is_bounded_and_nothing_was_sent(
-    session: requests.Session, script: Callable[[socket.socket], None]
+    session: requests.Session, script: Callable[[socket.socket], object]
 ) -> None:
     with plain_listener(script) as url:
         error = failure_of(lambda: post(session, url))
     assert isinstance(error, ConnectFailed)
+    assert str(error) == "127.0.0.1: timed out while agreeing on TLS"
     assert not error.may_have_been_processed
+
+
+def test_a_slow_lookup_counts_towards_the_total_time(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def slow(*args: Any, **kwargs: Any) -> list[Any]:
+        time.sleep(0.25)  # a slow name server
+        return list(real(*args, **kwargs))
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with plain_listener(lambda connection: connection.recv(9_999) and connection.recv(1)) as url:
+        error = failure_of(lambda: post(session, url, total_timeout_s=0.6, connect_timeout_s=0.6))
+    assert str(error) == "127.0.0.1: timed out while agreeing on TLS"
 
 
 def test_connecting_is_bounded(session: requests.Session) -> None:
@@ -357,7 +391,9 @@ def test_calls_of_many_threads_do_not_cut_each_other(
     assert sorted(outcomes) == ["200"] * 8 + ["cut"] * 8
 
 
-def test_cut_calls_leave_no_descriptor_and_no_timer_behind(digishare: FakeDigishare) -> None:
+def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
+    digishare: FakeDigishare, without_garbage_collection: None
+) -> None:
     def descriptors() -> int:
         held = 0
         for each in Path("/proc/self/fd").iterdir():

@@ -1,0 +1,159 @@
+"""`make invoke FUNCTION=broker EVENT=events/token-default.json`: one event through the built artefact, as Lambda runs it.
+
+AWS's own runtime interface emulator, which comes inside the SAM CLI wheel, starts `python -m awslambdaric HANDLER`
+with nothing but function and layer on the path, against the running local cloud (`make local`). The function's
+variables come from `.local/env.json`, which `sam local invoke --env-vars` reads as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+
+from local.cloud import PROJECT
+from local.up import FUNCTIONS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FUNCTIONS = {"broker": "BrokerFunction", "campaigns": "CampaignsFunction"}
+START_TIMEOUT_S = 15.0
+_BUILD = PROJECT / ".aws-sam/build"
+_PATH = "/2015-03-31/functions/function/invocations"
+
+
+class InvokeError(Exception):
+    """The event could not be sent; the text says what to do."""
+
+
+def read_variables(logical_id: str) -> dict[str, str]:
+    """Return the environment of a function in the running local cloud.
+
+    Raises:
+        InvokeError: none is running.
+    """
+    try:
+        variables: dict[str, dict[str, str]] = json.loads(FUNCTIONS_FILE.read_text())
+    except FileNotFoundError:
+        raise InvokeError("no local cloud is running: start `make local` in another terminal first") from None
+    return variables[logical_id]
+
+
+@contextmanager
+def emulated(logical_id: str, variables: dict[str, str], log: int) -> Iterator[str]:
+    """Run the function in the emulator; yield the URL that takes events.
+
+    Args:
+        logical_id: of the function in the template.
+        variables: its environment; nothing of this machine's leaks into it.
+        log: a file descriptor for what the function writes.
+
+    Raises:
+        InvokeError: it is not built, or did not start.
+    """
+    if not (_BUILD / logical_id).exists():
+        raise InvokeError("nothing is built: run `make build` first")
+    machine = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}[
+        platform.machine().lower()
+    ]
+    (emulator,) = (PROJECT / ".local/sam").glob(
+        f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{machine}"
+    )
+    emulator.chmod(0o755)
+    port, api_port = _free_port(), _free_port()
+    handler = f"functions.{logical_id.removesuffix('Function').lower()}.handler.lambda_handler"
+    process = subprocess.Popen(
+        [
+            emulator,
+            *("--runtime-interface-emulator-address", f"127.0.0.1:{port}"),
+            *("--runtime-api-address", f"127.0.0.1:{api_port}"),
+            *("--log-level", "error"),
+            *(sys.executable, "-m", "awslambdaric", handler),
+        ],
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": f"{_BUILD / logical_id}:{_BUILD / 'CommonLayer/python'}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "AWS_LAMBDA_FUNCTION_NAME": logical_id,
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **variables,
+        },
+        cwd=_BUILD / logical_id,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_it_listens(port, process)
+        yield f"http://127.0.0.1:{port}{_PATH}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # it has no state to lose, and its child must go with it
+        process.wait()
+
+
+def send(url: str, event: object) -> object:
+    """Send one event and return the function's answer."""
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.post(url, json=event, timeout=60, allow_redirects=False)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
+    give_up_at_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < give_up_at_s and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise InvokeError("the runtime interface emulator did not start")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="local.invoke", description=__doc__.partition("\n")[0])
+    parser.add_argument("function", choices=sorted(FUNCTIONS))
+    parser.add_argument("event", type=Path, help="a file of events/")
+    arguments = parser.parse_args()
+    try:
+        event = json.loads(arguments.event.read_text())
+        logical_id = FUNCTIONS[arguments.function]
+        variables = read_variables(logical_id)
+        with (
+            tempfile.TemporaryFile() as log,
+            emulated(logical_id, variables, log.fileno()) as url,
+        ):
+            answer = send(url, event)
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+    except (InvokeError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer, indent=2))
+    return 1 if isinstance(answer, dict) and "errorType" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

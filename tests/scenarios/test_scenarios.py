@@ -1,0 +1,96 @@
+"""Plays every scenario, and holds the collection to the list of topics that it must cover."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.world import World
+from token_broker import bounded_http
+
+_HERE = Path(__file__).parent
+_TOPICS = _HERE / "topics.json"
+_FEWEST = 70
+_MEMBERS = {
+    "name", "covers", "why", "starts_at", "chance", "daily_mint_ceiling", "lease_s", "item", "secret", "upstream",
+    "steps", "finally",
+}  # fmt: skip
+
+
+def _scenarios() -> list[dict[str, Any]]:
+    files = sorted(file for file in _HERE.glob("*.json") if file != _TOPICS)
+    return [scenario for file in files for scenario in json.loads(file.read_text(encoding="utf-8"))]
+
+
+SCENARIOS = _scenarios()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario["name"] for scenario in SCENARIOS])
+def test_scenario(scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(scenario)
+    monkeypatch.setattr(bounded_http, "exchange_json", world.upstream.exchange_json)
+    monkeypatch.setattr(bounded_http, "new_session", lambda _: None)
+
+    problems = world.play()
+
+    assert not problems, "\n".join(problems)
+
+
+def test_every_topic_is_covered_by_a_scenario() -> None:
+    topics = json.loads(_TOPICS.read_text(encoding="utf-8"))
+    covered = {topic for scenario in SCENARIOS for topic in scenario["covers"]}
+
+    assert covered == set(topics), f"missing or unknown: {sorted(covered ^ set(topics))}"
+
+
+def test_scenarios_are_many_and_have_names_of_their_own() -> None:
+    names = Counter(scenario["name"] for scenario in SCENARIOS)
+
+    assert len(SCENARIOS) >= _FEWEST
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_scenario_says_nothing_that_is_not_understood() -> None:
+    unknown = {scenario["name"]: set(scenario) - _MEMBERS for scenario in SCENARIOS}
+    steps = [step for scenario in SCENARIOS for step in scenario["steps"]]
+
+    assert {name: members for name, members in unknown.items() if members} == {}
+    assert all(set(step) <= {"at_s", "call", "gets", "asks", "events", "change"} for step in steps)
+    assert all("gets" in step for step in steps if "call" in step)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"gets": {"token": "T2"}},
+        {"gets": {"token": "T1", "from": "memory"}},
+        {"gets": {"error": "access_denied"}},
+        {"gets": {"token": "T1"}, "asks": {"read": 2, "open": 1}},
+        {"gets": {"token": "T1"}, "asks": {}},
+        {"gets": {"token": "T1", "expires_at_s": 4999}},
+    ],
+)
+def test_a_scenario_that_foresees_something_else_fails(planted: dict[str, Any]) -> None:
+    step = {"at_s": 0, "call": {}, "asks": {"read": 1, "open": 1}} | planted
+    world = World({"item": {"token": "T1", "expires_at_s": 5000}, "steps": [step]})
+
+    assert len(world.play()) == 1
+
+
+@pytest.mark.parametrize(
+    "planted", [{"item": {"fence": 2}}, {"ledger": [{"fence": 1}]}, {"item": {"locked": True}}]
+)
+def test_a_scenario_that_foresees_another_end_fails(planted: dict[str, Any]) -> None:
+    world = World(
+        {
+            "item": {"token": "T1", "expires_at_s": 5000},
+            "steps": [{"at_s": 0, "call": {}, "gets": {"token": "T1"}, "asks": {"read": 1, "open": 1}}],
+            "finally": planted,
+        }
+    )
+
+    assert len(world.play()) == 1
