@@ -10,6 +10,7 @@ that names both the principal and the connection decides.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import sys
@@ -24,8 +25,8 @@ _PRINCIPAL = re.compile(r"(self|\d{12}):(role|user)/([\w+=,.@*-]{1,128})", re.AS
 _CONNECTION_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 _RULE_MEMBERS = {"name", "comment", "principals", "connections", "max_lease_seconds"}
 _USER_ARN = re.compile(
-    r"arn:[\w-]+:(?:sts::(?P<role_account>\d{12}):assumed-role/(?P<role>[^/]+)/(?P<session>.+)"
-    r"|iam::(?P<user_account>\d{12}):user/(?:.*/)?(?P<user>[^/]+))",
+    r"arn:[\w-]+:(?:sts::(?P<role_account>\d{12}):assumed-role/(?P<role>[\w+=,.@-]{1,64})/(?P<session>.+)"
+    r"|iam::(?P<user_account>\d{12}):user/(?:.*/)?(?P<user>[\w+=,.@-]{1,64}))",
     re.ASCII,
 )
 
@@ -108,24 +109,43 @@ def load_grants(file: Path = GRANTS_FILE) -> Grants:
     Raises:
         GrantsError: it is broken.
     """
-    text = file.read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        raise GrantsError(f"{file.name}:{line}: not JSON: {getattr(error, 'msg', error)}") from None
+    content = file.read_bytes()
+    text = content.decode(errors="replace")
 
-    def fail(reason: str, *near: str) -> GrantsError:
-        return GrantsError(f"{file.name}:{_line_of(text, near)}: {reason}")
+    def fail(reason: str, *near: str, line: int | None = None) -> GrantsError:
+        return GrantsError(f"{file.name}:{line or _line_of(text, near)}: {reason}")
 
-    rules = value.get("rules") if isinstance(value, dict) else None
-    if not isinstance(rules, list) or not rules or set(value) != {"rules"}:
+    value = _parse(content, fail)
+    rules = value["rules"] if isinstance(value, dict) and set(value) == {"rules"} else None
+    if not isinstance(rules, list) or not rules:
         raise fail('must be an object with one member "rules", a list with at least one rule')
-    names = [rule.get("name") if isinstance(rule, dict) else None for rule in rules]
+    compiled = tuple(_compile(rule, fail) for rule in rules)
+    names = [rule.grant.rule for rule in compiled]
     for name in names:
         if names.count(name) > 1:
-            raise fail(f"two rules have the name {name!r}", '"name"', str(name))
-    return Grants(tuple(_compile(rule, fail) for rule in rules))
+            raise fail(f"two rules have the name {name!r}", _quoted(name))
+    return Grants(compiled)
+
+
+def _parse(content: bytes, fail: Any) -> object:
+    """Return the value of the file; `fail` as in `_compile`."""
+
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:  # the parser would drop all but the last, unseen by a reviewer
+                raise fail(f"{name!r} stands twice in one object", _quoted(name))
+        return dict(pairs)
+
+    try:
+        return json.loads(content.decode(), object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        raise fail(f"not JSON: {error.msg}", line=error.lineno) from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise fail("not JSON: not UTF-8", line=line) from None
+    except RecursionError:
+        raise fail("not JSON: nested too deeply", line=1) from None
 
 
 def _compile(rule: Any, fail: Any) -> _Rule:
@@ -134,13 +154,15 @@ def _compile(rule: Any, fail: Any) -> _Rule:
         raise fail("every rule must be an object with a name")
     name = rule["name"]
     for member in sorted(set(rule) - _RULE_MEMBERS):
-        raise fail(f"rule {name!r}: unknown member {member!r}", name, f'"{member}"')
+        raise fail(f"rule {name!r}: unknown member {member!r}", _quoted(name), _quoted(member))
     principals = _texts(rule, "principals", _PRINCIPAL, "ACCOUNT:role/NAME or ACCOUNT:user/NAME", fail)
     connections = _texts(rule, "connections", _CONNECTION_PATTERN, "a connection's name or a pattern", fail)
     lease = rule.get("max_lease_seconds")
     if lease is not None and (isinstance(lease, bool) or not isinstance(lease, int) or lease < 1):
         raise fail(
-            f"rule {name!r}: max_lease_seconds must be a whole number above 0", name, '"max_lease_seconds"'
+            f"rule {name!r}: max_lease_seconds must be a whole number above 0",
+            _quoted(name),
+            _quoted("max_lease_seconds"),
         )
     return _Rule(
         Grant(name, lease),
@@ -152,18 +174,23 @@ def _compile(rule: Any, fail: Any) -> _Rule:
 
 def _texts(rule: dict[str, Any], member: str, form: re.Pattern[str], meaning: str, fail: Any) -> list[str]:
     values = rule.get(member)
+    near = _quoted(rule["name"]), _quoted(member)
     if not isinstance(values, list) or not values:
-        raise fail(f"rule {rule['name']!r}: {member} must be a list with at least one entry", rule["name"])
+        raise fail(f"rule {rule['name']!r}: {member} must be a list with at least one entry", *near)
     for text in values:
         if not isinstance(text, str) or not form.fullmatch(text):
-            raise fail(
-                f"rule {rule['name']!r}: {text!r} in {member} is not {meaning}", rule["name"], str(text)
-            )
+            raise fail(f"rule {rule['name']!r}: {text!r} in {member} is not {meaning}", *near, _quoted(text))
     return values
 
 
 def _pattern(texts: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(text).replace(r"\*", ".*") for text in texts), re.ASCII)
+    # fnmatch knows more wildcards than `*`, but no principal or connection can hold them; and it never tries a star
+    # twice, where `.*` for each would take exponential time over a name that does not match.
+    return re.compile("|".join(fnmatch.translate(text) for text in texts), re.ASCII)
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _line_of(text: str, near: tuple[str, ...]) -> int:

@@ -220,11 +220,16 @@ def _setups(skew_limit_s: float) -> st.SearchStrategy[Setup]:
     )
 
 
+def _lists(decision: st.SearchStrategy[Decision], longest: int) -> st.SearchStrategy[list[Decision]]:
+    # Lists by themselves would be short: every length is as likely as any other.
+    return st.integers(1, longest).flatmap(lambda n: st.lists(decision, min_size=n, max_size=n))
+
+
 def agreeing(longest: int = 40) -> st.SearchStrategy[Trace]:
     """Traces in which two clocks never differ by more than the margin and no process stands still: all promises hold."""
-    return st.tuples(_setups(2.5), st.lists(st.one_of(*_usual), min_size=3, max_size=longest))
+    return st.tuples(_setups(2.5), _lists(st.one_of(*_usual), longest))
 
 
 def adrift(longest: int = 40) -> st.SearchStrategy[Trace]:
     """Traces with clocks minutes apart and processes that stand still in the middle: only the fence's promises hold."""
-    return st.tuples(_setups(120.0), st.lists(st.one_of(*_usual, _freeze), min_size=3, max_size=longest))
+    return st.tuples(_setups(120.0), _lists(st.one_of(*_usual, _freeze), longest))

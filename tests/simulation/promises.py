@@ -35,6 +35,7 @@ class _Birth:
 
     request: Request
     fence: int | None
+    issued_at_true_epoch_s: float
     expires_at_true_epoch_s: float
     minter_skew_s: float
 
@@ -45,13 +46,13 @@ class Promises:
     Attributes:
         clocks_agree: whether no two clocks differ by more than the margin and no process has stood still.
         tokens_answered: how many requests were answered with a token.
-        late_sender: whose call takes effect now, long after it was given up.
+        late_sender: whose call takes effect now, long after it was given up, and the fence that it held then.
     """
 
     def __init__(self, world: World, *, clocks_agree: bool) -> None:
         self._world = world
         self.clocks_agree = clocks_agree
-        self.late_sender: Request | None = None
+        self.late_sender: tuple[Request, int | None] | None = None
         self.tokens_answered = 0
         self._births: dict[str, _Birth] = {}
         self._tokens_of_fence: dict[int, str] = {}
@@ -82,10 +83,11 @@ class Promises:
         self._require(
             self._clock(instance) <= request.deadline_epoch_s, "an exchange begins after the deadline"
         )
-        alone = request.minting_alone
-        self._require(
-            alone or request.holds_fence is not None, "a mint without the lock while the table is up"
-        )
+        if request.minting_alone:
+            return
+        self._require(request.holds_fence is not None, "a mint without the lock while the table is up")
+        clock = self._clock(instance) + _ROUNDING_S
+        self._require(request.exchange_not_before <= clock, "the back-off is not kept")
 
     def _on_minting_alone(self, instance: Instance, request: Request) -> None:
         request.minting_alone = True
@@ -126,23 +128,27 @@ class Promises:
 
     def on_effect(self, instance: Instance | None, operation: Operation) -> None:
         """A call has taken effect, or was refused."""
-        sender = _request_of(instance) if instance else self.late_sender
-        if sender is None:
+        if instance:
+            sender = _request_of(instance)
+            fence = None if sender.minting_alone else sender.holds_fence
+        elif self.late_sender:
+            sender, fence = self.late_sender
+        else:
             return
         if operation.name == "upstream.exchange" and self._world.upstream.mints > self._issued:
-            self._on_issue(sender, instance)
+            self._on_issue(sender, fence, instance)
         if operation.name == "dynamodb.update_item":
             before, self._item = self._item, self._read_item()
             if self._item != before:
                 self._on_update(sender, instance, before, self._item)
 
-    def _on_issue(self, sender: Request, instance: Instance | None) -> None:
+    def _on_issue(self, sender: Request, fence: int | None, instance: Instance | None) -> None:
         self._issued = self._world.upstream.mints
         issued = self._world.upstream.issued[-1]
-        fence = None if sender.minting_alone else sender.holds_fence
         skew_s = instance.skew_s if instance else 0.0
-        expires_at = self._world.now + lifetime.believed_lifetime_s(self._world.upstream.expires_in)
-        self._births[issued.token_id] = _Birth(sender, fence, expires_at, skew_s)
+        now = self._world.now
+        expires_at = now + lifetime.believed_lifetime_s(self._world.upstream.expires_in)
+        self._births[issued.token_id] = _Birth(sender, fence, now, expires_at, skew_s)
         if fence is not None:
             self._require(fence not in self._tokens_of_fence, f"fence {fence} has minted twice")
             self._tokens_of_fence[fence] = issued.token_id
@@ -171,13 +177,12 @@ class Promises:
         fence = after["fence"]
         self._require(fence not in self._holders, f"fence {fence} is given to two")
         self._holders[fence] = sender
-        sender.holds_fence = fence
         if instance is None:
-            return
+            return  # the lock of a request that never learns of it
+        sender.holds_fence = fence
         clock = self._clock(instance) + _ROUNDING_S
         self._require(before.get("lock_until_epoch_s", 0.0) <= clock, "a lock is taken before its end")
-        if "failure" in before:
-            self._require(before["next_attempt_at_epoch_s"] <= clock, "the back-off is not kept")
+        sender.exchange_not_before = before["next_attempt_at_epoch_s"] if "failure" in before else 0.0
 
     def _on_publish(self, sender: Request, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         fence, token_id = after["token_fence"], after["token_id"]
@@ -226,10 +231,8 @@ class Promises:
             age_s = clock - instance.asked_table_at
             self._require(age_s < lifetime.TRUST_S, f"memory is trusted for {age_s:.1f} s")
         if issued.token_id == request.wanted.rejected_token_id:
-            born = birth.expires_at_true_epoch_s - lifetime.believed_lifetime_s(
-                self._world.upstream.expires_in
-            )
-            young = self._world.now - born < lifetime.YOUNG_TOKEN_S + 2 * lifetime.CLOCK_MARGIN_S
+            age_s = self._world.now - birth.issued_at_true_epoch_s
+            young = age_s < lifetime.YOUNG_TOKEN_S + 2 * lifetime.CLOCK_MARGIN_S
             self._require(young or not self.clocks_agree, "a rejected token is served again")
 
     # --- accounts -----------------------------------------------------------------------------------------------------

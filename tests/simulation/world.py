@@ -72,6 +72,7 @@ class Request:
     number: int
     store_faults: int = 0
     holds_fence: int | None = None
+    exchange_not_before: float = 0.0
     slow_s: float = 0.0
     minting_alone: bool = False
     notices: set[str] = field(default_factory=set)
@@ -174,6 +175,8 @@ class World:
             for instance in self.instances:
                 self._run(instance, "answer", Fault.NONE)
             self.promises.check_accounts()
+            if self.promises.ceiling_reached():
+                return
             if len({instance.last_token_id for instance in self.instances}) == 1:
                 return
         raise BrokenPromiseError("the instances serve different tokens", self.log)
@@ -183,14 +186,15 @@ class World:
         asking = self.instances[0]
         answered = self.promises.tokens_answered
         backoff_s = max(lifetime.BACKOFF_LIMIT_S, d.RETRY_AFTER_S if self.counts_of("upstream busy") else 0)
-        limit = self.now + lifetime.lock_length_s(lifetime.MINT_BUDGET_S) + backoff_s + 15.0
+        skew_s = max(self.setup.skews_s) - min(self.setup.skews_s)
+        limit = self.now + lifetime.lock_length_s(lifetime.MINT_BUDGET_S) + backoff_s + skew_s + 15.0
         while self.now <= limit:
             self._run(asking, "answer", Fault.NONE)
             if self.promises.tokens_answered > answered:
                 return
             if self.promises.ceiling_reached():
                 self._pass_time(self.now + 86_400.0)
-                limit = self.now + backoff_s
+                limit = self.now + backoff_s + skew_s
             self._pass_time(self.now + 5.0)
         raise BrokenPromiseError("no token although all faults have ended", self.log)
 
@@ -448,10 +452,11 @@ class World:
         }[service]
         request = self._here().request
         assert request is not None
+        sender = request, None if request.minting_alone else request.holds_fence
 
         def take_effect() -> None:
             self._note("late", operation.name)
-            self.promises.late_sender = request
+            self.promises.late_sender = sender
             try:
                 getattr(adapter, name)(**operation.request)
             except Exception as refused:  # noqa: BLE001 - nobody is left to hear of it

@@ -302,20 +302,22 @@ def test_fields_of_any_kind_get_an_answer_or_a_4xx(fields: dict[str, Any]) -> No
 
 @BOUNDED
 @given(
-    BODIES,
-    st.sampled_from(["application/json", "application/x-www-form-urlencoded", None, "text/plain"]),
-    st.booleans(),
+    body=BODIES,
+    content_type=st.sampled_from(
+        ["application/json", "application/x-www-form-urlencoded", None, "text/plain"]
+    ),
+    encoded=st.booleans(),
 )
 def test_bodies_of_any_kind_get_an_answer_or_a_4xx(
-    body: str, content_type: str | None, encoded: bool
+    *, body: str, content_type: str | None, encoded: bool
 ) -> None:
     reason_of(event_of(body, content_type=content_type, isBase64Encoded=encoded))
 
 
 @BOUNDED
-@given(st.sampled_from(PATHS), JSON_VALUES, st.booleans())
+@given(path=st.sampled_from(PATHS), value=JSON_VALUES, drop=st.booleans())
 def test_events_with_a_member_of_any_kind_get_an_answer_or_a_4xx(
-    path: tuple[str, ...], value: object, drop: bool
+    *, path: tuple[str, ...], value: object, drop: bool
 ) -> None:
     reason_of(changed(event_of("{}"), path, value, drop=drop))
 
@@ -442,11 +444,14 @@ def test_an_event_without_a_caller_gets_a_4xx(path: str, value: Any) -> None:
 @pytest.mark.usefixtures("stub_broker")
 @BOUNDED
 @given(
-    st.lists(st.tuples(st.sampled_from(PATHS), JSON_VALUES, st.booleans()), max_size=3), BODIES, st.booleans()
+    changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON_VALUES, st.booleans()), max_size=3),
+    body=BODIES,
+    status=st.booleans(),
 )
-@example([(("requestContext", "authorizer"), [1], False)], "{}", False)
-@example([(("requestContext", "authorizer", "iam", "userArn"), "arn:aws:sts::000000000000:assumed-role/local-a/\ud800\n", False)], "{}", False)  # fmt: skip
+@example(changes=[(("requestContext", "authorizer"), [1], False)], body="{}", status=False)
+@example(changes=[(("requestContext", "authorizer", "iam", "userArn"), "arn:aws:sts::000000000000:assumed-role/local-a/\ud800\n", False)], body="{}", status=False)  # fmt: skip
 def test_the_handler_never_raises_and_never_answers_5xx(
+    *,
     changes: list[tuple[tuple[str, ...], object, bool]],
     body: str,
     status: bool,
