@@ -67,9 +67,7 @@ def cloud() -> Iterator[LocalCloud]:
         running.steer_digishare(
             "PUT", "/clients", [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
         )
-        running.put_connection(
-            "digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
-        )
+        running.put_connection("digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET})
         yield running
 
 

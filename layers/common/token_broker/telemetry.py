@@ -49,6 +49,6 @@ def write_metric_line(
         line.add_metric(name=name, unit=unit, value=value)
     for name, text in dimensions.items():
         line.add_dimension(name=name, value=text)
-    for name, value in fields.items():
-        line.add_metadata(key=name, value=value)
+    for name, fact in fields.items():
+        line.add_metadata(key=name, value=fact)
     line.flush_metrics()
