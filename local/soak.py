@@ -11,64 +11,36 @@ import secrets
 import sys
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-
-from tests.simulation.decisions import Trace, adrift, agreeing
-from tests.simulation.world import simulate
+from tests.simulation.explore import explore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from hypothesis.strategies import SearchStrategy
+    from collections.abc import Callable, Iterator, Mapping
 
 
-_RUNS_A_ROUND = 200
 _LONGEST_TRACE = 80
 
 
-def explore(traces: SearchStrategy[Trace], until_s: float, counts: Counter[str]) -> None:
-    """Simulate drawn traces until then.
+def simulate(until_s: float, counts: Counter[str], *, adrift: bool) -> None:
+    """Simulate traces of fresh seeds until `time.monotonic()` gets there.
 
     Raises:
-        BrokenPromiseError: with the log of the shortest trace found; Hypothesis has added the trace as a note.
+        BrokenPromiseError: with the log and, as a note, the shortest trace that breaks the promise.
     """
-    while time.monotonic() < until_s:
-        fresh = secrets.randbits(64)
 
-        @seed(fresh)
-        @settings(
-            max_examples=_RUNS_A_ROUND,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink],
-            report_multiple_bugs=False,
-            print_blob=False,
-        )
-        @given(traces)
-        def run(trace: Trace) -> None:
-            simulate(trace, counts=counts)
+    def fresh_seeds() -> Iterator[int]:
+        while time.monotonic() < until_s:
+            yield secrets.randbits(48)
 
-        try:
-            run()
-        except Exception:
-            print(f"found with the seed {fresh}")
-            raise
+    explore(fresh_seeds(), adrift=adrift, counts=counts, longest=_LONGEST_TRACE)
 
 
-def simulate_agreeing(until_s: float, counts: Counter[str]) -> None:
-    explore(agreeing(_LONGEST_TRACE), until_s, counts)
-
-
-def simulate_adrift(until_s: float, counts: Counter[str]) -> None:
-    explore(adrift(_LONGEST_TRACE), until_s, counts)
-
-
+# Each works until the given moment, counts what it does, and raises at a violation.
 ACTIVITIES: Mapping[str, Callable[[float, Counter[str]], None]] = {
-    "simulation, clocks within the margin": simulate_agreeing,
-    "simulation, clocks adrift": simulate_adrift,
+    "simulation, clocks within the margin": partial(simulate, adrift=False),
+    "simulation, clocks adrift": partial(simulate, adrift=True),
 }
 
 

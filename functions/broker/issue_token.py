@@ -43,6 +43,10 @@ class IssuedToken:
     scope: str | None
     source: Source
 
+    def has_expired(self, now: float) -> bool:
+        """Whether it has at `now` (epoch s)."""
+        return self.expires_at_epoch_s is not None and self.expires_at_epoch_s <= now
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -131,11 +135,15 @@ class TokenIssuer:
             obstacle = self._obstacle(record, wanted, need, now, deadline_epoch_s)
             if not is_unreadable and self._may_be_served(record, wanted, now, deadline_epoch_s):
                 try:
-                    return self._serve(record, source, checked_at)
+                    issued = self._serve(record, source, checked_at)
                 except SealBrokenError:
                     # Somebody has tampered with the item: its token is as good as none.
                     unreadable = record.token
                     self._surroundings.notice("SealBroken", {"connection": record.connection})
+                else:
+                    # Unsealing takes its time: the token may have expired meanwhile.
+                    if not issued.has_expired(self._surroundings.clock()):
+                        return issued
             elif obstacle:
                 raise obstacle
             elif now < record.lock_until_epoch_s:
@@ -248,8 +256,11 @@ class TokenIssuer:
         if minted is None or minted.token_id == wanted.rejected_token_id:
             minted = self._mint_alone(wanted.connection, now, deadline_epoch_s)
         held = _held_alone(wanted.connection, minted, now)
+        issued = _issued(held, "direct")
+        if issued.has_expired(self._surroundings.clock()):
+            raise _error_of("already_expired", lifetime.DIRECT_MINT_INTERVAL_S, terminal=False)
         self._held[wanted.connection] = held
-        return _issued(held, "direct")
+        return issued
 
     def _mint_alone(self, connection: str, now: float, deadline_epoch_s: float) -> MintedToken:
         since_last_s = now - self._minted_alone_at_epoch_s.get(connection, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from local.digishare import faults
 from tests.conftest import CANARY_SECRET, LambdaContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from local.digishare.faults import Fault
     from local.fake_digishare import FakeDigishare
@@ -39,9 +40,24 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 
 @pytest.fixture(autouse=True)
-def everything_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything_logged() -> Iterator[None]:
     """The operator has turned every log up: what the SDK prints then must still be silenced by us."""
-    monkeypatch.setattr(logging.getLogger(), "level", logging.DEBUG)
+    with logged_from(logging.DEBUG, ""):
+        yield
+
+
+@contextmanager
+def logged_from(level: int, *names: str) -> Iterator[None]:
+    """Set the level of loggers by `setLevel`, which alone empties their cache of what is enabled."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
 
 
 def shown(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], *values: object) -> str:
@@ -126,15 +142,10 @@ def test_the_callers_own_credentials_are_not_logged(
 
 
 def test_the_check_itself_sees_a_leak(
-    invoke: Invoke,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    invoke: Invoke, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
-    for name in ("botocore", "urllib3"):
-        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
-
-    invoke()
+    with logged_from(logging.DEBUG, "botocore", "urllib3"):
+        invoke()
 
     assert CANARY_SECRET in shown(caplog, capfd)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.broker import handler
-from functions.broker.assembly import Broker
-from functions.broker.audit import Audit
-from functions.broker.grants import load_grants
 from functions.broker.http_api import (
     LONGEST_BODY_BYTES,
     StatusRequest,
@@ -27,82 +20,18 @@ from functions.broker.http_api import (
     read_request,
     success,
 )
-from functions.broker.issue_token import IssuedToken
-from functions.broker.settings import Settings
-from functions.broker.token_record import TokenRecord
+from tests.unit.odd_events import (
+    BODIES,
+    BOUNDED,
+    FIELD_VALUES,
+    FIELDS,
+    JSON_VALUES,
+    LONGEST_ANSWER_S,
+    PATHS,
+    changed,
+    event_of,
+)
 from token_broker.errors import InvalidRequest, SlowDown, TokenBrokerError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from functions.broker.issue_token import TokenIssuer
-    from functions.broker.token_need import TokenWanted
-    from functions.broker.token_store import TokenStore
-
-BOUNDED = settings(max_examples=120, deadline=None, database=None)
-LONGEST_ANSWER_S = 1.0
-SAMPLE: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "events" / "token-default.json").read_text(encoding="utf-8")
-)
-
-JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=20)
-    | st.binary(max_size=9).map(repr),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
-    ),
-    max_leaves=8,
-)
-FIELDS = ("connection", "min_ttl", "rejected_token_id", "grant_type", "scope")
-FIELD_VALUES = JSON_VALUES | st.sampled_from(
-    ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900, -1, 10**400, 0.5]
-)  # fmt: skip
-PATHS: list[tuple[str, ...]] = [
-    ("rawPath",), ("headers",), ("headers", "content-type"), ("requestContext",), ("requestContext", "http"),
-    ("requestContext", "http", "method"), ("requestContext", "authorizer"), ("requestContext", "authorizer", "iam"),
-    ("requestContext", "authorizer", "iam", "userArn"), ("body",), ("isBase64Encoded",), ("queryStringParameters",),
-    ("cookies",), ("version",),
-]  # fmt: skip
-BODIES = (
-    st.text(max_size=100)
-    | JSON_VALUES.map(json.dumps)
-    | st.dictionaries(st.sampled_from(FIELDS), FIELD_VALUES).map(json.dumps)
-    | st.binary(max_size=200).map(lambda raw: base64.b64encode(raw).decode())
-)
-
-
-def event_of(
-    body: object = None,
-    *,
-    content_type: str | None = "application/json",
-    method: str = "POST",
-    path: str = "/token",
-    **members: object,
-) -> dict[str, Any]:
-    event = copy.deepcopy(SAMPLE)
-    event |= {"rawPath": path, "body": body, **members}
-    event["requestContext"]["http"] |= {"method": method, "path": path}
-    event["headers"].pop("content-type", None)
-    if content_type is not None:
-        event["headers"]["content-type"] = content_type
-    return event
-
-
-def changed(event: dict[str, Any], path: tuple[str, ...], value: object, *, drop: bool) -> dict[str, Any]:
-    """Return the event with the member at a path replaced, or dropped; unchanged if the path is gone already."""
-    event = copy.deepcopy(event)
-    parent: Any = event
-    for name in path[:-1]:
-        parent = parent.get(name) if isinstance(parent, dict) else None
-    if isinstance(parent, dict):
-        parent[path[-1]] = value
-        if drop:
-            del parent[path[-1]]
-    return event
 
 
 def read_token_request(event: dict[str, Any]) -> TokenRequest:
@@ -361,110 +290,3 @@ def test_answers_do_not_share_their_headers() -> None:
     success({})["headers"]["X"] = "y"
 
     assert "X" not in success({})["headers"]
-
-
-# --- the whole handler --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Context:
-    aws_request_id: str = "request-1"
-    invoked_function_arn: str = "arn:aws:lambda:eu-west-3:000000000000:function:broker:live"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 29_000
-
-
-class _Issuer:
-    def issue(self, wanted: TokenWanted, deadline_epoch_s: float) -> IssuedToken:
-        return IssuedToken("T1", "0123456789abcdef", 1, None, "a b", "memory")
-
-
-class _Store:
-    def read(self, connection: str) -> TokenRecord:
-        return TokenRecord(connection)
-
-
-@pytest.fixture(scope="module")
-def stub_broker() -> Iterator[None]:
-    """The handler with the real grants and audit, and an issuer that always has a token."""
-    audit = Audit()
-    broker = Broker(
-        Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900, 24),
-        load_grants(),
-        audit,
-        cast("TokenStore", _Store()),
-        cast("TokenIssuer", _Issuer()),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, "_audit", lambda: audit)
-        patch.setattr(handler, "_broker", lambda: broker)
-        yield
-
-
-def answer_of(event: object) -> dict[str, Any]:
-    """Return what the handler answers, having checked that it is an answer, prompt, and no 5xx."""
-    started_s = time.perf_counter()
-    answer = handler.lambda_handler(cast("dict[str, Any]", event), cast("Any", _Context()))
-    assert time.perf_counter() - started_s < LONGEST_ANSWER_S
-    assert answer["statusCode"] == 200 or 400 <= answer["statusCode"] < 500, answer
-    assert answer["headers"]["Cache-Control"] == "no-store"
-    assert isinstance(json.loads(answer["body"]), dict)
-    return answer
-
-
-@pytest.mark.usefixtures("stub_broker")
-def test_a_good_request_gets_a_token() -> None:
-    answer = answer_of(event_of('{"min_ttl": 60, "scope": "a"}'))
-
-    assert json.loads(answer["body"]) == {
-        "access_token": "T1", "token_type": "Bearer", "expires_in": 900, "token_id": "0123456789abcdef",
-        "connection": "digishare", "scope": "a b",
-    }  # fmt: skip
-
-
-@pytest.mark.usefixtures("stub_broker")
-@pytest.mark.parametrize("scope", ["c", "a c", "\ud800", "A"])
-def test_a_scope_that_the_token_has_not_is_invalid(scope: str) -> None:
-    answer = answer_of(event_of(json.dumps({"scope": scope})))
-
-    assert (answer["statusCode"], json.loads(answer["body"])["error"]) == (400, "invalid_scope")
-
-
-@pytest.mark.usefixtures("stub_broker")
-@pytest.mark.parametrize("value", [None, [], [1], "text", 5, {}, {"authorizer": [1]}, {"authorizer": {"iam": "x"}}, {"authorizer": {"iam": {"userArn": 5}}}])  # fmt: skip
-@pytest.mark.parametrize("path", ["/token", "/status"])
-def test_an_event_without_a_caller_gets_a_4xx(path: str, value: Any) -> None:
-    event = event_of(path=path, method="GET" if path == "/status" else "POST")
-    context = {"http": event["requestContext"]["http"], **value} if isinstance(value, dict) else value
-
-    assert answer_of(event | {"requestContext": context})["statusCode"] in {403, 405}
-
-
-@pytest.mark.usefixtures("stub_broker")
-@BOUNDED
-@given(
-    changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON_VALUES, st.booleans()), max_size=3),
-    body=BODIES,
-    status=st.booleans(),
-)
-@example(changes=[(("requestContext", "authorizer"), [1], False)], body="{}", status=False)
-@example(changes=[(("requestContext", "authorizer", "iam", "userArn"), "arn:aws:sts::000000000000:assumed-role/local-a/\ud800\n", False)], body="{}", status=False)  # fmt: skip
-def test_the_handler_never_raises_and_never_answers_5xx(
-    *,
-    changes: list[tuple[tuple[str, ...], object, bool]],
-    body: str,
-    status: bool,
-) -> None:
-    event = event_of(path="/status", method="GET") if status else event_of(body)
-    for path, value, drop in changes:
-        event = changed(event, path, value, drop=drop)
-
-    answer_of(event)
-
-
-@pytest.mark.usefixtures("stub_broker")
-@BOUNDED
-@given(JSON_VALUES)
-def test_the_handler_answers_anything_at_all(event: object) -> None:
-    assert answer_of(event)["statusCode"] >= 400

@@ -1,0 +1,299 @@
+"""Instances of the broker as real processes: many at once, cold, ready on one mark, and open to be killed.
+
+A nursery process imports the broker once and forks an instance for every socket that it is handed::
+
+    this process                 nursery                       instance
+      | socket, environment        |                              |
+      |--------------------------->| fork                         |
+      |                            |----------------------------->| assembles its own broker (memory empty)
+      |<----------------------------------------- ready, pid -----|
+      | event, moment ------------------------------------------->| waits for the moment, runs lambda_handler
+      |<----------------------------------------- answer ---------|
+      | closes the socket --------------------------------------->| ends
+
+The nursery has one thread, so that forking is safe whatever the process that asks for it has running.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+READY_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
+RUN_TIME_S = 29.0
+"""The function's own time-out, as in template.yaml."""
+_PROJECT = Path(__file__).resolve().parent.parent
+_LONGEST_ORDER_BYTES = 16 * 1024
+_END_S = 10.0
+
+
+class InstanceLostError(Exception):
+    """An instance ended, or did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an instance's `lambda_handler` returned. Times are epoch seconds."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any] = field(repr=False)
+    began_at_epoch_s: float
+    ended_at_epoch_s: float
+
+    @property
+    def took_s(self) -> float:
+        return self.ended_at_epoch_s - self.began_at_epoch_s
+
+
+class Instance:
+    """One process that serves one request at a time, like an execution environment of Lambda."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines: IO[str] = connection.makefile("r", encoding="utf-8")
+        self.pid = 0
+
+    def wait_until_ready(self) -> None:
+        """Block until the broker is assembled. Raises InstanceLostError."""
+        self.pid = int(self._receive(READY_TIMEOUT_S)["pid"])
+
+    def send(self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = RUN_TIME_S) -> None:
+        """Hand over an event to be answered from `at_epoch_s` on; the answers come in order."""
+        order = {"event": event, "at_epoch_s": at_epoch_s, "run_time_s": run_time_s}
+        self._connection.sendall(json.dumps(order).encode() + b"\n")
+
+    def receive(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+        """Return the next answer. Raises InstanceLostError."""
+        line = self._receive(timeout_s)
+        answer = line["answer"]
+        return Answer(
+            answer["statusCode"],
+            answer["headers"],
+            json.loads(answer["body"]),
+            line["began_at_epoch_s"],
+            line["ended_at_epoch_s"],
+        )
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of what it is doing is ended in order."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end once it has answered; safe to call again."""
+        self._lines.close()
+        self._connection.close()
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        self._connection.settimeout(timeout_s)
+        try:
+            line = self._lines.readline()
+        except OSError as error:
+            raise InstanceLostError(f"{type(error).__name__} while waiting for instance {self.pid}") from None
+        if not line:
+            raise InstanceLostError(f"instance {self.pid} has ended")
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+
+class Nursery:
+    """Starts instances; a context manager, at whose end all of them are gone.
+
+    Args:
+        environment: the function's environment variables and what the SDK needs; nothing else is passed on.
+        log_file: what the instances write to standard output and error.
+        constants: values for the broker's constants of these names, wherever they are imported.
+        sabotage: `module:function`, called in the nursery: a planted fault, so that a test can be seen to fail.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log_file: Path,
+        *,
+        constants: Mapping[str, float] | None = None,
+        sabotage: str = "",
+    ) -> None:
+        self._environment = environment
+        self._log_file = log_file
+        self._options = json.dumps({"constants": dict(constants or {}), "sabotage": sabotage})
+        self._instances: list[Instance] = []
+
+    def __enter__(self) -> Self:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "local.instances", str(theirs.fileno()), self._options],
+                cwd=_PROJECT,
+                env={
+                    "PATH": os.defpath,
+                    "PYTHONUNBUFFERED": "1",
+                    "AWS_EC2_METADATA_DISABLED": "true",
+                    **self._environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for instance in self._instances:
+            instance.close()
+        self._control.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            # It leads a group of its own, with nothing in it but its instances.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def start(self, count: int, **environment: str) -> list[Instance]:
+        """Return so many instances, cold and ready; `environment` overrides variables for these.
+
+        Raises:
+            InstanceLostError: one did not get ready.
+        """
+        started = [self._start_one(environment) for _ in range(count)]
+        for instance in started:
+            instance.wait_until_ready()
+        return started
+
+    def retire(self, instances: Iterable[Instance]) -> None:
+        """Let these end."""
+        for instance in instances:
+            instance.close()
+            self._instances.remove(instance)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return what the instances have logged as JSON so far: notices and one audit line an answer."""
+        lines = self._log_file.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def _start_one(self, environment: Mapping[str, str]) -> Instance:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = array.array("i", [theirs.fileno()])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            self._control.sendmsg([json.dumps(environment).encode()], ancillary)
+        instance = Instance(ours)
+        self._instances.append(instance)
+        return instance
+
+
+# --- in the nursery, and in the instances that it forks -------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Context:
+    """What the handler reads of Lambda's context object."""
+
+    function_arn: str
+    aws_request_id: str
+    end_s: float
+
+    @property
+    def invoked_function_arn(self) -> str:
+        return self.function_arn
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(1000 * (self.end_s - time.monotonic()))
+
+
+def _run_nursery(control: socket.socket, options: Mapping[str, Any]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended instances leave no zombies
+    for module in ("functions.broker.handler", "token_broker.bounded_http", "requests"):
+        importlib.import_module(module)
+    _read_sdk_data_once()
+    _set_constants(options["constants"])
+    if options["sabotage"]:
+        module, _, name = options["sabotage"].partition(":")
+        getattr(importlib.import_module(module), name)()
+    gc.freeze()  # what is imported stays shared between the instances
+    while True:
+        order, descriptors, *_ = socket.recv_fds(control, _LONGEST_ORDER_BYTES, 1)
+        if not descriptors:
+            break
+        if os.fork() == 0:
+            control.close()
+            with socket.socket(fileno=descriptors[0]) as connection:
+                _run_instance(connection, json.loads(order))
+            os._exit(0)
+        os.close(descriptors[0])
+
+
+def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> None:
+    from functions.broker import handler  # noqa: PLC0415 - only the nursery loads the broker
+
+    os.environ.update(environment)
+    handler._broker()  # noqa: SLF001 - a cold start, without a request
+
+    def send(value: object) -> None:
+        connection.sendall(json.dumps(value).encode() + b"\n")
+
+    send({"pid": os.getpid()})
+    with connection.makefile("r", encoding="utf-8") as orders:
+        for number, line in enumerate(orders):
+            order = json.loads(line)
+            time.sleep(max(0.0, order["at_epoch_s"] - time.time()))
+            began_at = time.time()
+            context = _Context(
+                os.environ["FUNCTION_ARN"], f"{os.getpid()}-{number}", time.monotonic() + order["run_time_s"]
+            )
+            answer = handler.lambda_handler(order["event"], context)  # type: ignore[arg-type] # all that it reads
+            send({"answer": answer, "began_at_epoch_s": began_at, "ended_at_epoch_s": time.time()})
+
+
+def _read_sdk_data_once() -> None:
+    """Parse the SDK's service models here: that is most of a start's CPU time, and no part of any race."""
+    from botocore.loaders import JSONFileLoader  # noqa: PLC0415 - only the nursery loads the SDK
+    from botocore.session import get_session  # noqa: PLC0415 - the same
+
+    load_file, known = JSONFileLoader.load_file, {}
+
+    def load_file_once(self: JSONFileLoader, file_path: str) -> object:
+        if file_path not in known:
+            known[file_path] = load_file(self, file_path)
+        return known[file_path]
+
+    JSONFileLoader.load_file = load_file_once  # type: ignore[method-assign] # in this process and its forks only
+    session = get_session()
+    for service in ("dynamodb", "kms", "secretsmanager"):
+        session.create_client(service)
+
+
+def _set_constants(constants: Mapping[str, float]) -> None:
+    """Give the broker's constants other values, also where a module has imported them by name.
+
+    Raises:
+        ValueError: there is no such constant.
+    """
+    modules = [module for name, module in sys.modules.items() if name.startswith("functions.broker.")]
+    for name, value in constants.items():
+        holders = [module for module in modules if hasattr(module, name)]
+        if not holders:
+            raise ValueError(f"the broker has no constant {name}")
+        for module in holders:
+            setattr(module, name, value)
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as _control:
+        _run_nursery(_control, json.loads(sys.argv[2]))

@@ -1,0 +1,190 @@
+"""Races across processes: many cold brokers want the same token at once, and exactly one may mint it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from functions.broker.mint_ledger import Outcome, read_mints
+from local.cloud import LocalCloud
+from local.instances import Nursery
+from local.sdk import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from functions.broker.mint_ledger import Mint
+    from local.instances import Answer
+    from local.sdk import Credentials
+
+INSTANCES = 24
+_HEAD_START_S = 0.1
+
+
+class BrokenRaceError(Exception):
+    """A race did not end as the design promises; the text says how."""
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What came of one race for a token that nobody had yet.
+
+    Attributes:
+        connection: the race's own.
+        answers: one for each instance.
+        minted: ids of the tokens that the upstream issued meanwhile.
+        ledger: the connection's rows.
+        duration_s: from the start signal to the last answer.
+    """
+
+    connection: str
+    answers: Sequence[Answer] = field(repr=False)
+    minted: Sequence[str]
+    ledger: Sequence[Mint]
+    duration_s: float
+
+    @property
+    def problems(self) -> list[str]:
+        """What the design forbids, in words; empty where one mint served everybody."""
+        found = []
+        statuses = Counter(answer.status for answer in self.answers)
+        if set(statuses) != {200}:
+            found.append(f"answers: {dict(statuses)}")
+        if len(self.minted) != 1:
+            found.append(f"{len(self.minted)} mints")
+        token_ids = {answer.body.get("token_id") for answer in self.answers}
+        if token_ids != set(self.minted):
+            found.append(f"answered {len(token_ids)} tokens, or not the one that was minted")
+        rows = [(row.outcome, row.token_id) for row in self.ledger]
+        if rows != [(Outcome.ISSUED, token_id) for token_id in self.minted]:
+            found.append(f"ledger: {[str(outcome) for outcome, _ in rows]}")
+        return found
+
+
+def run_race(cloud: LocalCloud, nursery: Nursery, instances: int = INSTANCES) -> RaceResult:
+    """Let so many cold instances ask at once for the token of a fresh connection; they are gone afterwards.
+
+    Args:
+        cloud: with the stack deployed and a credential for `digishare`, which the connection gets too.
+        nursery: with the environment of `broker_environment`.
+        instances: how many processes.
+    """
+    connection = new_connection(cloud)
+    before = minted_token_ids(cloud)
+    racers = nursery.start(instances)
+    start_at = time.time() + _HEAD_START_S
+    for number, racer in enumerate(racers):
+        racer.send(new_event(connection, f"local-racer-{number}"), at_epoch_s=start_at)
+    answers = [racer.receive() for racer in racers]
+    nursery.retire(racers)
+    return RaceResult(
+        connection,
+        answers,
+        minted_token_ids(cloud)[len(before) :],
+        read_ledger(cloud, connection),
+        max(answer.ended_at_epoch_s for answer in answers) - start_at,
+    )
+
+
+def race_until(until_s: float, counts: Counter[str]) -> None:
+    """Run races on a local cloud of their own until `time.monotonic()` is there; count them in `counts`.
+
+    Raises:
+        BrokenRaceError: at the first race that breaks a promise.
+    """
+    with LocalCloud() as cloud, tempfile.TemporaryDirectory(prefix="token-broker-races-") as folder:
+        cloud.build()
+        cloud.deploy()
+        client = {"client_id": "soak", "client_secret": uuid.uuid4().hex}
+        cloud.steer_digishare(
+            "PUT", "/clients", [{"client_id": "soak", "secrets": [client["client_secret"]]}]
+        )
+        cloud.put_connection("digishare", client)
+        environment = broker_environment(cloud, broker_credentials(cloud))
+        with Nursery(environment, Path(folder) / "instances.log") as nursery:
+            while time.monotonic() < until_s:
+                result = run_race(cloud, nursery)
+                counts["races across processes"] += 1
+                counts["answers in races"] += len(result.answers)
+                counts["mints in races"] += len(result.minted)
+                if result.problems:
+                    raise BrokenRaceError(f"{result.connection}: {'; '.join(result.problems)}")
+
+
+# --- what a race needs of the cloud ---------------------------------------------------------------------------------
+
+
+def broker_environment(cloud: LocalCloud, credentials: Credentials = ROOT) -> dict[str, str]:
+    """Return the deployed function's own variables, with what Lambda would add to them."""
+    function = cloud.client("lambda").get_function_configuration(
+        FunctionName=cloud.outputs["BrokerFunctionName"]
+    )
+    environment = {
+        **function["Environment"]["Variables"],
+        "FUNCTION_ARN": function["FunctionArn"],
+        "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
+        "AWS_DEFAULT_REGION": cloud.region,
+        "AWS_ACCESS_KEY_ID": credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
+    }
+    if credentials.session_token:
+        environment["AWS_SESSION_TOKEN"] = credentials.session_token
+    return environment
+
+
+def broker_credentials(cloud: LocalCloud) -> Credentials:
+    """Return keys that may do exactly what the broker's own role may."""
+    iam = cloud.client("iam")
+    function = cloud.client("lambda").get_function_configuration(
+        FunctionName=cloud.outputs["BrokerFunctionName"]
+    )
+    role = function["Role"].rpartition("/")[2]
+    name = f"broker-{uuid.uuid4().hex[:8]}"
+    credentials = cloud.create_caller(name)
+    for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
+    return credentials
+
+
+def new_connection(cloud: LocalCloud) -> str:
+    """Return the name of a connection that nobody has used, with the credential of `digishare`."""
+    prefix = cloud.outputs["SecretPrefix"]
+    secret = cloud.client("secretsmanager").get_secret_value(SecretId=f"{prefix}/digishare")
+    connection = f"race-{uuid.uuid4().hex[:12]}"
+    cloud.put_connection(connection, json.loads(secret["SecretString"]))
+    return connection
+
+
+def minted_token_ids(cloud: LocalCloud) -> list[str]:
+    """Return the ids of all tokens that the fake Digishare has issued, oldest first."""
+    state = cloud.steer_digishare("GET", "/state")
+    return [mint["token_id"] for mint in state["mints"]]
+
+
+def read_ledger(cloud: LocalCloud, connection: str) -> list[Mint]:
+    """Return the connection's rows, direct mints last."""
+    table = cloud.outputs["TokenTableName"]
+    return read_mints(cloud.client("dynamodb"), table=table, connection=connection)
+
+
+def new_event(connection: str, role: str = "local-racer", **fields: object) -> Mapping[str, Any]:
+    """Return the Function URL event of a `POST /token` by a role of the local cloud."""
+    user_arn = f"arn:aws:sts::{LocalCloud.account_id}:assumed-role/{role}/session"
+    return {
+        "version": "2.0",
+        "rawPath": "/token",
+        "headers": {"content-type": "application/json"},
+        "requestContext": {
+            "http": {"method": "POST", "path": "/token"},
+            "authorizer": {"iam": {"userArn": user_arn}},
+        },
+        "body": json.dumps({"connection": connection, **fields}),
+        "isBase64Encoded": False,
+    }
