@@ -77,6 +77,32 @@ def test_callers_get_both_actions_and_no_way_around_the_url() -> None:
         assert statement["Resource"] == {"Fn::Sub": "${BrokerFunction.Arn}:live"}
 
 
+@pytest.mark.parametrize("who", ["OtherAccount1", "OtherAccount2", "OtherAccount3", "Organization"])
+def test_callers_of_other_accounts_get_both_permissions_and_only_if_asked_for(who: str) -> None:
+    call_url, invoke = (resources()[f"{who}{suffix}"] for suffix in ("CallsUrl", "InvokesViaUrl"))
+
+    assert call_url["Properties"]["Action"] == "lambda:InvokeFunctionUrl"
+    assert call_url["Properties"]["FunctionUrlAuthType"] == "AWS_IAM"
+    assert invoke["Properties"]["Action"] == "lambda:InvokeFunction"
+    assert invoke["Properties"]["InvokedViaFunctionUrl"] is True
+    for permission in (call_url, invoke):
+        assert permission["Type"] == "AWS::Lambda::Permission"
+        assert permission["Condition"] == who
+        assert permission["Properties"]["FunctionName"] == {"Ref": "BrokerFunctionAliaslive"}
+    assert call_url["Properties"]["Principal"] == invoke["Properties"]["Principal"]
+
+
+def test_anybody_means_anybody_of_the_organization() -> None:
+    open_to_all = [
+        r["Properties"]
+        for r in resources().values()
+        if r["Type"] == "AWS::Lambda::Permission" and r["Properties"]["Principal"] == "*"
+    ]
+
+    assert len(open_to_all) == 2
+    assert all(permission["PrincipalOrgID"] == {"Ref": "OrganizationId"} for permission in open_to_all)
+
+
 def test_campaigns_can_read_neither_secret_nor_table_nor_key() -> None:
     services = {
         action.split(":")[0] for statement in statements("CampaignsRole") for action in actions(statement)
