@@ -87,7 +87,7 @@ def test_callers_of_other_accounts_get_both_permissions_and_only_if_asked_for(wh
     assert invoke["Properties"]["InvokedViaFunctionUrl"] is True
     for permission in (call_url, invoke):
         assert permission["Type"] == "AWS::Lambda::Permission"
-        assert permission["Condition"] == who
+        assert permission["Condition"] == f"Has{who}"
         assert permission["Properties"]["FunctionName"] == {"Ref": "BrokerFunctionAliaslive"}
     assert call_url["Properties"]["Principal"] == invoke["Properties"]["Principal"]
 
