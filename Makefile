@@ -80,7 +80,8 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 
 .PHONY: build
 build: $(READY) ## sam build
-	@$(SAM) build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
+	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
+	@grep '^note:' .local/build.log || true
 
 .PHONY: deploy
 deploy: build ## sam deploy to the AWS account that your credentials belong to (asks before it changes anything)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +92,12 @@ class ConnectionSecrets:
             if code in {"ResourceNotFoundException", "InvalidRequestException"}:
                 raise SecretMissingError(connection) from None
             raise SecretUnavailableError(code) from None
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise SecretUnavailableError(type(error).__name__) from None
-        version_id = answer["VersionId"]
+        version_id = answer.get("VersionId")
+        if version_id is None:
+            # To the SDK an answer that was cut off is one without members.
+            raise SecretUnavailableError("MalformedAnswer")
         return StoredCredential(version_id, self._parse(answer.get("SecretString"), version_id))
 
     def _parse(self, text: str | None, version_id: str) -> ClientCredentials | PersonalAccessToken:

@@ -27,10 +27,15 @@ _HOUR_S = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A token that this instance holds and could not publish, with its row of the ledger."""
+    """A token that this instance holds and could not publish, with its row of the ledger.
+
+    `tried_fence` is the fence under which a publish was sent whose answer never came: while that is the newest, the
+    token may still come into service.
+    """
 
     minted: MintedToken
     row: Mint
+    tried_fence: int = 0
 
 
 class TokenReplacer:
@@ -72,7 +77,9 @@ class TokenReplacer:
         except StoreUnavailableError:
             # So that the others needn't wait for the lock's end; if this fails too, it lapses by itself.
             with suppress(StoreUnavailableError):
-                minted_now = self._kept.get(lock.connection) is not kept_before
+                kept = self._kept.get(lock.connection)
+                minted_before = kept_before.minted if kept_before else None
+                minted_now = kept is not None and kept.minted is not minted_before
                 self._give_back(lock, lock.failure, minted=minted_now)
             raise
 
@@ -112,7 +119,7 @@ class TokenReplacer:
             StoreUnavailableError: DynamoDB is away.
         """
         kept = self._kept.get(record.connection)
-        if kept and record.token:
+        if kept and record.token and record.fence != kept.tried_fence:
             self._set_aside(kept.row, record)
 
     def _mint(
@@ -158,6 +165,8 @@ class TokenReplacer:
             )
         sealed = self._store.seal(lock.connection, lock.fence, minted.access_token)
         self._ledger.write(row)
+        if minted.exchanged:
+            self._kept[lock.connection] = _Kept(minted, row, tried_fence=lock.fence)
         won, record = self._store.publish(
             lock,
             _as_published(minted, lock, sealed),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class ConditionFailedError(Exception):
 
 
 def call_store(request: Callable[[], Answer]) -> Answer:
-    """Return the answer of one AWS call, its failure translated.
+    """Return what `request` takes from the answer of one AWS call, its failure translated.
 
     Raises:
         ConditionFailedError: a conditional write was refused.
@@ -94,8 +95,11 @@ def call_store(request: Callable[[], Answer]) -> Answer:
             item: dict[str, Any] | None = error.response.get("Item")  # type: ignore[assignment]
             raise ConditionFailedError(item) from None
         raise StoreUnavailableError(code) from None
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise StoreUnavailableError(type(error).__name__) from None
+    except KeyError:
+        # To the SDK an answer that was cut off is one without members.
+        raise StoreUnavailableError("MalformedAnswer") from None
 
 
 def token_key(connection: str) -> dict[str, Any]:

@@ -203,14 +203,13 @@ class TokenStore:
         Raises:
             StoreUnavailableError: KMS is away.
         """
-        answer = call_store(
+        return call_store(
             lambda: self._kms.encrypt(
                 KeyId=self._key_arn,
                 Plaintext=access_token.encode(),
                 EncryptionContext=_context(connection, fence),
-            )
+            )["CiphertextBlob"]
         )
-        return answer["CiphertextBlob"]
 
     def open(self, connection: str, token: PublishedToken) -> str:
         """Decrypt the token of an item.
@@ -220,18 +219,18 @@ class TokenStore:
             StoreUnavailableError: KMS is away.
         """
         try:
-            answer = call_store(
+            plaintext = call_store(
                 lambda: self._kms.decrypt(
                     KeyId=self._key_arn,
                     CiphertextBlob=token.sealed,
                     EncryptionContext=_context(connection, token.fence),
-                )
+                )["Plaintext"]
             )
         except StoreUnavailableError as error:
             if str(error) in {"InvalidCiphertextException", "IncorrectKeyException"}:
                 raise SealBrokenError from None
             raise
-        return answer["Plaintext"].decode()
+        return plaintext.decode()
 
     # --- the conditional write ----------------------------------------------------------------------------------
 
@@ -261,7 +260,7 @@ class TokenStore:
         if removed:
             expression += " REMOVE " + ", ".join(f"#{name}" for name in removed)
         try:
-            answer = call_store(
+            attributes = call_store(
                 lambda: self._dynamodb.update_item(
                     TableName=self._table,
                     Key=token_key(connection),
@@ -276,11 +275,11 @@ class TokenStore:
                     },
                     ReturnValues="ALL_NEW",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
+                )["Attributes"]
             )
         except ConditionFailedError as refused:
             return False, token_record(connection, refused.item)
-        return True, token_record(connection, answer["Attributes"])
+        return True, token_record(connection, attributes)
 
 
 def _context(connection: str, fence: int) -> dict[str, str]:
