@@ -6,6 +6,7 @@ An ordinary caller of the broker: its token comes on a lease, by the function's 
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from token_broker.errors import TokenBrokerError
 from token_broker.telemetry import new_logger, write_metric_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import requests
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -26,6 +29,8 @@ SERVICE: Final = "campaigns"
 DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"
 
 _TIME_TO_REPORT_S: Final = 5.0
+_MOST_METRICS_OF_A_KIND: Final = 10
+_PLAIN_NAME: Final = re.compile(r"[a-z_]{1,32}")
 
 
 class RunFailed(Exception):
@@ -119,8 +124,20 @@ def _write_report(summary: Summary, duration_ms: int, report: dict[str, object])
         "Pages": (summary.pages, "Count"),
         "IncompleteRuns": (0 if summary.is_complete else 1, "Count"),
         "Duration": (duration_ms, "Milliseconds"),
+        **_counts("Status", summary.by_status),
+        **_counts("Channel", summary.by_channel),
     }
     write_metric_line(SERVICE, metrics, {}, report)
+
+
+def _counts(kind: str, counts: Mapping[str, int]) -> dict[str, tuple[float, str]]:
+    """Return a metric for each of the commonest names; all of them stand in the line's fields anyway.
+
+    A metric name costs money for as long as it is used, and the upstream may send any text.
+    """
+    plain = {name: count for name, count in counts.items() if _PLAIN_NAME.fullmatch(name)}
+    commonest = sorted(plain, key=lambda name: -plain[name])[:_MOST_METRICS_OF_A_KIND]
+    return {f"{kind}.{name}": (plain[name], "Count") for name in commonest}
 
 
 def _text(event: object, name: str) -> str | None:

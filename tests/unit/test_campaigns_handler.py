@@ -84,7 +84,26 @@ def test_run_writes_one_line_and_returns_the_same(
     assert {name: written[name] for name in report} == report
     assert (written["Campaigns"], written["Pages"], written["IncompleteRuns"]) == ([250], [3], [0])
     assert written["Duration"] == [report["duration_ms"]]
+    assert (written["Status.planned"], written["Channel.sms"]) == ([100], [75])
     assert "canary" not in line
+
+
+def test_what_the_upstream_sends_does_not_become_any_number_of_metrics(
+    run: Callable[..., dict[str, Any]],
+    digishare: FakeDigishare,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = [*(f"status_{chr(97 + n)}" for n in range(15)), "with space", "x" * 40]
+    page = {"data": [{"status": label, "channel": "sms"} for label in labels]}
+    digishare.fail("campaigns", faults.json_answer(page))
+
+    report = run()
+
+    written = json.loads(capsys.readouterr().out)
+    names = [name for name in written if name.startswith("Status.")]
+    assert len(names) == 10
+    assert not any(" " in name for name in names)
+    assert len(report["by_status"]) == len(labels)
 
 
 def test_second_run_uses_the_same_lease(run: Callable[..., dict[str, Any]], broker: FakeBroker) -> None:
