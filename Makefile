@@ -92,6 +92,10 @@ MINUTES ?= 5
 soak: $(READY) ## simulation and races with fresh seeds for MINUTES=n, and what they did
 	@$(BIN)/python -m local.soak --minutes $(MINUTES)
 
+.PHONY: bench
+bench: $(READY) build ## measure cold start, warm call, stampede, client and sizes side by side; writes docs/
+	@$(BIN)/python -m bench
+
 .PHONY: lock
 lock: $(READY) ## resolve the locked requirements anew from their .in files
 	@$(BIN)/python -m local.locks --write

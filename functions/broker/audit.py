@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from functions.broker.grants import GrantsError
 from functions.broker.settings import SettingsError
-from token_broker.telemetry import new_logger, write_metric_line
+from token_broker.telemetry import new_logger, quiet_sdk_loggers, write_metric_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aws_lambda_powertools import Logger
 
     from functions.broker.grants import Caller
 
@@ -22,9 +25,13 @@ class Audit:
     """Collects the facts of the request that is being answered. Serves one request at a time."""
 
     def __init__(self) -> None:
-        self._logger = new_logger(SERVICE)
+        quiet_sdk_loggers()
         self._facts: dict[str, object] = {}
         self._events: Counter[str] = Counter()
+
+    @functools.cached_property
+    def _logger(self) -> Logger:
+        return new_logger(SERVICE)
 
     def begin(self, request_id: str) -> None:
         """Forget the request before this one."""

@@ -1,13 +1,18 @@
 """One request, from top to bottom: read it, check the grant, issue the token, answer, account for it."""
 
+# ruff: noqa: E402 - garbage collection rests while the modules below are loaded
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.assembly import Broker, assemble
+# What a start loads stays for good: looking for garbage in it, now or at any later collection, is lost time.
+gc.disable()
+
+from functions.broker.assembly import Broker, assemble, new_session
 from functions.broker.audit import Audit
 from functions.broker.grants import Caller, read_caller
 from functions.broker.http_api import StatusRequest, TokenRequest, failure, object_at, read_request, success
@@ -16,6 +21,9 @@ from functions.broker.status import describe
 from functions.broker.token_need import TokenWanted
 from functions.broker.token_record import StoreUnavailableError
 from token_broker.errors import AccessDenied, InvalidScope, TemporarilyUnavailable, TokenBrokerError
+
+gc.freeze()
+gc.enable()
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -50,7 +58,7 @@ def _audit() -> Audit:
 
 @functools.cache
 def _broker() -> Broker:
-    return assemble(os.environ, _audit())
+    return assemble(os.environ, _audit(), new_session())
 
 
 def _answer(broker: Broker, event: dict[str, Any], context: LambdaContext) -> dict[str, object]:

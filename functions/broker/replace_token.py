@@ -30,12 +30,14 @@ class _Kept:
     """A token that this instance holds and could not publish, with its row of the ledger.
 
     `tried_fence` is the fence under which a publish was sent whose answer never came: while that is the newest, the
-    token may still come into service.
+    token may still come into service. Once `written_off`, it must never come into service any more: the row that calls
+    it an orphan may be on its way.
     """
 
     minted: MintedToken
     row: Mint
     tried_fence: int = 0
+    written_off: bool = False
 
 
 class TokenReplacer:
@@ -110,7 +112,7 @@ class TokenReplacer:
         """Return the valid token that this instance holds and could not publish, if there is one."""
         kept = self._kept.get(connection)
         now = self._surroundings.clock()
-        return kept.minted if kept and _is_valid(kept.minted, now) else None
+        return kept.minted if kept and not kept.written_off and _is_valid(kept.minted, now) else None
 
     def settle(self, record: TokenRecord) -> None:
         """Account for a token that could not be published, now that another one serves everybody.
@@ -128,7 +130,8 @@ class TokenReplacer:
         """Return a token and its row of the ledger, completed but not yet written so."""
         kept = self._kept.get(lock.connection)
         if kept:
-            if _no_progress(lock, kept.minted, need, self._surroundings.clock()) is None:
+            no_progress = _no_progress(lock, kept.minted, need, self._surroundings.clock())
+            if no_progress is None and not kept.written_off:
                 return kept.minted, replace(kept.row, generation=lock.generation + 1)
             self._set_aside(kept.row, lock)
 
@@ -228,6 +231,8 @@ class TokenReplacer:
     def _set_aside(self, row: Mint, record: TokenRecord) -> None:
         """Give up a token: it is an orphan, unless it is the very one in service, which nobody must revoke."""
         if record.token is None or record.token.token_id != row.token_id:
+            if kept := self._kept.get(row.connection):
+                self._kept[row.connection] = replace(kept, written_off=True)
             self._ledger.write(replace(row, outcome=Outcome.ORPHAN, generation=0))
             self._surroundings.notice("Orphan", _described(row))
         self._kept.pop(row.connection, None)

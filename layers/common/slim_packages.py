@@ -1,0 +1,115 @@
+"""Cuts the layer's third-party packages down to what the functions can reach: `slim_packages.py LAYER/python`.
+
+A start reads all of the SDK's data that it finds. The functions call six operations of three services (template.yaml
+allows them no others), and AWS's own endpoints are signed by five roots: the rest costs a start a third of its time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+OPERATIONS = {
+    "dynamodb": {"GetItem", "PutItem", "UpdateItem"},
+    "kms": {"Decrypt", "Encrypt"},
+    "secretsmanager": {"GetSecretValue"},
+}
+AMAZON_ROOTS_FILE = "amazon-roots.pem"
+# https://www.amazontrust.com/repository/: the roots of every public AWS endpoint.
+AMAZON_ROOTS = {
+    "Amazon Root CA 1",
+    "Amazon Root CA 2",
+    "Amazon Root CA 3",
+    "Amazon Root CA 4",
+    "Starfield Services Root Certificate Authority - G2",
+}
+_KEPT_FILES = {"endpoint-rule-set-1.json.gz"}
+_CERTIFICATE = re.compile(
+    r'# Label: "([^"]+)"\n(?:#[^\n]*\n)*(-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n)',
+    re.DOTALL,
+)
+
+
+def keep_reachable_data(data: Path) -> None:
+    """Cut botocore's data folder down to OPERATIONS, in place."""
+    for folder in data.iterdir():
+        if folder.is_dir() and folder.name not in OPERATIONS:
+            shutil.rmtree(folder)
+    endpoints = data / "endpoints.json"
+    partitions = json.loads(endpoints.read_bytes())
+    for partition in partitions["partitions"]:
+        partition["services"] = {
+            name: service for name, service in partition["services"].items() if name in OPERATIONS
+        }
+    endpoints.write_text(json.dumps(partitions, separators=(",", ":")))
+    for name, operations in OPERATIONS.items():
+        for version in (data / name).iterdir():
+            packed = version / "service-2.json.gz"
+            if not packed.exists():  # an old version, of which only examples are left
+                shutil.rmtree(version)
+                continue
+            model = json.loads(gzip.decompress(packed.read_bytes()))
+            for file in version.iterdir():
+                if file.name not in _KEPT_FILES:
+                    file.unlink()
+            reachable = json.dumps(reachable_model(model, operations), separators=(",", ":"))
+            (version / "service-2.json").write_text(reachable)
+
+
+def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, Any]:
+    """Return a service model with these operations, the shapes that they use, and no documentation."""
+    kept = {name: operation for name, operation in model["operations"].items() if name in operations}
+    shapes: dict[str, Any] = {}
+    waiting = _shape_names(list(kept.values()))
+    while waiting:
+        name = waiting.pop()
+        if name not in shapes:
+            shapes[name] = model["shapes"][name]
+            waiting |= _shape_names(shapes[name])
+    cut: dict[str, Any] = _without_documentation({**model, "operations": kept, "shapes": shapes})
+    return cut
+
+
+def write_amazon_roots(bundle: Path, target: Path) -> None:
+    """Copy Amazon's roots out of a bundle with certifi's labels.
+
+    Raises:
+        SystemExit: the bundle lacks one of them.
+    """
+    found = dict(_CERTIFICATE.findall(bundle.read_text("utf-8")))
+    if missing := AMAZON_ROOTS - set(found):
+        raise SystemExit(f"{bundle.name} lacks {', '.join(sorted(missing))}")
+    target.write_text("".join(found[label] for label in sorted(AMAZON_ROOTS)))
+
+
+def _shape_names(value: Any) -> set[str]:
+    """Return every shape that a part of a model refers to."""
+    if isinstance(value, list):
+        return set().union(*map(_shape_names, value)) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    names = set().union(*map(_shape_names, value.values())) if value else set()
+    return names | {value["shape"]} if isinstance(value.get("shape"), str) else names
+
+
+def _without_documentation(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_documentation(member) for member in value]
+    if isinstance(value, dict):
+        return {
+            name: _without_documentation(member)
+            for name, member in value.items()
+            if not (name == "documentation" and isinstance(member, str))
+        }
+    return value
+
+
+if __name__ == "__main__":
+    packages = Path(sys.argv[1])
+    keep_reachable_data(packages / "botocore/data")
+    write_amazon_roots(packages / "certifi/cacert.pem", packages / AMAZON_ROOTS_FILE)
