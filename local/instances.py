@@ -73,7 +73,9 @@ class Instance:
         """Block until the broker is assembled. Raises InstanceLostError."""
         self.pid = int(self._receive(READY_TIMEOUT_S)["pid"])
 
-    def send(self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = RUN_TIME_S) -> None:
+    def send(
+        self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = RUN_TIME_S
+    ) -> None:
         """Hand over an event to be answered from `at_epoch_s` on; the answers come in order."""
         order = {"event": event, "at_epoch_s": at_epoch_s, "run_time_s": run_time_s}
         self._connection.sendall(json.dumps(order).encode() + b"\n")

@@ -85,6 +85,8 @@ def _lease(
     lease_s = min(broker.settings.lease_seconds, grant.max_lease_seconds or broker.settings.lease_seconds)
     if token.expires_at_epoch_s is not None:
         lease_s = min(lease_s, int(token.expires_at_epoch_s - time.time()))
+    if lease_s < 1:
+        raise TemporarilyUnavailable("the token expires this very second: ask again", retry_after_s=1)
     broker.audit.add(
         source=token.source, token_id=token.token_id, generation=token.generation, lease_seconds=lease_s
     )

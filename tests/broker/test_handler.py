@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
 from functions.broker.audit import Audit
+from functions.broker.issue_token import IssuedToken, TokenIssuer
 from tests.conftest import LambdaContext, new_event
 
 if TYPE_CHECKING:
@@ -122,6 +124,16 @@ def test_the_lease_is_never_longer_than_the_token_lives(invoke: Invoke, digishar
     digishare.configure(token_lifetime_s=400)
 
     assert 390 <= body_of(invoke())["expires_in"] <= 400
+
+
+def test_a_lease_of_no_time_is_not_given(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    issued = IssuedToken("canary-token", "0123456789abcdef", 1, time.time() + 0.5, None, "memory")
+    monkeypatch.setattr(TokenIssuer, "issue", lambda *_: issued)
+
+    answer = invoke()
+
+    assert (answer["statusCode"], answer["headers"]["Retry-After"]) == (503, "1")
+    assert "canary" not in answer["body"]
 
 
 def test_a_wrong_client_secret_is_an_operators_matter(
