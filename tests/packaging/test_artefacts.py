@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,8 @@ LAYER = BUILD / "CommonLayer" / "python"
 
 # A start pays for every module that it loads; none of these is needed before the first mint, or ever.
 NOT_AT_START = {
+    "asyncio",
+    "aws_lambda_powertools",
     "aws_xray_sdk",
     "boto3",
     "multiprocessing",
@@ -83,7 +88,26 @@ def test_the_artefact_is_built_from_the_present_sources(source: str, artefact: s
 def test_the_functions_carry_their_own_code_only() -> None:
     broker = {file.name for file in (BUILD / "BrokerFunction" / "functions").iterdir()}
 
-    assert broker == {"__init__.py", "broker"}
+    assert broker - {"__pycache__"} == {"__init__.py", "broker"}
+
+
+def test_the_layers_sdk_knows_what_the_brokers_role_allows_and_nothing_else() -> None:
+    template = (ROOT / "template.yaml").read_text()
+    role = template[template.index("  BrokerRole:") : template.index("  BrokerLogGroup:")]
+    allowed = set(re.findall(r"(?:dynamodb|kms|secretsmanager):[A-Z]\w+", role)) - {"kms:EncryptionContext"}
+    known = set()
+    for model in (LAYER / "botocore/data").glob("*/*/service-2.json"):
+        operations = json.loads(model.read_text())["operations"]
+        known |= {f"{model.parts[-3]}:{operation}" for operation in operations}
+
+    assert known == allowed
+
+
+def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:
+    roots = (LAYER / "amazon-roots.pem").read_text()
+
+    assert roots.count("-----BEGIN CERTIFICATE-----") == 5
+    ssl.create_default_context(cadata=roots)  # raises if one is no certificate
 
 
 def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:

@@ -1,0 +1,168 @@
+"""`token-broker get`: one call of the API, with the same care for its token as `BrokerAuth`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import urllib3
+from botocore.httpsession import get_cert_path
+
+from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.tokens import new_client
+from token_broker.token_hosts import is_private_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from token_broker.cli.outcome import Options
+    from token_broker.cli.terminal import Terminal
+    from token_broker.client import Lease
+
+DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+TOTAL_TIMEOUT_S: Final = 60.0
+_CONNECT_TIMEOUT_S: Final = 5.0
+_READ_TIMEOUT_S: Final = 30.0
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def get(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
+    """Print the API's answer; a refused token is reported and replaced once."""
+    base_url = options.base_url or os.environ.get("DIGISHARE_BASE_URL") or DEFAULT_BASE_URL
+    url = _url_below(base_url, options.path)
+    tls = _tls_context(options.ca_file or os.environ.get("DIGISHARE_CA_FILE"))
+    client = new_client(options)
+    lease = client.token()
+    status, body = _send(url, lease, tls)
+    if status == 401:  # noqa: PLR2004 - HTTP's own number
+        renewed = client.report_rejected(lease.token_id)
+        if renewed.token_id != lease.token_id:
+            terminal.note(
+                f"note: the API refused token {lease.token_id}; trying once more with {renewed.token_id}"
+            )
+            status, body = _send(url, renewed, tls)
+    if body:
+        terminal.show(
+            _readable(body) if terminal.is_interactive else body.decode(errors="replace").rstrip("\n")
+        )
+    _raise_for(status, url)
+    return Exit.OK
+
+
+def _url_below(base_url: str, path: str) -> str:
+    if not is_private_channel(base_url):
+        raise CommandError(
+            "the API's base URL must be https, or the token would travel in clear",
+            fix="pass --base-url https://…, or set DIGISHARE_BASE_URL",
+            exit_code=Exit.USAGE,
+            code="usage",
+        )
+    base_url = base_url.rstrip("/")
+    if path.startswith(f"{base_url}/"):
+        return path
+    if "://" in path.partition("?")[0]:
+        raise CommandError(
+            "a token goes to the API's base URL only",
+            fix="give the path alone, such as /campaigns",
+            exit_code=Exit.USAGE,
+            code="usage",
+        )
+    return f"{base_url}/{path.lstrip('/')}"
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        tls.load_verify_locations(ca_file or get_cert_path(verify=True))
+    except OSError:
+        raise CommandError(
+            f"no certificates can be read from {ca_file}",
+            fix="correct --ca-file or DIGISHARE_CA_FILE",
+            exit_code=Exit.USAGE,
+            code="usage",
+        ) from None
+    return tls
+
+
+def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
+    """Send one GET; neither proxies of the environment nor redirects can divert the token."""
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Authorization": f"Bearer {lease.access_token}",
+        "User-Agent": "token-broker",
+    }
+    timeout = urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S)
+    failure = "did not answer"
+    try:
+        with (
+            urllib3.PoolManager(ssl_context=tls) as pool,
+            closing(
+                pool.request(
+                    "GET",
+                    url,
+                    headers=headers,
+                    timeout=timeout,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                )
+            ) as response,
+        ):
+            body = _read_bounded(response, time.monotonic() + TOTAL_TIMEOUT_S)
+            if body is not None:
+                return response.status, body
+            failure = "answered too slowly, or too much"
+    except urllib3.exceptions.SSLError:
+        failure = "has no certificate that is trusted here"
+    except urllib3.exceptions.HTTPError as error:
+        failure = f"did not answer ({type(error).__name__})"
+    raise CommandError(
+        f"{url.partition('?')[0]} {failure}",
+        fix="check --base-url, the network, and --ca-file where the API has a private CA",
+        exit_code=Exit.TEMPORARY,
+        code="api_unreachable",
+    )
+
+
+def _read_bounded(response: urllib3.BaseHTTPResponse, deadline_s: float) -> bytes | None:
+    """Return the whole body; None if it is too large or not complete by `deadline_s` (monotonic)."""
+    body = bytearray()
+    while chunk := response.read1(65_536):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline_s:
+            return None
+    return bytes(body)
+
+
+def _readable(body: bytes) -> str:
+    """Return the answer for a person; what it holds cannot steer the terminal."""
+    try:
+        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", body.decode(errors="replace"))
+
+
+def _raise_for(status: int, url: str) -> None:
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own numbers
+        return
+    exit_code, fix = Exit.FAILURE, "see the API's answer"
+    if status == 401:  # noqa: PLR2004 - HTTP's own number
+        exit_code, fix = Exit.UPSTREAM_REJECTED, "the API refuses the token: token-broker doctor"
+    elif status == 403:  # noqa: PLR2004 - HTTP's own number
+        exit_code, fix = Exit.ACCESS_DENIED, "the token lacks the scope; ask for another --connection"
+    elif status == 429 or status >= 500:  # noqa: PLR2004 - HTTP's own numbers
+        exit_code, fix = Exit.TEMPORARY, "try again later"
+    elif 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
+        fix = "redirects are not followed: correct --base-url"
+    raise CommandError(
+        f"{url.partition('?')[0]}: HTTP {status}", fix=fix, exit_code=exit_code, code="api_error"
+    )

@@ -1,0 +1,109 @@
+"""The upstream credentials that `token-broker connection put` takes: read without echo, checked before they are stored.
+
+The broker checks the same when it reads them (functions/broker/client_secret.py); a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from token_broker.cli.arguments import CREDENTIAL_TYPES
+from token_broker.cli.outcome import CommandError, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from token_broker.cli.outcome import Options
+
+_LARGEST_BYTES: Final = 16_384
+_MEMBERS: Final = {
+    "client_credentials": ({"client_id", "client_secret"}, {"type", "token_url", "scope"}),
+    "personal_access_token": ({"access_token"}, {"type"}),
+}
+
+
+def read_credential(options: Options) -> dict[str, str]:
+    """Return the credential that a person types or that stands on standard input; checked. Blocks for either.
+
+    Raises:
+        CommandError: it is not a credential; the text quotes nothing of it.
+    """
+    if sys.stdin.isatty():
+        return checked(_prompt(options))
+    text = sys.stdin.read(_LARGEST_BYTES + 1)
+    if len(text) > _LARGEST_BYTES:
+        raise _malformed(f"it has more than {_LARGEST_BYTES} characters")
+    return checked_text(text)
+
+
+def checked_text(text: str) -> dict[str, str]:
+    """Return the credential that this JSON text is. Raises CommandError, which quotes nothing of it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        # The parser's error holds the whole text.
+        raise _malformed("it is not JSON") from None
+    if not isinstance(value, dict):
+        raise _malformed("it is not a JSON object")
+    return checked(value)
+
+
+def checked(value: Mapping[str, object]) -> dict[str, str]:
+    """Return the credential with its `type`. Raises CommandError, which quotes nothing of it."""
+    kind = value.get("type", CREDENTIAL_TYPES[0])
+    if not isinstance(kind, str) or kind not in _MEMBERS:
+        raise _malformed(f"`type` must be {' or '.join(CREDENTIAL_TYPES)}")
+    needed, optional = _MEMBERS[kind]
+    if set(value) - needed - optional:
+        # Not named: a secret in the wrong place must not be shown.
+        raise _malformed(f"{kind} has no other members than {', '.join(sorted(needed | optional))}")
+    credential = {"type": kind}
+    for name in sorted(needed | (optional & set(value)) - {"type"}):
+        member = value.get(name)
+        if name in optional and not member:
+            continue
+        if not isinstance(member, str) or not member or not (member.isascii() and member.isprintable()):
+            raise _malformed(f"`{name}` must be printable ASCII text")
+        credential[name] = member
+    token_url = credential.get("token_url")
+    if token_url is not None and host_of(token_url) is None:
+        raise _malformed("`token_url` must be like https://HOST/PATH")
+    return credential
+
+
+def host_of(token_url: str) -> str | None:
+    """Return `host` or `host:port` of an https URL; None if it is none."""
+    try:
+        parts = urlsplit(token_url)
+        well_formed = (
+            parts.scheme == "https" and bool(parts.hostname) and parts.username is None and parts.port != 0
+        )
+    except ValueError:
+        return None
+    return parts.netloc.lower() if well_formed else None
+
+
+def _prompt(options: Options) -> dict[str, object]:
+    if options.type == "personal_access_token":
+        return {"type": options.type, "access_token": getpass.getpass("Personal access token (hidden): ")}
+    credential: dict[str, object] = {"type": options.type, "client_id": input("Client id: ").strip()}
+    credential["client_secret"] = getpass.getpass("Client secret (hidden): ")
+    if options.token_url:
+        credential["token_url"] = options.token_url
+    if options.scope:
+        credential["scope"] = options.scope
+    return credential
+
+
+def _malformed(reason: str) -> CommandError:
+    return CommandError(
+        f"this is not a credential: {reason}; nothing was stored",
+        fix='as JSON: {"type": "client_credentials", "client_id": "…", "client_secret": "…"} '
+        'or {"type": "personal_access_token", "access_token": "…"}',
+        exit_code=Exit.USAGE,
+        code="malformed_credential",
+    )

@@ -1,0 +1,228 @@
+"""The broker's stack as an operator or a curious caller sees it: with their own AWS rights, and not through the broker."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+
+from token_broker.cli.outcome import CommandError, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeVar
+
+    from token_broker.cli.outcome import Options
+
+    _T = TypeVar("_T")
+
+_REGION_OF_URL: Final = re.compile(r"https://[a-z0-9]+\.lambda-url\.(?P<region>[a-z0-9-]+)\.on\.aws")
+_ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_CHECK_SETTINGS: Final = "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws"
+_WRONG_CREDENTIALS: Final = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+
+
+def statement(
+    sid: str, actions: Sequence[str], resource: str, **condition: Mapping[str, object]
+) -> dict[str, object]:
+    """Return an IAM policy statement that allows `actions`."""
+    action = actions[0] if len(actions) == 1 else list(actions)
+    allowed: dict[str, object] = {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
+    return {**allowed, "Condition": condition} if condition else allowed
+
+
+def to_text(document: object) -> str:
+    """Return JSON for a person to copy."""
+    return json.dumps(document, indent=2)
+
+
+class Deployment:
+    """AWS clients of one region, and the outputs of the broker's stack. Every call blocks for some seconds at most."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    @property
+    def region(self) -> str | None:
+        """The region that calls go to; None where none is known, or the profile is not there."""
+        try:
+            region: str | None = self._session.region_name
+        except CommandError:
+            return None
+        return region
+
+    def client(self, service: str) -> Any:
+        """Return a client of this service.
+
+        Raises:
+            CommandError: no region is known, or the SDK's own settings are not good.
+        """
+        session: Any = self._session  # the stubs know services only as literals
+        config = Config(
+            connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3}
+        )
+        try:
+            return session.client(service, config=config)
+        except NoRegionError:
+            raise _not_configured("the AWS region is not known", "pass --region, or set AWS_REGION") from None
+        except (BotoCoreError, ValueError) as error:
+            raise _not_configured(f"the AWS SDK cannot be set up: {error}", _CHECK_SETTINGS) from None
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        try:
+            return boto3.Session(region_name=_region(self._options))
+        except BotoCoreError as error:  # such as a profile that is not there
+            raise _not_configured(f"the AWS SDK cannot be set up: {error}", _CHECK_SETTINGS) from None
+
+    def output(self, name: str, instead: str) -> str:
+        """Return an output of the stack; `instead` is the option that makes this needless.
+
+        Raises:
+            CommandError: no such stack or output, or it may not be read.
+        """
+        value = self._outputs(instead).get(name)
+        if value is None:
+            raise CommandError(f"the stack {self._options.stack} has no output {name}", fix=f"pass {instead}")
+        return value
+
+    def parameter(self, name: str) -> str | None:
+        """Return a parameter of the stack; None where there is none, or it may not be read."""
+        try:
+            return self._stack()[1].get(name)
+        except (ClientError, BotoCoreError, CommandError):
+            return None
+
+    def _outputs(self, instead: str) -> dict[str, str]:
+        name = self._options.stack
+        try:
+            return self._stack()[0]
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationError":
+                raise CommandError(
+                    f"there is no stack {name} in {self.region}",
+                    fix=f"pass --stack or --region, or do without it: {instead}",
+                    exit_code=Exit.USAGE,
+                    code="not_configured",
+                ) from None
+            needed = statement(
+                "ReadBrokerStack",
+                ["cloudformation:DescribeStacks"],
+                f"arn:aws:cloudformation:*:*:stack/{name}/*",
+            )
+            told = _from_aws(error, f"reading the stack {name}", needed)
+            raise CommandError(
+                str(told), fix=f"pass {instead}; or {told.fix}", exit_code=told.exit_code, code=told.code
+            ) from None
+        except BotoCoreError as error:
+            raise _from_sdk(error, f"reading the stack {name}") from None
+
+    @functools.cached_property
+    def _stacks(self) -> list[dict[str, Any]]:
+        answer = self.client("cloudformation").describe_stacks(StackName=self._options.stack)
+        return list(answer["Stacks"])
+
+    def _stack(self) -> tuple[dict[str, str], dict[str, str]]:
+        stack = self._stacks[0]
+        return (
+            {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])},
+            {
+                parameter["ParameterKey"]: parameter["ParameterValue"]
+                for parameter in stack.get("Parameters", [])
+            },
+        )
+
+
+def _not_configured(text: str, fix: str) -> CommandError:
+    return CommandError(text, fix=fix, exit_code=Exit.USAGE, code="not_configured")
+
+
+def call_aws(call: Callable[[], _T], what: str, needed: Mapping[str, object]) -> _T:
+    """Return `call()`.
+
+    Args:
+        call: one or more calls of an AWS client.
+        what: what they do, for the error's text, such as "reading the table".
+        needed: the policy statement that allows them.
+
+    Raises:
+        CommandError: AWS refused or did not answer. The text holds AWS's error code and nothing of its message,
+            which can quote what was sent.
+    """
+    try:
+        return call()
+    except ClientError as error:
+        raise _from_aws(error, what, needed) from None
+    except BotoCoreError as error:
+        raise _from_sdk(error, what) from None
+
+
+def _from_aws(error: ClientError, what: str, needed: Mapping[str, object]) -> CommandError:
+    code = error.response["Error"]["Code"]
+    text = f"{what} failed: AWS says {code}"
+    if code in _ACCESS_DENIED:
+        return CommandError(
+            text,
+            fix=f"this AWS identity needs the statement\n{to_text(needed)}",
+            exit_code=Exit.ACCESS_DENIED,
+            code="access_denied",
+        )
+    if code in _WRONG_CREDENTIALS:
+        return CommandError(
+            text,
+            fix="sign in again; `aws sts get-caller-identity` shows whether the AWS identity works",
+            exit_code=Exit.ACCESS_DENIED,
+            code="credentials_refused",
+        )
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code.startswith("Throttl") or status >= 500:  # noqa: PLR2004 - HTTP's own number
+        return CommandError(text, fix="try again later", exit_code=Exit.TEMPORARY, code="aws_unavailable")
+    return CommandError(text, code="aws_refused")
+
+
+def _from_sdk(error: BotoCoreError, what: str) -> CommandError:
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return CommandError(
+            "no AWS credentials found to sign with",
+            fix="sign in (aws sso login), or set AWS_PROFILE",
+            exit_code=Exit.ACCESS_DENIED,
+            code="no_credentials",
+        )
+    return CommandError(
+        f"{what} failed ({type(error).__name__})",
+        fix="check the network and the AWS identity: aws sts get-caller-identity",
+        exit_code=Exit.TEMPORARY,
+        code="aws_unavailable",
+    )
+
+
+def region_of_url(url: str) -> str | None:
+    """Return the region that a Function URL names, which is the one to sign for; None for other hosts."""
+    match = _REGION_OF_URL.match(url)
+    return match["region"] if match else None
+
+
+def _region(options: Options) -> str | None:
+    of_url = region_of_url(options.url or os.environ.get("TOKEN_BROKER_URL") or "")
+    # The SDK reads only AWS_DEFAULT_REGION; None leaves it to the SDK.
+    return options.region or of_url or os.environ.get("AWS_REGION") or None

@@ -1,0 +1,113 @@
+"""Who the AWS credentials belong to, as far as AWS tells."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from token_broker.cli.outcome import CommandError
+from token_broker.cli.reachability import ahead_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from token_broker.cli.deployment import Deployment
+
+_ARN: Final = re.compile(
+    r"arn:(?P<partition>[\w-]+):(?:sts|iam)::(?P<account>\d{12}):(?P<kind>assumed-role|user)/(?P<rest>.+)"
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The principal behind the credentials; empty texts where AWS does not tell.
+
+    Attributes:
+        arn: as STS says it: of the session, for a role.
+        account: twelve digits.
+        kind: role or user.
+        name: without path and session.
+        clock_difference_s: as `reachability.ahead_s` returns it.
+    """
+
+    arn: str = ""
+    partition: str = "aws"
+    account: str = ""
+    kind: str = ""
+    name: str = ""
+    clock_difference_s: float | None = None
+
+    @property
+    def text(self) -> str:
+        return self.arn or "found (AWS STS does not tell whose)"
+
+    @property
+    def grant_principal(self) -> str:
+        """The principal as grants.json names it."""
+        return f"{self.account}:{self.kind}/{self.name}" if self.name else "ACCOUNT:role/ROLE"
+
+
+def look_up_identity(deployment: Deployment, clock: Callable[[], float]) -> Identity:
+    """Ask STS, which needs no permission; an identity without texts where it does not tell. Blocks."""
+    try:
+        answer = deployment.client("sts").get_caller_identity()
+    except ClientError as error:
+        return Identity(clock_difference_s=_clock_difference_s(error.response, clock))
+    except (BotoCoreError, CommandError):
+        return Identity()
+    arn, difference_s = answer["Arn"], _clock_difference_s(answer, clock)
+    match = _ARN.fullmatch(arn)
+    if match is None:
+        return Identity(arn, clock_difference_s=difference_s)
+    parts = match["rest"].split("/")
+    kind, name = ("role", parts[0]) if match["kind"] == "assumed-role" else ("user", parts[-1])
+    return Identity(arn, match["partition"], match["account"], kind, name, difference_s)
+
+
+def _clock_difference_s(answer: Mapping[str, Any], clock: Callable[[], float]) -> float | None:
+    return ahead_s(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"), clock)
+
+
+def find_missing_actions(
+    identity: Identity, deployment: Deployment, needed: dict[str, tuple[str, str, str]], resource: str
+) -> list[str] | None:
+    """Return those of the needed actions that the identity's own policies do not allow.
+
+    Args:
+        identity: whose policies.
+        deployment: where to ask.
+        needed: action to the condition key, its type and the value that the call comes with.
+        resource: ARN that is acted upon.
+
+    Returns:
+        None where this identity may not ask (iam:SimulatePrincipalPolicy).
+    """
+    iam = deployment.client("iam")
+    missing = []
+    try:
+        source_arn = _source_arn(iam, identity)
+        for action, (key, kind, value) in needed.items():
+            answer = iam.simulate_principal_policy(
+                PolicySourceArn=source_arn,
+                ActionNames=[action],
+                ResourceArns=[resource],
+                ContextEntries=[{"ContextKeyName": key, "ContextKeyType": kind, "ContextKeyValues": [value]}],
+            )
+            if answer["EvaluationResults"][0]["EvalDecision"] != "allowed":
+                missing.append(action)
+    except (ClientError, BotoCoreError, LookupError):
+        return None
+    return missing
+
+
+def _source_arn(iam: object, identity: Identity) -> str:
+    """Return the ARN with its path, which a session's ARN lacks; without it where it may not be looked up."""
+    get = getattr(iam, f"get_{identity.kind}")
+    try:
+        arn: str = get(**{f"{identity.kind.title()}Name": identity.name})[identity.kind.title()]["Arn"]
+    except ClientError:
+        return f"arn:{identity.partition}:iam::{identity.account}:{identity.kind}/{identity.name}"
+    return arn

@@ -1,0 +1,105 @@
+"""The commands that need nothing but the broker: `token`, `exec`, `status`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from token_broker.cli.outcome import CommandError, Exit
+from token_broker.client import BrokerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from token_broker.cli.outcome import Options
+    from token_broker.cli.terminal import Terminal
+
+STATUS_COLUMNS = {
+    "connection": "CONNECTION",
+    "state": "STATE",
+    "token_id": "TOKEN ID",
+    "generation": "GENERATION",
+    "expires_at": "EXPIRES",
+    "next_attempt_at": "NEXT ATTEMPT",
+    "last_error": "LAST ERROR",
+    "mints_today": "MINTS TODAY",
+}
+
+
+def new_client(options: Options) -> BrokerClient:
+    """Return a client for what was asked for. Raises NotConfigured."""
+    return BrokerClient(options.url, connection=options.connection, region=options.region)
+
+
+def print_token(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
+    """Print a token, or the header that carries it, or with --json all that is known of it."""
+    client = new_client(options)
+    lease = (
+        client.report_rejected(options.rejected)
+        if options.rejected
+        else client.token(min_ttl_s=options.min_ttl)
+    )
+    if terminal.as_json:
+        terminal.show_json(
+            {
+                "access_token": lease.access_token,
+                "token_type": "Bearer",
+                "expires_in": int(lease.expires_in_s(clock())),
+                "expires_at": datetime.fromtimestamp(lease.expires_at, UTC).isoformat(timespec="seconds"),
+                "token_id": lease.token_id,
+                "connection": lease.connection,
+            }
+        )
+    else:
+        terminal.show(f"Authorization: Bearer {lease.access_token}" if options.header else lease.access_token)
+    if options.rejected == lease.token_id:
+        terminal.note(
+            f"note: {lease.token_id} is too young to be replaced; a clock at the API may be late: try again in a minute"
+        )
+    return Exit.OK
+
+
+def execute(options: Options, _terminal: Terminal, _clock: Callable[[], float]) -> int:
+    """Become the command, with a token in its environment."""
+    if not options.variable or "=" in options.variable or "\0" in options.variable:
+        raise CommandError(
+            f"{options.variable!r} is no name of a variable", exit_code=Exit.USAGE, code="usage"
+        )
+    lease = new_client(options).token(min_ttl_s=options.min_ttl)
+    command = options.command_line
+    environment = {**os.environ, options.variable: lease.access_token}
+    # Python ignores these, and what is ignored stays so in the command: `CMD | head` would not end.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 - it is what this command is for
+    except FileNotFoundError:
+        reason, exit_code = "no such command", Exit.NOT_FOUND
+    except OSError as error:
+        reason, exit_code = error.strerror or "cannot be run", Exit.NOT_EXECUTABLE
+    raise CommandError(f"{command[0]}: {reason}", exit_code=exit_code, code="not_executable")
+
+
+def show_status(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
+    """Show what `GET /status` tells of the connections that this identity is granted."""
+    answer = new_client(options).status(options.connection)
+    if terminal.as_json:
+        terminal.show_json(answer)
+        return Exit.OK
+    rows = connections_in(answer)
+    if not rows:
+        terminal.note("no connection is granted to you by its name; name one: --connection NAME")
+        return Exit.OK
+    terminal.show_table(STATUS_COLUMNS, rows)
+    return Exit.OK
+
+
+def connections_in(answer: dict[str, object]) -> list[dict[str, Any]]:
+    """Return the connections of a `GET /status` answer."""
+    rows = answer.get("connections")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

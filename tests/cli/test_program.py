@@ -1,0 +1,261 @@
+"""What holds for every command: help, exit codes, errors, and how it ends when it is not let finish."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, failure
+from token_broker.cli.arguments import SHELLS
+from token_broker.cli.outcome import _FIXES
+from token_broker.errors import BY_CODE
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run
+    from tests.client.fake_broker import FakeBroker
+
+COMMANDS = (
+    ["token"],
+    ["exec"],
+    ["get"],
+    ["status"],
+    ["mints"],
+    ["connection"],
+    ["connection", "put"],
+    ["connection", "list"],
+    ["connection", "check"],
+    ["doctor"],
+    ["completion"],
+)
+PROGRAM = [sys.executable, "-m", "token_broker.cli"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_of_every_command_has_an_example(run: Run, command: list[str]) -> None:
+    ended = run(*command, "--help")
+
+    assert ended.exit_code == 0
+    assert f"token-broker {' '.join(command)}" in ended.out.partition("examples:")[2]
+
+
+def test_help_lists_commands_and_exit_codes(run: Run) -> None:
+    ended = run("--help")
+
+    assert all(command[0] in ended.out for command in COMMANDS)
+    assert "exit codes:" in ended.out
+
+
+def test_version_is_the_packages(run: Run) -> None:
+    assert run("--version").out.startswith("token-broker 0.")
+
+
+def test_help_does_not_load_the_aws_sdk() -> None:
+    code = "import sys, token_broker.cli.arguments as a; a.new_parser(); print('botocore' in sys.modules)"
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        ("invalid_request", 2),
+        ("access_denied", 3),
+        ("slow_down", 4),
+        ("temporarily_unavailable", 4),
+        ("upstream_rejected", 5),
+    ],
+)
+def test_each_error_of_the_broker_has_its_exit_code_and_a_fix(
+    run: Run, broker: FakeBroker, code: str, exit_code: int
+) -> None:
+    # Waiting longer than the client's time budget makes it give up at once.
+    broker.script.extend([failure(BY_CODE[code].status, code, retry_after_s=600)] * 4)
+
+    ended = run("token")
+
+    assert (ended.exit_code, ended.out) == (exit_code, "")
+    error, fix = ended.err.splitlines()
+    assert error == f"error: said {code} (request req-1)"
+    assert fix.startswith("fix: ")
+
+
+def test_every_error_of_the_tree_has_an_exit_code_of_its_own_choice() -> None:
+    unplanned = {kind for kind in BY_CODE.values() if kind not in _FIXES}
+
+    assert {kind.code for kind in unplanned} == {"not_found", "method_not_allowed"}
+
+
+def test_json_has_the_error_for_programs_and_keeps_it_for_people(run: Run, broker: FakeBroker) -> None:
+    broker.script.append(failure(403, "access_denied"))
+
+    ended = run("--json", "token")
+
+    assert ended.value["error"] == "access_denied"
+    assert ended.value["exit_code"] == ended.exit_code == 3
+    assert ended.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["token", "--nonsense"], ["exec"], ["exec", "--"], ["token", "--", "x"], ["get"]],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert ended.err.startswith("usage: ")
+
+
+def test_shared_options_stand_before_or_behind_the_command(run: Run, broker: FakeBroker) -> None:
+    run("--connection", "before", "token")
+    run("token", "--connection", "behind")
+    run("--connection", "before", "token", "--json")
+
+    assert [call.body["connection"] for call in broker.calls] == ["before", "behind", "before"]
+
+
+def test_missing_url_and_missing_keys_are_told_apart(
+    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert run("token").exit_code == 3
+    monkeypatch.delenv("TOKEN_BROKER_URL")
+    assert run("token").exit_code == 2
+
+
+def test_a_reader_that_has_had_enough_hears_no_complaint(broker: FakeBroker) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*PROGRAM, "token"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_ends_with_130_and_silently(broker: FakeBroker) -> None:
+    broker.may_answer.clear()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*PROGRAM, "token"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert broker.was_asked.wait(20)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+
+    assert (running.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colour_is_for_terminals_that_want_it(settings: dict[str, str], *, is_coloured: bool) -> None:
+    shown = on_a_terminal("token", environment={"TERM": "xterm", **settings})
+
+    assert ("\x1b[31merror:" in shown) is is_coloured
+    assert "error:" in shown
+
+
+def on_a_terminal(*arguments: str, environment: dict[str, str]) -> str:
+    """Return what a command shows on a terminal."""
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*PROGRAM, *arguments], stdin=other_end, stdout=other_end, stderr=other_end, env=environment
+    ) as running:
+        os.close(other_end)
+        shown = b""
+        try:
+            while piece := os.read(terminal, 4096):
+                shown += piece
+        except OSError:  # the other end is closed: Linux's way to say so
+            pass
+        running.wait(20)
+    os.close(terminal)
+    return shown.decode()
+
+
+def test_a_stream_that_knows_ascii_only_is_written_to(broker: FakeBroker) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TOKEN_BROKER_URL": ""}
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*PROGRAM, "doctor"], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("FAULT url ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_PROFILE", "no-such-profile"), ("AWS_ENDPOINT_URL", "nonsense"), ("AWS_REGION", "not a region")],
+)
+@pytest.mark.parametrize("command", [["mints"], ["connection", "list"], ["doctor"], ["token"]], ids=" ".join)
+def test_settings_of_the_sdk_that_are_not_good_are_told_without_a_traceback(
+    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    ended = run(*command)
+
+    # `token` and `doctor` can do without some of them.
+    assert ended.exit_code in {0, 1, 2, 3}
+    assert ended.exit_code == 0 or "fix: " in ended.err + ended.out
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "https://", "https://[::1", "https://a b/", "http://example.com/", "https://x/?a=1"]
+)
+@pytest.mark.parametrize("command", ["token", "doctor"])
+def test_a_url_that_is_none_is_told_without_a_traceback(
+    run: Run, broker: FakeBroker, command: str, url: str
+) -> None:
+    ended = run(command, "--url", url)
+
+    assert ended.exit_code in {1, 2, 4}
+    assert "fix: " in ended.err + ended.out
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_every_command(run: Run, shell: str) -> None:
+    script = run("completion", shell).out
+
+    assert all(command[-1] in script for command in COMMANDS)
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, timeout=20, check=True)  # noqa: S603 - reads only
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_commands_and_options(run: Run) -> None:
+    script = run("completion", "bash").out
+    function = script.rpartition("complete -o ")[2].split()[-2]
+    ask = (
+        f"{script}\nCOMP_WORDS=(token-broker connection p); COMP_CWORD=2; {function} token-broker p connection;"
+        ' echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(  # noqa: S603 - what the program printed
+        ["bash", "-c", ask],  # noqa: S607 - as the reader's shell is found
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "put"
+
+
+def test_no_command_shows_the_callers_keys(run: Run, broker: FakeBroker) -> None:
+    shown = [run(*command) for command in (["token"], ["status"], ["token", "--json"])]
+
+    text = "".join(ended.out + ended.err for ended in shown)
+    assert SECRET_ACCESS_KEY not in text
+    assert ACCESS_KEY_ID not in text

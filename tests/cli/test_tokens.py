@@ -1,0 +1,210 @@
+"""`token`, `exec`, `get` and `status`, against a broker and an API of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.client.fake_broker import Answer, token_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+    from tests.client.fake_api import FakeApi
+    from tests.client.fake_broker import FakeBroker
+
+PROGRAM = [sys.executable, "-m", "token_broker.cli"]
+
+
+def test_token_is_printed_and_nothing_else(run: Run, broker: FakeBroker) -> None:
+    ended = run("token")
+
+    assert (ended.exit_code, ended.out, ended.err) == (0, f"{broker.token}\n", "")
+
+
+def test_header_is_what_curl_reads(run: Run, broker: FakeBroker) -> None:
+    assert run("token", "--header").out == f"Authorization: Bearer {broker.token}\n"
+
+
+def test_json_has_all_that_is_known_of_a_lease(run: Run, broker: FakeBroker) -> None:
+    lease = run("token", "--json", "--connection", "marketing").value
+
+    assert lease["access_token"] == broker.token
+    assert lease["token_id"] == token_id(broker.token)
+    assert lease["connection"] == "marketing"
+    assert 895 <= lease["expires_in"] <= 900
+    assert lease["expires_at"].endswith("+00:00")
+
+
+def test_validity_and_rejection_are_passed_on(run: Run, broker: FakeBroker) -> None:
+    run("token", "--min-ttl", "1200")
+    first = broker.token_id
+    ended = run("token", "--rejected", first, "--json")
+
+    assert broker.calls[0].body["min_ttl"] == 1200
+    assert broker.calls[1].body["rejected_token_id"] == first
+    assert ended.value["token_id"] != first
+    assert ended.err == ""
+
+
+def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_word(run: Run, broker: FakeBroker) -> None:
+    broker.replaces_rejected = False
+
+    ended = run("token", "--rejected", broker.token_id)
+
+    assert ended.out == f"{broker.token}\n"
+    assert "too young" in ended.err
+
+
+def execute(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own program
+        [*PROGRAM, "exec", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_exec_hands_the_token_over_in_the_environment_only(broker: FakeBroker) -> None:
+    code = "import os, sys; print(os.environ['DIGISHARE_ACCESS_TOKEN'], sys.argv[1:])"
+    done = execute("--", sys.executable, "-c", code, "-x", "--", "--json")
+
+    assert done.stdout == f"{broker.token} ['-x', '--', '--json']\n"
+
+
+def test_exec_takes_another_name_and_ends_as_its_command(broker: FakeBroker) -> None:
+    done = execute("--variable", "API_TOKEN", "--", "sh", "-c", 'echo "$API_TOKEN"; exit 37')
+
+    assert (done.stdout, done.returncode) == (f"{broker.token}\n", 37)
+
+
+def test_exec_becomes_the_command(broker: FakeBroker) -> None:
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*PROGRAM, "exec", "--", "sh", "-c", "echo $$"], stdout=subprocess.PIPE, text=True
+    ) as running:
+        out, _ = running.communicate(timeout=30)
+
+    assert int(out) == running.pid
+
+
+def test_execs_command_dies_of_a_broken_pipe_as_it_would_alone(broker: FakeBroker) -> None:
+    done = execute("--", "bash", "-c", "set -o pipefail; yes | head -1 >/dev/null; echo ${PIPESTATUS[0]}")
+
+    assert done.stdout.strip() == "141"
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"), [("/no/such/command", 127), ("no-such-command", 127), (os.devnull, 126)]
+)
+def test_exec_tells_what_cannot_be_run(broker: FakeBroker, command: str, exit_code: int) -> None:
+    done = execute("--", command)
+
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert done.stderr.startswith(f"error: {command}: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_exec_runs_nothing_without_a_token(run: Run, broker: FakeBroker, tmp_path: Path) -> None:
+    broker.script.append(Answer(403, b'{"error":"access_denied"}'))
+
+    assert run("exec", "--", "touch", str(tmp_path / "ran")).exit_code == 3
+    assert not (tmp_path / "ran").exists()
+
+
+def test_status_is_a_table_for_people_and_the_answer_for_programs(run: Run, broker: FakeBroker) -> None:
+    row = {"connection": "digishare", "state": "fresh", "token_id": "0123456789abcdef", "mints_today": 2}
+    answer = Answer(200, json.dumps({"connections": [row]}).encode())
+    broker.script.extend([answer, answer])
+
+    heading, line = run("status").out.splitlines()
+    assert heading.split()[:2] == ["CONNECTION", "STATE"]
+    assert line.split()[:3] == ["digishare", "fresh", "0123456789abcdef"]
+    assert run("status", "--json").value == {"connections": [row]}
+
+
+def test_status_asks_for_one_connection_only_if_told(run: Run, broker: FakeBroker) -> None:
+    run("status")
+    run("status", "--connection", "marketing")
+
+    assert [call.query for call in broker.calls] == [{}, {"connection": "marketing"}]
+
+
+def test_get_prints_the_apis_answer(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+    ended = run("get", "/campaigns?page=2")
+
+    assert (ended.exit_code, ended.value) == (0, {"status": 200})
+    assert [(seen.path, seen.bearer) for seen in api.seen] == [("/v1/campaigns?page=2", broker.token)]
+
+
+def test_get_reports_a_refused_token_and_repeats_the_call_once(
+    run: Run, broker: FakeBroker, api: FakeApi
+) -> None:
+    old, old_id = broker.token, broker.token_id
+    api.refused.add(old)
+
+    ended = run("get", "campaigns")
+
+    assert (ended.exit_code, ended.value) == (0, {"status": 200})
+    assert broker.calls[1].body["rejected_token_id"] == old_id
+    assert [seen.bearer for seen in api.seen] == [old, broker.token]
+    assert old_id in ended.err
+
+
+def test_get_does_not_repeat_with_the_same_token(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+    broker.replaces_rejected = False
+    api.refused.add(broker.token)
+
+    ended = run("get", "/campaigns")
+
+    assert ended.exit_code == 5
+    assert len(api.seen) == 1
+
+
+def test_get_leaves_403_alone(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+    ended = run("get", "/forbidden", "--base-url", api.url(""))
+
+    assert (ended.exit_code, len(broker.calls)) == (3, 1)
+    assert ended.value == {"status": 403}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["https://elsewhere.example/campaigns"],
+        ["/campaigns", "--base-url", "http://elsewhere.example/v1"],
+        ["/campaigns", "--base-url", "ftp://localhost/v1"],
+    ],
+)
+def test_get_sends_the_token_nowhere_else(
+    run: Run, broker: FakeBroker, api: FakeApi, arguments: list[str]
+) -> None:
+    ended = run("get", *arguments)
+
+    assert (ended.exit_code, broker.calls, api.seen) == (2, [], [])
+
+
+def test_get_follows_no_redirect(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+    elsewhere = api.url("/stolen", host="127.0.0.1").replace("/", "%2F")
+
+    ended = run("get", f"/redirect/302/{elsewhere}", "--base-url", api.url(""))
+
+    assert ended.exit_code == 1
+    assert [seen.path.split("/")[1] for seen in api.seen] == ["redirect"]
+
+
+def test_get_says_when_the_api_is_away(run: Run, broker: FakeBroker) -> None:
+    ended = run("get", "/campaigns", "--base-url", "http://127.0.0.1:9")
+
+    assert ended.exit_code == 4
+    assert "did not answer" in ended.err
+    assert broker.token not in ended.err
+
+
+def test_get_says_which_ca_file_cannot_be_read(run: Run, broker: FakeBroker) -> None:
+    ended = run("get", "/campaigns", "--ca-file", "/no/such/file")
+
+    assert ended.exit_code == 2
+    assert "/no/such/file" in ended.err

@@ -1,0 +1,46 @@
+"""The fenced blocks of `docs/calling-the-broker.md`.
+
+A block's info string says what it is for: `recipe=NAME` is run, `output=NAME` is compared with what the doctor says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs/calling-the-broker.md"
+_FENCE = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block; `use` is "recipe", "output" or "" where its info string names neither."""
+
+    language: str
+    use: str
+    name: str
+    text: str
+
+
+def read_blocks() -> list[Block]:
+    """Return all blocks of the page, in its order."""
+    blocks = []
+    for match in _FENCE.finditer(PAGE.read_text()):
+        language, _, mark = match["info"].partition(" ")
+        use, _, name = mark.partition("=")
+        blocks.append(Block(language, use, name, match["text"]))
+    return blocks
+
+
+def texts(use: str) -> dict[str, str]:
+    """Return by name the texts of the blocks for this use."""
+    return {block.name: block.text for block in read_blocks() if block.use == use}
+
+
+def replace_output(name: str, text: str) -> None:
+    """Write a block's text anew."""
+    page, mark = PAGE.read_text(), f"```text output={name}\n"
+    start = page.index(mark) + len(mark)
+    end = page.index("```\n", start)
+    PAGE.write_text(page[:start] + text + page[end:])

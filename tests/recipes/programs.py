@@ -1,0 +1,61 @@
+"""Running the page's snippets: as they stand there, but for Digishare's address."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tests.recipes.page import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+RECIPES = texts("recipe")
+CAMPAIGNS = 250
+"""How many the fake Digishare has."""
+
+
+def run(command: Sequence[str], environment: dict[str, str], folder: Path, timeout_s: float = 60) -> str:
+    """Return what a program prints; it must end well and say nothing on standard error."""
+    done = subprocess.run(  # noqa: S603 - the page's own snippets
+        command,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def localised(text: str, environment: dict[str, str]) -> str:
+    """Return a snippet that finds the local Digishare."""
+    return text.replace("https://api.digishare.ma/v1", environment["DIGISHARE_BASE_URL"]).replace(
+        "BrokerAuth(BrokerClient())", 'BrokerAuth(BrokerClient(), hosts=["127.0.0.1"])'
+    )
+
+
+def run_python(name: str, environment: dict[str, str], folder: Path, more: str = "") -> str:
+    file = folder / "recipe.py"
+    file.write_text(localised(RECIPES[name], environment) + more)
+    return run([sys.executable, str(file)], environment, folder)
+
+
+def run_shell(name: str, environment: dict[str, str], folder: Path) -> str:
+    return run(["bash", "-euo", "pipefail", "-c", localised(RECIPES[name], environment)], environment, folder)
+
+
+def json_values(text: str) -> list[Any]:
+    """Return the JSON values that stand one after the other in a text."""
+    decoder, values, text = json.JSONDecoder(), [], text.strip()
+    while text:
+        value, end = decoder.raw_decode(text)
+        values.append(value)
+        text = text[end:].lstrip()
+    return values

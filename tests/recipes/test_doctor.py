@@ -1,0 +1,197 @@
+"""`token-broker doctor` against each of its faults: what it says is what the page shows.
+
+`UPDATE_DOCS=1 pytest tests/recipes/test_doctor.py` writes the page's outputs anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.recipes.conftest import environment_of
+from tests.recipes.page import replace_output, texts
+from token_broker.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local.cloud import LocalCloud
+    from local.sdk import Credentials
+
+pytestmark = pytest.mark.cloud
+
+FUNCTION_URL = "https://abcdefghijklmnop.lambda-url.eu-west-3.on.aws"
+MAY_ASK = {
+    "Effect": "Allow",
+    "Action": ["iam:SimulatePrincipalPolicy", "iam:GetRole", "cloudformation:DescribeStacks"],
+    "Resource": "*",
+}
+
+
+@pytest.fixture
+def consult(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that runs the doctor in this environment, and returns its report as the page shows it."""
+    slow_by = timedelta()
+
+    def slow_now(*_: object) -> datetime:
+        return datetime.now(UTC).replace(tzinfo=None) - slow_by
+
+    def run(environment: dict[str, str], *arguments: str, expected: int = 1, slow_by_s: float = 0) -> str:
+        for name, value in environment.items():
+            if name.startswith(("AWS_", "TOKEN_BROKER_")):
+                monkeypatch.setenv(name, value)
+        nonlocal slow_by
+        slow_by = timedelta(seconds=slow_by_s)
+        if slow_by:
+            # So that the signature is really refused, too.
+            monkeypatch.setattr("botocore.auth.get_current_datetime", slow_now)
+        exit_code = main(["doctor", *arguments], clock=lambda: time.time() - slow_by_s)
+        told = capsys.readouterr()
+        assert exit_code == expected, told
+        assert told.err == ""
+        return as_on_page(told.out, cloud)
+
+    return run
+
+
+def as_on_page(report: str, cloud: LocalCloud) -> str:
+    """Return a report with what differs from run to run as it would look on AWS."""
+    for pattern, text in (
+        (re.escape(cloud.function_url), FUNCTION_URL),
+        (r"\b0{12}\b", "111122223333"),
+        (r"-([A-Z][A-Za-z]+)-[0-9A-F]{13}\b", r"-\1-1A2B3C"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "2027-07-06T12:00:00+00:00"),
+        (r"\b[0-9a-f]{16}, leased for \d+ s", "3f9a0c417be2d815, leased for 900 s"),
+        (r"local-recipes-([a-z-]+)/local", r"\1/session"),
+        (r"local-recipes-", ""),
+        (r"\b600 s behind|\b(599|601) s behind", "600 s behind"),
+        (r"in \d+ s\b", "in 30 s"),
+    ):
+        report = re.sub(pattern, text, report)
+    return report
+
+
+def assert_on_page(name: str, report: str) -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        replace_output(name, report)
+    assert texts("output")[name] == report
+
+
+@pytest.fixture
+def new_caller(cloud: LocalCloud) -> Callable[..., dict[str, str]]:
+    """Return a maker of callers with these statements in their own policy, and their environments."""
+
+    def make(name: str, *statements: dict[str, object], attach: bool = False) -> dict[str, str]:
+        role = f"local-recipes-{name}"
+        key: Credentials = cloud.create_caller(role, [cloud.outputs["CallerPolicyArn"]] if attach else [])
+        if statements:
+            document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+            cloud.client("iam").put_role_policy(RoleName=role, PolicyName="own", PolicyDocument=document)
+        return environment_of(cloud, key)
+
+    return make
+
+
+def test_a_caller_for_whom_all_is_well(
+    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    assert_on_page("healthy", consult(new_caller("reports", attach=True), expected=0))
+
+
+def test_no_url(consult: Callable[..., str], environment: dict[str, str]) -> None:
+    del environment["TOKEN_BROKER_URL"]
+    assert_on_page("no-url", consult(environment))
+
+
+def test_no_credentials(cloud: LocalCloud, consult: Callable[..., str]) -> None:
+    assert_on_page("no-credentials", consult(environment_of(cloud, None)))
+
+
+def test_wrong_region(consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]) -> None:
+    environment = new_caller("elsewhere", attach=True) | {"AWS_REGION": "eu-west-1"}
+    report = consult(environment)
+    # A real Function URL names its region, and the client believes it.
+    report = report.replace(FUNCTION_URL, "https://broker.example.com")
+    assert_on_page("wrong-region", report)
+
+
+def test_wrong_clock(consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]) -> None:
+    assert_on_page("clock", consult(new_caller("late", attach=True), slow_by_s=600))
+
+
+def test_one_permission_is_missing_and_aws_may_be_asked_which(
+    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    half = {"Effect": "Allow", "Action": "lambda:InvokeFunctionUrl", "Resource": "*"}
+    report = consult(new_caller("half", half, MAY_ASK))
+
+    assert "lambda:InvokeFunction is missing" in report
+    assert "CallBrokerUrl" not in report
+    assert_on_page("one-permission", report)
+
+
+def test_the_other_permission_is_missing(
+    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    half = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
+    report = consult(new_caller("other-half", half, MAY_ASK))
+
+    assert "lambda:InvokeFunctionUrl is missing" in report
+    assert "OnlyThroughItsUrl" not in report
+
+
+def test_permissions_are_missing_and_nobody_says_which(
+    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    assert_on_page("some-permission", consult(new_caller("nobody")))
+
+
+def test_the_prescribed_statement_heals(
+    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    environment = new_caller("patient", MAY_ASK)
+    _, _, prescribed = consult(environment).partition("on the function):\n")
+    text = prescribed.partition("\n- ")[0].replace("111122223333", cloud.account_id)
+    function = cloud.outputs["BrokerFunctionName"]
+    text = re.sub(r"function:[\w-]+:live", f"function:{function}:live", text)
+    document = json.dumps({"Version": "2012-10-17", "Statement": json.loads(text)})
+    cloud.client("iam").put_role_policy(
+        RoleName="local-recipes-patient", PolicyName="prescribed", PolicyDocument=document
+    )
+
+    assert "✘" not in consult(environment, expected=0)
+
+
+def test_no_grant(cloud: LocalCloud, consult: Callable[..., str]) -> None:
+    # Not `local-…`: those are granted every connection.
+    key = cloud.create_caller("orders", [cloud.outputs["CallerPolicyArn"]])
+    assert_on_page("no-grant", consult(environment_of(cloud, key), "--connection", "marketing"))
+
+
+def test_refused_secret(
+    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    cloud.put_connection("refused", {"client_id": "client-1", "client_secret": "canary-wrong"})
+    assert_on_page("refused-secret", consult(new_caller("sender", attach=True), "--connection", "refused"))
+
+
+def test_something_is_away(
+    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+) -> None:
+    cloud.put_connection("away", {"client_id": "client-1", "client_secret": "canary-client-secret-5f1c"})
+    cloud.steer_digishare(
+        "POST", "/faults", {"target": "token", "kind": "status", "status": 503, "times": None}
+    )
+    try:
+        report = consult(new_caller("night", attach=True), "--connection", "away")
+    finally:
+        cloud.steer_digishare("DELETE", "/faults")
+    assert_on_page("away", report)

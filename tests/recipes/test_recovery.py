@@ -1,0 +1,75 @@
+"""A token that Digishare revoked is replaced under way, by every kind of caller, over signed HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from tests.recipes.programs import CAMPAIGNS, json_values, run, run_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local.cloud import LocalCloud
+
+pytestmark = pytest.mark.cloud
+
+EXPECTED = {"requests": str(CAMPAIGNS), "httpx": str(CAMPAIGNS), "httpx-async": "{200}"}
+
+
+def revoke_token_of(cloud: LocalCloud, connection: str, environment: dict[str, str], folder: Path) -> str:
+    """Make the connection's first token, old enough to be replaced, and revoke it; return its id."""
+    cloud.put_connection(connection, {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET})
+    lease: dict[str, Any] = json_values(run(["token-broker", "token", "--json"], environment, folder))[0]
+    cloud.client("dynamodb").update_item(
+        TableName=cloud.outputs["TokenTableName"],
+        Key={"connection": {"S": connection}, "record": {"S": "token"}},
+        UpdateExpression="SET issued_at_epoch_s = :then",
+        ExpressionAttributeValues={":then": {"N": f"{time.time() - 600:.3f}"}},
+    )
+    cloud.retire_instances(cloud.outputs["BrokerFunctionName"])
+    cloud.steer_digishare("POST", "/revoke", {"token_id": lease["token_id"]})
+    return str(lease["token_id"])
+
+
+def ids_of_mints(cloud: LocalCloud, environment: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return what the ledger says of each token of the environment's connection."""
+    command = ["token-broker", "mints", "--table", cloud.outputs["TokenTableName"], "--json"]
+    return {row["token_id"]: row["use"] for row in json.loads(run(command, environment, folder))["mints"]}
+
+
+@pytest.mark.parametrize("way", EXPECTED)
+def test_libraries_go_on_with_the_next_token(
+    cloud: LocalCloud,
+    environment: dict[str, str],
+    operator_environment: dict[str, str],
+    tmp_path: Path,
+    way: str,
+) -> None:
+    connection = f"revoked-{way}"
+    environment["TOKEN_BROKER_CONNECTION"] = operator_environment["TOKEN_BROKER_CONNECTION"] = connection
+    revoked = revoke_token_of(cloud, connection, environment, tmp_path)
+
+    assert run_python(way, environment, tmp_path).strip() == EXPECTED[way]
+
+    uses = ids_of_mints(cloud, operator_environment, tmp_path)
+    assert len(uses) == 2
+    assert uses.pop(revoked) == "superseded"
+    assert list(uses.values()) == ["in service"]
+
+
+def test_the_command_line_goes_on_with_the_next_token(
+    cloud: LocalCloud, environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment["TOKEN_BROKER_CONNECTION"] = "revoked-cli"
+    revoked = revoke_token_of(cloud, "revoked-cli", environment, tmp_path)
+
+    shown = run(["bash", "-c", "token-broker get '/campaigns?limit=1' 2>&1"], environment, tmp_path)
+
+    note, _, answer = shown.partition("\n")
+    assert revoked in note
+    assert len(json.loads(answer)["data"]) == 1
