@@ -19,6 +19,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
 
@@ -117,6 +118,8 @@ class FunctionUrlFront:
             answer = await self._answer(_request(scope, body), _source_ip(scope), request_id)
         headers = [
             *answer.headers,
+            # AWS's clock: `token-broker doctor` compares the caller's with it.
+            ("date", formatdate(usegmt=True)),
             ("content-length", str(len(answer.body))),
             ("x-amzn-requestid", request_id),
         ]
