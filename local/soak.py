@@ -1,7 +1,7 @@
-"""Runs the simulation with fresh seeds for as long as you like: `python -m local.soak --minutes 10`.
+"""Runs simulation and races with fresh seeds for as long as you like: `python -m local.soak --minutes 10`.
 
-Prints what was done, and at a broken promise the shortest trace that breaks it; the exit status is then 1.
-Another kind of soak (races of processes, say) is one more entry in `ACTIVITIES`.
+Prints what was done, and at a broken promise what broke it (the shortest trace, for the simulation); the exit status
+is then 1.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from local.races import race_until
 from tests.simulation.explore import explore
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def simulate(until_s: float, counts: Counter[str], *, adrift: bool) -> None:
 ACTIVITIES: Mapping[str, Callable[[float, Counter[str]], None]] = {
     "simulation, clocks within the margin": partial(simulate, adrift=False),
     "simulation, clocks adrift": partial(simulate, adrift=True),
+    "races across processes": race_until,
 }
 
 

@@ -1,0 +1,121 @@
+"""The client secret goes to the upstream and nowhere else: no redirect is followed, no other host is called."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from functions.broker.mint_ledger import Outcome
+from local.digishare import faults
+from local.fake_digishare import FakeDigishare
+from tests.faults.bench import ask
+from token_broker import bounded_http
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.conftest import Bench
+
+
+class Elsewhere:
+    """A listener that must never be contacted."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.host = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    @property
+    def was_contacted(self) -> bool:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return False
+        connection.close()
+        return True
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        yield Elsewhere(listener)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_never_followed(
+    status: int, bench: Bench, digishare: FakeDigishare, elsewhere: Elsewhere
+) -> None:
+    """307 and 308 would repeat the body, and with it the client secret."""
+    connection = bench.operator.new_connection()
+    digishare.fail(
+        "token", faults.redirect(status=status, location=f"https://{elsewhere.host}/v1/oauth/token")
+    )
+    answer = ask(bench.one, connection)
+
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert not elsewhere.was_contacted
+    (row,) = bench.operator.rows(connection)
+    assert (row.outcome, row.error) == (Outcome.FAILED, f"upstream_{status}")
+
+
+def test_a_followed_redirect_would_be_noticed(
+    bench: Bench, digishare: FakeDigishare, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: an exchange that follows redirects, as `requests` does by default."""
+
+    def exchange_carelessly(_session: object, method: str, url: str, **options: Any) -> object:
+        with suppress(requests.RequestException):
+            requests.request(
+                method, url, json=options["json_body"], timeout=0.5, verify=str(digishare.ca_file)
+            )
+        raise bounded_http.NoAnswer("whatever it was")
+
+    monkeypatch.setattr(bounded_http, "exchange_json", exchange_carelessly)
+    digishare.fail("token", faults.redirect(status=307, location=f"https://{elsewhere.host}/v1/oauth/token"))
+    ask(bench.one, bench.operator.new_connection())
+
+    assert elsewhere.was_contacted
+
+
+@pytest.mark.parametrize("form", ["https://{}/x", "http://{}/x", "https://user:password@{}/x"])
+def test_a_token_url_off_the_list_is_never_contacted(form: str, bench: Bench, elsewhere: Elsewhere) -> None:
+    connection = bench.operator.new_connection(token_url=form.format(elsewhere.host))
+    answer = ask(bench.one, connection)
+
+    assert (answer.status, answer.body["error"]) == (502, "upstream_rejected")
+    assert not elsewhere.was_contacted
+
+
+def test_an_upstream_with_an_unknown_certificate_gets_no_request(bench: Bench, tmp_path: Path) -> None:
+    with FakeDigishare(tls_dir=tmp_path) as impostor:
+        broker = bench.start(
+            UPSTREAM_HOSTS=f"{bench.environment['UPSTREAM_HOSTS']},{impostor.url.removeprefix('https://')}"
+        )
+        connection = bench.operator.new_connection(token_url=f"{impostor.url}/v1/oauth/token")
+        answer = ask(broker, connection)
+
+        assert impostor.calls == []
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    _assert_nothing_was_minted(bench, connection)
+
+
+def test_an_upstream_that_does_not_listen_has_minted_nothing(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+    broker = bench.start(UPSTREAM_HOSTS=f"{bench.environment['UPSTREAM_HOSTS']},{host}")
+    connection = bench.operator.new_connection(token_url=f"https://{host}/v1/oauth/token")
+    answer = ask(broker, connection)
+
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    _assert_nothing_was_minted(bench, connection)
+
+
+def _assert_nothing_was_minted(bench: Bench, connection: str) -> None:
+    (row,) = bench.operator.rows(connection)
+    assert (row.outcome, row.error) == (Outcome.FAILED, "upstream_unreachable")
+    assert bench.operator.record(connection).mints_today == 0

@@ -1,0 +1,41 @@
+"""Twenty-four cold instances, each a process of its own, want the same token at once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from local.instances import Nursery
+from local.races import run_race
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local.cloud import LocalCloud
+
+ROUNDS = int(os.environ.get("RACE_ROUNDS", "5"))
+
+pytestmark = pytest.mark.cloud
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_of_24_cold_instances_one_mints_and_all_are_answered_with_its_token(
+    cloud: LocalCloud, nursery: Nursery, round_: int
+) -> None:
+    result = run_race(cloud, nursery, 24)
+
+    assert result.problems == []
+    assert len(result.answers) == 24
+
+
+def test_the_race_finds_a_lock_without_a_condition(
+    cloud: LocalCloud, instance_environment: dict[str, str], tmp_path: Path
+) -> None:
+    planted = "tests.races.sabotage:lock_without_a_condition"
+    with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as nursery:
+        result = run_race(cloud, nursery, 8)
+
+    assert len(result.minted) > 1
+    assert result.problems
