@@ -50,6 +50,8 @@ class Reaper:
     def act(self) -> None:
         """Do everything now; returns when it is done."""
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
+        # In words, too: somebody may have inherited or duplicated our end of the pipe, which then never ends.
+        self._order("act", "")
         self._process.stdin.close()
         self._process.wait()
 
@@ -70,6 +72,8 @@ def obey(orders: Iterable[str]) -> None:
             groups.discard(int(argument))
         elif verb == "remove":
             paths.append(Path(argument))
+        elif verb == "act":
+            break
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,24 @@ def children(tmp_path: Path) -> Iterator[Children]:
     yield children
     reaper.act()
     children.collect()
+
+
+def test_ending_does_not_wait_for_whoever_duplicated_our_end_of_the_pipe(tmp_path: Path) -> None:
+    reaper = Reaper(PROJECT)
+    process = reaper._process
+    assert process.stdin is not None
+    duplicate = os.dup(process.stdin.fileno())
+    left_over = tmp_path / "left-over"
+    left_over.touch()
+    reaper.remove_at_end(left_over)
+    ending = threading.Thread(target=reaper.act, daemon=True)
+    try:
+        ending.start()
+        ending.join(10)
+        assert not ending.is_alive()
+        assert not left_over.exists()
+    finally:
+        os.close(duplicate)
 
 
 def test_child_that_dies_at_start_is_named_with_its_last_lines(children: Children, tmp_path: Path) -> None:

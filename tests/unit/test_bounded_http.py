@@ -417,7 +417,13 @@ def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
 
 
 def peer_port_of(descriptor: int) -> int:
-    with socket.socket(fileno=os.dup(descriptor)) as each:
+    duplicate = os.dup(descriptor)
+    try:
+        each = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)  # no socket: left open, it would keep the other end of somebody's pipe waiting
+        raise
+    with each:
         return int(each.getpeername()[1])
 
 
