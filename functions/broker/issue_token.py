@@ -14,7 +14,13 @@ from functions.broker import lifetime
 from functions.broker.mint_token import MintFailedError
 from functions.broker.replace_token import recent_rejections
 from functions.broker.token_need import Need, need_of, state_of
-from functions.broker.token_record import Failure, PublishedToken, StoreUnavailableError, TokenRecord
+from functions.broker.token_record import (
+    Failure,
+    PublishedToken,
+    StoreBusyError,
+    StoreUnavailableError,
+    TokenRecord,
+)
 from functions.broker.token_store import SealBrokenError
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
@@ -30,6 +36,7 @@ Source = Literal["memory", "table", "mint", "direct"]
 _HOUR_S, _DAY_S = 3_600.0, 86_400.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.4
 _SHORTEST_MINT_S = 1.0
+_BUSY_PAUSES, _BUSY_PAUSE_S = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +108,28 @@ class TokenIssuer:
             trusted = 0 <= now - held.checked_at_epoch_s < lifetime.TRUST_S
             if trusted and self._may_be_served(held.record, wanted, now, deadline_epoch_s):
                 return _issued(held, "memory")
-        try:
-            return self._issue_from_table(wanted, deadline_epoch_s)
-        except StoreUnavailableError as error:
-            self._notice_store_unavailable(wanted.connection, error)
-            return self._issue_without_table(wanted, deadline_epoch_s)
+        pauses_left = _BUSY_PAUSES
+        while True:
+            try:
+                return self._issue_from_table(wanted, deadline_epoch_s)
+            except StoreUnavailableError as error:
+                self._notice_store_unavailable(wanted.connection, error)
+                # A table that is only busy has a token, or somebody is about to put one there: a fleet that starts
+                # all at once and minted past it would leave a token for every instance.
+                if not isinstance(error, StoreBusyError) or self._holds_a_usable_token(wanted):
+                    return self._issue_without_table(wanted, deadline_epoch_s)
+            pause_s = _BUSY_PAUSE_S * (0.5 + self._surroundings.randomness())
+            if not pauses_left or self._surroundings.clock() + pause_s >= deadline_epoch_s:
+                raise TemporarilyUnavailable("the token store is busy: ask again", retry_after_s=1)
+            pauses_left -= 1
+            self._surroundings.sleep(pause_s)
+
+    def _holds_a_usable_token(self, wanted: TokenWanted) -> bool:
+        held = self._held.get(wanted.connection)
+        if held and self._need(held.record, wanted, self._surroundings.clock()).leaves_a_usable_token:
+            return True
+        kept = self._replacer.kept(wanted.connection)
+        return kept is not None and kept.token_id != wanted.rejected_token_id
 
     def _may_be_served(
         self, record: TokenRecord, wanted: TokenWanted, now: float, deadline_epoch_s: float

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+# As botocore's standard retries know them, as far as these two services use them.
+_TOO_MANY_CALLS = frozenset(
+    {"ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling"}
+)
 TOKEN_RECORD = "token"  # noqa: S105 - the sort key of the item, not a credential
 
 
@@ -71,6 +75,10 @@ class StoreUnavailableError(Exception):
     """DynamoDB or KMS did not do its part; the text is the AWS error code."""
 
 
+class StoreBusyError(StoreUnavailableError):
+    """DynamoDB or KMS refused a call because there are too many: it is there, and will answer in a moment."""
+
+
 class ConditionFailedError(Exception):
     """Somebody else has written; `item` is what stands there now."""
 
@@ -84,6 +92,7 @@ def call_store(request: Callable[[], Answer]) -> Answer:
 
     Raises:
         ConditionFailedError: a conditional write was refused.
+        StoreBusyError: too many calls.
         StoreUnavailableError: anything else went wrong.
     """
     try:
@@ -94,7 +103,7 @@ def call_store(request: Callable[[], Answer]) -> Answer:
             # botocore's types do not know of the item that this error brings along, free of charge.
             item: dict[str, Any] | None = error.response.get("Item")  # type: ignore[assignment]
             raise ConditionFailedError(item) from None
-        raise StoreUnavailableError(code) from None
+        raise (StoreBusyError if code in _TOO_MANY_CALLS else StoreUnavailableError)(code) from None
     except (BotoCoreError, ResponseParserError) as error:
         raise StoreUnavailableError(type(error).__name__) from None
     except KeyError:

@@ -187,7 +187,23 @@ def test_a_soft_token_stays_in_service(aws: Cloud, service: str, kind: str) -> N
         assert aws.mints() == before + 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("service", ["dynamodb", "kms"])
+def test_nothing_is_minted_past_a_table_or_key_that_is_only_busy(aws: Cloud, service: str) -> None:
+    """A fleet that starts all at once throttles the item: it must not end with a token for every instance."""
+    connection, before = aws.operator.new_connection(), aws.mints()
+    aws.break_down(service, "throttled")
+    answer = ask(aws.one, connection)
+
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.took_s < 8
+    assert aws.mints() == before
+
+    aws.proxy.recover()
+    assert ask(aws.one, connection).status == 200
+    assert aws.mints() == before + 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "throttled"])
 @pytest.mark.parametrize("service", ["dynamodb", "kms"])
 def test_without_table_or_key_a_token_is_minted_alone_and_published_once_they_are_back(
     aws: Cloud, service: str, kind: str
@@ -272,7 +288,7 @@ def test_an_upstream_that_is_down_too_is_asked_once_a_minute(aws: Cloud) -> None
 
 def test_a_direct_token_that_another_has_overtaken_is_an_orphan_in_the_ledger(aws: Cloud) -> None:
     connection = aws.operator.new_connection()
-    aws.break_down("dynamodb", "throttled")
+    aws.break_down("dynamodb", "500")
     direct = ask(aws.one, connection).token_id
     aws.proxy.recover()
     published = ask(aws.other, connection).token_id

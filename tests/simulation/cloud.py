@@ -165,7 +165,7 @@ class Cloud:
             self._world.promises.on_answered(self._world.here())
         if reached:
             raise no_answer()
-        raise no_connection() if self._world.random.random() < 0.5 else aws_error("ThrottlingException")
+        raise no_connection() if self._world.random.random() < 0.5 else aws_error("InternalServerError")
 
     def _bad_weather(self) -> None:
         if self._world.now >= self._weather_until:
