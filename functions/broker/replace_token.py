@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from functions.broker import lifetime
 from functions.broker.mint_ledger import Mint, Outcome
 from functions.broker.mint_token import MintFailedError
 from functions.broker.token_need import Need
-from functions.broker.token_record import Failure, PublishedToken, StoreUnavailableError
+from functions.broker.token_record import Failure, PublishedToken, StoreBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from functions.broker.mint_ledger import MintLedger
     from functions.broker.mint_token import MintedToken, Minter
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from functions.broker.token_record import TokenRecord
     from functions.broker.token_store import TokenStore
 
+Answer = TypeVar("Answer")
+
 _HOUR_S = 3_600.0
+_BUSY_PAUSE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +173,15 @@ class TokenReplacer:
         self._ledger.write(row)
         if minted.exchanged:
             self._kept[lock.connection] = _Kept(minted, row, tried_fence=lock.fence)
-        won, record = self._store.publish(
-            lock,
-            _as_published(minted, lock, sealed),
-            next_refresh_at_epoch_s=0.0 if minted.expires_at_epoch_s else now + lifetime.UNDATED_RECHECK_S,
-            rejections=_rejections_after(lock, wanted.caller if need is Need.REJECTED else None, now),
+        won, record = self._when_not_busy(
+            lambda: self._store.publish(
+                lock,
+                _as_published(minted, lock, sealed),
+                next_refresh_at_epoch_s=0.0
+                if minted.expires_at_epoch_s
+                else now + lifetime.UNDATED_RECHECK_S,
+                rejections=_rejections_after(lock, wanted.caller if need is Need.REJECTED else None, now),
+            )
         )
         if not won:
             self._set_aside(row, record)
@@ -182,6 +189,17 @@ class TokenReplacer:
         self._kept.pop(lock.connection, None)
         self._surroundings.notice("Mint", _described(row))
         return record, minted
+
+    def _when_not_busy(self, write: Callable[[], Answer]) -> Answer:
+        """Repeat a write that is throttled for as long as the lock allows for: all others wait for its outcome."""
+        give_up_at_epoch_s = self._surroundings.clock() + lifetime.STORE_BUDGET_S / 2
+        while True:
+            try:
+                return write()
+            except StoreBusyError:
+                if self._surroundings.clock() >= give_up_at_epoch_s:
+                    raise
+            self._surroundings.sleep(_BUSY_PAUSE_S * (0.5 + self._surroundings.randomness()))
 
     def _remember_failure(self, lock: TokenRecord, row: Mint, error: MintFailedError) -> TokenRecord:
         """Write down why there is no token, so that everybody backs off; return the record as it is then."""
