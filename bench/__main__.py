@@ -1,0 +1,206 @@
+"""`python -m bench`: measure everything, write docs/bench.json, the tables and the plots. Under ten minutes.
+
+--quick          fewer rounds and no instruction counts, for trying things out
+--only PART ...  measure these parts only; the others stay as docs/bench.json has them
+--render         measure nothing: write tables and plots from docs/bench.json again
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench import report
+from bench.caller import measure_caller
+from bench.cold import measure_starts
+from bench.growth import (
+    FLEETS,
+    INSTANCE_LIFE_S,
+    cold_fleet,
+    refresh,
+    steady_reads_per_instance_s,
+    year,
+)
+from bench.runtime_api import HandlerFailedError
+from bench.sizes import measure_size, read_budgets_bytes
+from bench.stages import BUILD, PROJECT, NotBuiltError
+from bench.stampede import INSTANCES, run_stampede
+from bench.variants import variants
+from bench.warm import measure_calls, watch_windows
+from bench.world import World
+from local.children import LocalCloudError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.report import Results
+
+RESULTS_FILE: Final = PROJECT / "docs/bench.json"
+_DAY_S: Final = 86_400.0
+_LIFETIMES_S: Final = {
+    "1 hour": (3_600.0, 30),
+    "1 day": (_DAY_S, 120),
+    "30 days": (30 * _DAY_S, 365),
+    "1 year": (365 * _DAY_S, 3 * 365),
+}
+"""Of an upstream's tokens, and how many days of them are played."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thoroughness:
+    """How often things are repeated, and whether instructions are counted."""
+
+    starts: int
+    variant_starts: int
+    blocks: int
+    calls_per_block: int
+    counted: bool
+
+
+THOROUGH: Final = Thoroughness(starts=11, variant_starts=7, blocks=9, calls_per_block=400, counted=True)
+QUICK: Final = Thoroughness(starts=3, variant_starts=3, blocks=3, calls_per_block=100, counted=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no instruction counts")
+    parser.add_argument("--only", nargs="+", choices=sorted(_PARTS), help="measure these parts only")
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="runs the handlers")
+    parser.add_argument(
+        "--render", action="store_true", help="write tables and plots from docs/bench.json again"
+    )
+    options = parser.parse_args()
+    results: Results = json.loads(RESULTS_FILE.read_text()) if RESULTS_FILE.exists() else {}
+    if not options.render:
+        try:
+            _measure(
+                results,
+                options.only or list(_PARTS),
+                QUICK if options.quick else THOROUGH,
+                options.python.absolute(),
+            )
+        except (NotBuiltError, LocalCloudError, HandlerFailedError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        RESULTS_FILE.write_text(json.dumps(results, indent=1) + "\n")
+    report.write(results, PROJECT / "docs")
+    print(report.summary(results))
+    return 0
+
+
+def _measure(results: Results, parts: list[str], thoroughness: Thoroughness, python: Path) -> None:
+    began_s = time.monotonic()
+    load_before = os.getloadavg()[0]
+    if shutil.which("valgrind") is None:
+        print("· no valgrind here: instructions are not counted")
+        thoroughness = replace(thoroughness, counted=False)
+    for part in (part for part in _PARTS if part in parts and part not in _IN_THE_WORLD):
+        print(f"· {part}")
+        results[part] = _PARTS[part](None, thoroughness)
+    if inside := [part for part in _PARTS if part in parts and part in _IN_THE_WORLD]:
+        print("· starting the local cloud")
+        with World(python) as world:
+            for part in inside:
+                print(f"· {part}")
+                results[part] = _PARTS[part](world, thoroughness)
+    results["run"] = {
+        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "minutes": round((time.monotonic() - began_s) / 60, 1),
+        "parts": parts,
+        "python": subprocess.check_output([python, "-V"], text=True).split()[1],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_before": round(load_before, 2),
+    }
+
+
+def _say(line: str) -> None:
+    if sys.stdout.isatty():
+        print(line)
+
+
+def _cold(world: World | None, how: Thoroughness) -> object:
+    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+    stages = (world.ours, *world.references)
+    found = measure_starts(stages, rounds=how.starts, counted=how.counted, say=_say)
+    return {name: asdict(start) for name, start in found.items()}
+
+
+def _variants(world: World | None, how: Thoroughness) -> object:
+    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+    made = variants(world)
+    stages = (world.ours, *(variant.stage for variant in made))
+    found = measure_starts(stages, rounds=how.variant_starts, counted=how.counted, say=_say)
+    meanings = {variant.name: variant.meaning for variant in made}
+    return {
+        name: {**asdict(start), "meaning": meanings.get(name, "as deployed")} for name, start in found.items()
+    }
+
+
+def _warm(world: World | None, how: Thoroughness) -> object:
+    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+    found = measure_calls(
+        (world.ours, *world.references),
+        blocks=how.blocks,
+        calls_per_block=how.calls_per_block,
+        counted=how.counted,
+    )
+    return {name: asdict(call) for name, call in found.items()}
+
+
+def _windows(world: World | None, _how: Thoroughness) -> object:
+    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+    return {stage.name: asdict(watch_windows(world, stage)) for stage in (world.ours, world.conventional)}
+
+
+def _stampede(world: World | None, _how: Thoroughness) -> object:
+    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+    stages = (world.ours, world.conventional, world.naive)
+    return {stage.name: {**asdict(run_stampede(world, stage)), "instances": INSTANCES} for stage in stages}
+
+
+def _caller(_world: World | None, how: Thoroughness) -> object:
+    return asdict(measure_caller(blocks=how.blocks))
+
+
+def _sizes(_world: World | None, _how: Thoroughness) -> object:
+    return {
+        name: {**asdict(measure_size(BUILD / name)), "budget": budget}
+        for name, budget in read_budgets_bytes().items()
+    }
+
+
+def _growth(_world: World | None, _how: Thoroughness) -> object:
+    lifetimes = {name: year(lifetime_s, days=days) for name, (lifetime_s, days) in _LIFETIMES_S.items()}
+    return {
+        "cold_fleet": [asdict(cold_fleet(instances)) for instances in FLEETS],
+        "refresh": [asdict(refresh(instances)) for instances in FLEETS],
+        "reads_per_instance_minute": 60 * steady_reads_per_instance_s(),
+        "lifetimes": lifetimes,
+        "instance_life_s": INSTANCE_LIFE_S,
+    }
+
+
+_PARTS: Final[dict[str, Callable[[World | None, Thoroughness], object]]] = {
+    "sizes": _sizes,
+    "caller": _caller,
+    "growth": _growth,
+    "cold": _cold,
+    "variants": _variants,
+    "warm": _warm,
+    "windows": _windows,
+    "stampede": _stampede,
+}
+_IN_THE_WORLD: Final = {"cold", "variants", "warm", "windows", "stampede"}
+
+if __name__ == "__main__":
+    sys.exit(main())

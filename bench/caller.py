@@ -1,0 +1,150 @@
+"""The caller's side: a token from the client's memory, the auth hook of requests, and threads that share a client."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import botocore.session
+import requests
+
+from bench.samples import Sample
+from token_broker.client import BrokerClient
+from token_broker.requests_auth import BrokerAuth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+THREADS: Final = 32
+LEASES: Final = 5
+LEASE_S: Final = 900
+_TOKEN: Final = "x" * 700
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCosts:
+    """Processor seconds for one call each, and calls to the broker for each lease of many threads.
+
+    Attributes:
+        token_s: `BrokerClient.token()` from memory.
+        plain_request_s, auth_request_s: a GET on loopback with a static header, and with `BrokerAuth`.
+        plain_prepare_s, auth_prepare_s: the part of it that makes the request ready, without the network.
+    """
+
+    token_s: Sample
+    plain_request_s: Sample
+    auth_request_s: Sample
+    plain_prepare_s: Sample
+    auth_prepare_s: Sample
+    broker_calls_per_lease: list[int]
+
+
+class _Server:
+    """Answers POST with a lease and GET with an empty object; counts the leases."""
+
+    def __init__(self) -> None:
+        self.leases = 0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.leases += 1
+                time.sleep(0.05)  # long enough that all threads come meanwhile
+                token = f"{_TOKEN}{outer.leases}"
+                lease = {"access_token": token, "token_type": "Bearer", "expires_in": LEASE_S}
+                self._send(lease | {"token_id": f"{outer.leases:016x}", "connection": "digishare"})
+
+            def do_GET(self) -> None:
+                self._send({})
+
+            def _send(self, value: dict[str, object]) -> None:
+                body = json.dumps(value).encode()
+                self.send_response_only(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+                """Say nothing: this is on the measured path."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def measure_caller(*, blocks: int) -> CallerCosts:
+    """Measure all of it, in turns; takes some seconds."""
+    with _Server() as server, requests.Session() as session:
+        session.trust_env = False
+        client = _client(server.url, time.time)
+        auth = BrokerAuth(client, hosts=("127.0.0.1",))
+        header = {"Authorization": f"Bearer {client.token().access_token}"}
+        plain, with_auth = (
+            requests.Request("GET", server.url, headers=header),
+            requests.Request("GET", server.url, auth=auth),
+        )
+        work: dict[str, tuple[Callable[[], object], int]] = {
+            "token": (client.token, 20_000),
+            "plain_prepare": (lambda: session.prepare_request(plain), 1_000),
+            "auth_prepare": (lambda: session.prepare_request(with_auth), 1_000),
+            "plain_request": (lambda: session.get(server.url, headers=header, timeout=5), 100),
+            "auth_request": (lambda: session.get(server.url, auth=auth, timeout=5), 100),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(blocks):
+            for name, (call, times) in work.items():
+                taken[name].append(_cpu_per_call(call, times))
+        samples = {f"{name}_s": Sample.of(values) for name, values in taken.items()}
+        return CallerCosts(**samples, broker_calls_per_lease=_calls_of_threads(server))
+
+
+def _calls_of_threads(server: _Server) -> list[int]:
+    """Return the calls to the broker for each of some leases, with many threads asking for each all at once."""
+    now_s = 1_800_000_000.0
+    client = _client(server.url, lambda: now_s)
+    calls = []
+    barrier = threading.Barrier(THREADS)
+
+    def together(_number: int) -> None:
+        barrier.wait()
+        client.token()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in range(LEASES):
+            before = server.leases
+            # All of them wait for one another: as many threads as the pool has, each with one call.
+            list(pool.map(together, range(THREADS)))
+            calls.append(server.leases - before)
+            now_s += LEASE_S
+    return calls
+
+
+def _client(url: str, clock: Callable[[], float]) -> BrokerClient:
+    session = botocore.session.Session()
+    session.set_credentials("AKIAEXAMPLE", "bench")
+    return BrokerClient(url, session=session, region="eu-west-3", clock=clock)
+
+
+def _cpu_per_call(call: Callable[[], object], times: int) -> float:
+    started_s = time.thread_time()  # of this thread only: the server's threads do not count
+    for _ in range(times):
+        call()
+    return (time.thread_time() - started_s) / times

@@ -1,0 +1,51 @@
+"""Cold start: from the start of a process to its first answer, with the token found in DynamoDB."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.instances import count_instructions, start
+from bench.samples import Sample
+from bench.world import EVENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bench.instances import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """What starting a stage takes; instructions are None where they were not counted."""
+
+    wall_s: Sample
+    cpu_s: Sample
+    instructions: int | None
+
+
+def measure_starts(
+    stages: Iterable[Stage], *, rounds: int, counted: bool, say: Callable[[str], None]
+) -> dict[str, ColdStart]:
+    """Start every stage once a round, in turns, so that what disturbs the machine disturbs all alike."""
+    stages = list(stages)
+    found = defaultdict(list)
+    for number in range(rounds):
+        say(f"  round {number + 1} of {rounds}")
+        # Every other round backwards: nobody always comes right after the same neighbour.
+        for stage in stages if number % 2 else reversed(stages):
+            found[stage.name].append(start(stage, EVENT))
+    counts: dict[str, int] = {}
+    if counted:
+        for stage in stages:
+            say(f"  counting instructions: {stage.name}")
+            counts[stage.name] = count_instructions(stage, EVENT)
+    return {
+        name: ColdStart(
+            Sample.of(each.wall_s for each in starts),
+            Sample.of(each.cpu_s for each in starts),
+            counts.get(name),
+        )
+        for name, starts in found.items()
+    }

@@ -1,0 +1,122 @@
+"""Growth: what a fleet of one to ten thousand instances asks of AWS, by the real policy on a virtual clock."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from bench.virtual import CONNECTION, START_EPOCH_S, Tally, VirtualFleet
+from functions.broker import lifetime
+
+FLEETS: Final = (1, 10, 100, 1_000, 10_000)
+INSTANCE_LIFE_S: Final = 2 * 3_600
+"""Assumed: Lambda retires a busy instance after some two hours."""
+_REFRESH_WATCHED_S: Final = 20.0
+"""Past the lock's end, up to which copies in memory are served without another look at the table."""
+_YEAR_S: Final = 365 * 86_400.0
+_SERVED: Final = frozenset({"memory", "table", "mint", "direct"})
+_LAMBDA_SCALES_AT_ONCE, _LAMBDA_SCALES_PER_S = 1_000, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One moment in a fleet's life.
+
+    Attributes:
+        instances: how many.
+        mints: tokens issued.
+        lost_lock_races: conditional updates that came second.
+        reads, decrypts: of the token item and its token, in all; their peaks are the busiest second's.
+        throttled: calls that a quota refused, the SDK's repetitions counted.
+        refused: answers that were errors.
+        wait_median_s, wait_last_s: of the answers that did not come from memory.
+    """
+
+    instances: int
+    mints: int
+    lost_lock_races: int
+    reads: int
+    peak_reads: int
+    decrypts: int
+    peak_decrypts: int
+    throttled: int
+    refused: int
+    wait_median_s: float
+    wait_last_s: float
+
+
+def cold_fleet(instances: int) -> Event:
+    """Start a fleet as fast as Lambda starts one, with no token anywhere, one request for each instance."""
+    fleet = VirtualFleet()
+    for number in range(instances):
+        delay_s = max(0, number - _LAMBDA_SCALES_AT_ONCE) / _LAMBDA_SCALES_PER_S
+        issuer = fleet.new_instance()
+        fleet.at(START_EPOCH_S + delay_s, partial(fleet.ask, issuer))
+    fleet.run()
+    return _event(instances, fleet.tally, fleet.upstream.mints)
+
+
+def refresh(instances: int) -> Event:
+    """Let a fleet come to the moment at which its year-long token is due for replacement, a call a second to each."""
+    fleet = VirtualFleet(expires_in_s=_YEAR_S)
+    fleet.mint_first_token()
+    due = START_EPOCH_S + _YEAR_S - lifetime.soft_margin_s(_YEAR_S, CONNECTION, 1)
+    issuers = [fleet.new_instance() for _ in range(instances)]
+    for number, issuer in enumerate(issuers):
+        # Each has last looked at the table at its own moment of the minute before.
+        fleet.at(due - 60 + 59 * number / instances, partial(fleet.ask, issuer))
+    fleet.run()
+    fleet.tally = Tally()
+    for number, issuer in enumerate(issuers):
+        begin = due - 0.5 + number / instances
+        fleet.call_on(issuer, begin_epoch_s=begin, end_epoch_s=due + _REFRESH_WATCHED_S, pause_s=1.0)
+    fleet.run()
+    return _event(instances, fleet.tally, fleet.upstream.mints - 1)
+
+
+def steady_reads_per_instance_s(instances: int = 50, minutes: int = 5) -> float:
+    """Return the reads a second of each instance of a busy fleet while nothing is due: one a minute is promised."""
+    fleet = VirtualFleet()
+    fleet.mint_first_token()
+    ends = fleet.now + 60.0 * minutes
+    for _ in range(instances):
+        fleet.call_on(fleet.new_instance(), begin_epoch_s=fleet.now, end_epoch_s=ends, pause_s=1.0)
+    fleet.run()
+    return fleet.tally.calls["dynamodb.get_item"] / instances / (60 * minutes)
+
+
+def year(token_lifetime_s: float, *, daily_mint_ceiling: int = 24, days: int = 365) -> tuple[float, float]:
+    """Return mints a year, and the share of calls refused, of one instance that is asked 200 times in a lifetime."""
+    fleet = VirtualFleet(expires_in_s=token_lifetime_s, daily_mint_ceiling=daily_mint_ceiling)
+    fleet.call_on(
+        fleet.new_instance(),
+        begin_epoch_s=fleet.now,
+        end_epoch_s=fleet.now + days * 86_400,
+        pause_s=min(token_lifetime_s / 200, 3_600.0),
+    )
+    fleet.run()
+    return fleet.upstream.mints * 365 / days, _refused(fleet.tally) / fleet.tally.answers.total()
+
+
+def _refused(tally: Tally) -> int:
+    return sum(count for outcome, count in tally.answers.items() if outcome not in _SERVED)
+
+
+def _event(instances: int, tally: Tally, mints: int) -> Event:
+    waits = [wait for wait in tally.waits_s if wait > 0] or [0.0]
+    return Event(
+        instances=instances,
+        mints=mints,
+        # A mint takes the lock once and gives it back once; what is more came second.
+        lost_lock_races=tally.calls["dynamodb.update_item"] - 2 * mints,
+        reads=tally.calls["dynamodb.get_item"],
+        peak_reads=tally.busiest_second("dynamodb.get_item"),
+        decrypts=tally.calls["kms.decrypt"],
+        peak_decrypts=tally.busiest_second("kms.decrypt"),
+        throttled=tally.throttled.total(),
+        refused=_refused(tally),
+        wait_median_s=statistics.median(waits),
+        wait_last_s=max(waits),
+    )

@@ -1,0 +1,156 @@
+"""The tables and plots of docs/growth.md: what is simulated, and what follows from it by the price list."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bench import report, svg
+from bench.prices import READ, Load, cost_per_million, monthly_cost
+from bench.virtual import QUOTAS_PER_S
+
+LOADS: Final = {
+    (1, 0.1): "1 instance\n0.1 a second",
+    (2, 10.0): "2\n10",
+    (100, 1_000.0): "100\n1,000",
+    (1_000, 10_000.0): "1,000\n10,000",
+    (10_000, 100_000.0): "10,000\n100,000",
+}
+"""Instances and calls a second, all together: from a quiet team to the most that ten thousand instances may answer."""
+_WARM_S, _COLD_S = 0.002, 0.7
+"""Billed durations on 0.6 of a processor: assumed, about three times the measured processor time."""
+_AUDIT_LINE_BYTES: Final = 700
+"""Where the run has not measured it."""
+_MINTS_A_MONTH: Final = 4 / 36
+
+
+def growth_tables(results: dict[str, Any]) -> dict[str, str]:
+    """Return the tables by the names of their places."""
+    part = _part(results)
+    return {
+        "cold_fleet": _events(part["cold_fleet"]),
+        "refresh": _events(part["refresh"]),
+        "lifetimes": report.table(
+            ("the upstream's tokens live for", "mints a year, of each connection", "calls refused"),
+            [
+                [name, f"{mints:,.1f}", f"{100 * refused:.1f} %"]
+                for name, (mints, refused) in part["lifetimes"].items()
+            ],
+        ),
+        "costs": _costs(part),
+        "monthly": _monthly(part),
+        "rates": _rates(part),
+    }
+
+
+def growth_plots(results: dict[str, Any]) -> dict[str, str]:
+    """Return the plots by the names of their files."""
+    part = _part(results)
+    reads_per_s = part["reads_per_instance_minute"] / 60
+    series = {
+        "reads, steady": [
+            (event["instances"], event["instances"] * reads_per_s) for event in part["refresh"]
+        ],
+        "reads, at a refresh": [(event["instances"], event["peak_reads"]) for event in part["refresh"]],
+        "reads, cold fleet": [(event["instances"], event["peak_reads"]) for event in part["cold_fleet"]],
+        "decrypts, cold fleet": [
+            (event["instances"], max(event["peak_decrypts"], 0.01)) for event in part["cold_fleet"]
+        ],
+    }
+    limits = (
+        svg.Limit(QUOTAS_PER_S["dynamodb.get_item"], "DynamoDB: reads of one item, without burst"),
+        svg.Limit(QUOTAS_PER_S["kms.decrypt"], "KMS: decrypts of an account, smallest default"),
+    )
+    costs = {label: cost_per_million(_load(part, *load)) for load, label in LOADS.items() if load[0] > 1}
+    return {
+        "growth-rates": svg.lines(
+            "Calls to AWS in the busiest second",
+            series,
+            x_label="instances",
+            y_label="a second",
+            logarithmic=True,
+            limits=limits,
+        ),
+        "growth-cost": svg.stacked("A million answers, by the price list", costs, unit="US dollars"),
+    }
+
+
+def _part(results: dict[str, Any]) -> dict[str, Any]:
+    measured = results.get("windows", {}).get("ours", {})
+    return {"audit_line_bytes": measured.get("line_bytes", _AUDIT_LINE_BYTES), **results["growth"]}
+
+
+def _load(part: dict[str, Any], instances: int, calls_per_s: float) -> Load:
+    return Load(
+        instances=instances,
+        calls_per_s=calls_per_s,
+        instance_life_s=part["instance_life_s"],
+        warm_s=_WARM_S,
+        cold_s=_COLD_S,
+        audit_line_bytes=part["audit_line_bytes"],
+        mints_per_month=_MINTS_A_MONTH,
+    )
+
+
+def _events(events: list[dict[str, Any]]) -> str:
+    head = (
+        "instances", "mints", "lost lock races", "reads", "busiest second", "decrypts", "busiest second",
+        "throttled calls", "refused answers", "median wait s", "longest wait s",
+    )  # fmt: skip
+    rows = [
+        [
+            f"{event['instances']:,}", event["mints"], f"{event['lost_lock_races']:,}", f"{event['reads']:,}",
+            f"{event['peak_reads']:,}", f"{event['decrypts']:,}", f"{event['peak_decrypts']:,}",
+            f"{event['throttled']:,}", f"{event['refused']:,}", f"{event['wait_median_s']:.3f}",
+            f"{event['wait_last_s']:.2f}",
+        ]
+        for event in events
+    ]  # fmt: skip
+    return report.table(head, rows)
+
+
+def _costs(part: dict[str, Any]) -> str:
+    kinds = list(cost_per_million(_load(part, 1, 1.0)))
+    rows = []
+    for instances, calls_per_s in LOADS:
+        parts = cost_per_million(_load(part, instances, calls_per_s))
+        cells = [f"{parts[kind]:.3f}" for kind in kinds]
+        rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", *cells, f"**{sum(parts.values()):.2f}**"])
+    return report.table(
+        ("instances", "calls a second", *kinds, f"$ a million answers (prices of {READ})"), rows
+    )
+
+
+def _monthly(part: dict[str, Any]) -> str:
+    rows = []
+    for instances, calls_per_s in LOADS:
+        parts = monthly_cost(_load(part, instances, calls_per_s))
+        total = sum(parts.values())
+        largest = max(parts, key=lambda name: parts[name])
+        share = f"{largest}, {100 * parts[largest] / total:.0f} %"
+        rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", f"{total:,.0f}", share])
+    return report.table(("instances", "calls a second", "$ a month", "largest part"), rows)
+
+
+def _rates(part: dict[str, Any]) -> str:
+    reads = part["reads_per_instance_minute"] / 60
+    starts = 1 / part["instance_life_s"]
+    rows = [
+        [
+            f"{instances:,}",
+            f"{calls_per_s:,.10g}",
+            f"{min(instances * reads, calls_per_s) + instances * starts:,.3g}",
+            f"{instances * starts:,.2g}",
+            f"{_MINTS_A_MONTH * 12:.2g}",
+            f"{8 * _MINTS_A_MONTH * 12:.2g}",
+        ]
+        for instances, calls_per_s in LOADS
+    ]
+    head = (
+        "instances",
+        "calls a second",
+        "reads a second",
+        "KMS decrypts a second",
+        "mints a year",
+        "writes a year",
+    )
+    return report.table(head, rows)

@@ -1,0 +1,84 @@
+"""AWS's public prices and quotas, as read in November 2026, and what a number of answers costs by them.
+
+us-east-1 (N. Virginia), on demand, US dollars, before free tiers and discounts. Other regions have the same shape; for
+eu-west-3 expect up to a fifth more for DynamoDB and logs. Sources: https://aws.amazon.com/lambda/pricing/,
+/dynamodb/pricing/on-demand/, /kms/pricing/, /secrets-manager/pricing/, /cloudwatch/pricing/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+READ: Final = "2026-11-23"
+SECONDS_A_MONTH: Final = 365 * 86_400 / 12
+MILLION: Final = 1e6
+
+LAMBDA_REQUEST: Final = 0.20 / MILLION
+LAMBDA_ARM_GB_SECOND: Final = 0.0000133334
+DYNAMODB_READ_UNIT: Final = 0.125 / MILLION
+DYNAMODB_WRITE_UNIT: Final = 0.625 / MILLION
+KMS_REQUEST: Final = 0.03 / 10_000
+KMS_KEY_MONTH: Final = 1.00
+SECRET_MONTH: Final = 0.40
+SECRETS_MANAGER_REQUEST: Final = 0.05 / 10_000
+LOGS_GB: Final = 0.50
+METRIC_MONTH: Final = 0.30
+
+MEMORY_GB: Final = 1.0
+"""template.yaml: MemorySize of the broker."""
+METRICS: Final = 30
+"""Answers and Duration for each outcome and source that occurs (about a dozen pairs), and the notices."""
+LAMBDA_LINES_BYTES: Final = 350
+"""START, END and REPORT, which Lambda writes for each invocation."""
+LOG_ENTRY_BYTES: Final = 26
+"""CloudWatch Logs counts so many more for each event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a fleet does all month.
+
+    Attributes:
+        instances: execution environments that are alive.
+        calls_per_s: answers a second, all together.
+        instance_life_s: after which one is replaced by a cold one.
+        warm_s, cold_s: billed duration of an answer from memory, and of a start with its first answer.
+        audit_line_bytes: of the line that each answer writes.
+        mints_per_month: exchanges.
+    """
+
+    instances: int
+    calls_per_s: float
+    instance_life_s: float
+    warm_s: float
+    cold_s: float
+    audit_line_bytes: int
+    mints_per_month: float
+
+
+def monthly_cost(load: Load) -> dict[str, float]:
+    """Return dollars a month by what they are paid for."""
+    calls = load.calls_per_s * SECONDS_A_MONTH
+    starts = load.instances * SECONDS_A_MONTH / load.instance_life_s
+    # One a minute for each instance that is called at least as often; each call, where it is called less often.
+    reads = min(load.instances / 60, load.calls_per_s) * SECONDS_A_MONTH + starts
+    decrypts = starts + load.instances * load.mints_per_month
+    log_bytes = load.audit_line_bytes + LAMBDA_LINES_BYTES + 4 * LOG_ENTRY_BYTES
+    return {
+        "logs": calls * log_bytes / 1024**3 * LOGS_GB,
+        "Lambda requests": calls * LAMBDA_REQUEST,
+        "Lambda duration": (calls * load.warm_s + starts * load.cold_s) * MEMORY_GB * LAMBDA_ARM_GB_SECOND,
+        "DynamoDB": reads * DYNAMODB_READ_UNIT + load.mints_per_month * 8 * DYNAMODB_WRITE_UNIT,
+        "KMS": (decrypts + 2 * load.mints_per_month) * KMS_REQUEST,
+        "fixed": METRICS * METRIC_MONTH
+        + KMS_KEY_MONTH
+        + SECRET_MONTH
+        + load.mints_per_month * SECRETS_MANAGER_REQUEST,
+    }
+
+
+def cost_per_million(load: Load) -> dict[str, float]:
+    """Return dollars for a million answers, by what they are paid for."""
+    millions = load.calls_per_s * SECONDS_A_MONTH / MILLION
+    return {name: dollars / millions for name, dollars in monthly_cost(load).items()}

@@ -1,0 +1,73 @@
+"""Medians with their spread, and ratios that refuse to be read out of noise."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class TooNoisyError(Exception):
+    """Two samples overlap too much for their ratio to mean anything; the text holds both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What repeated runs of one thing measured, in one unit."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Sample:
+        """Return the sample of these values.
+
+        Raises:
+            ValueError: there are none.
+        """
+        sample = cls(tuple(values))
+        if not sample.values:
+            raise ValueError("a sample needs at least one value")
+        return sample
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles; 0 for a single value."""
+        if len(self.values) == 1:
+            return 0.0
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return high - low
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ± {self.spread / 2:.2g}"
+
+
+def ratio(of: Sample, to: Sample) -> float:
+    """Return the ratio of two medians.
+
+    Raises:
+        TooNoisyError: the wider of the two spreads is larger than the difference of the medians.
+        ValueError: the second median is not above 0.
+    """
+    if to.median <= 0:
+        raise ValueError("a ratio needs something above 0 to compare with")
+    if max(of.spread, to.spread) > abs(of.median - to.median):
+        raise TooNoisyError(f"{of} against {to}: the spread is larger than the difference")
+    return of.median / to.median
+
+
+def share_saved(of: Sample, unit: Sample, *, without: Sample) -> float:
+    """Return what a means saves, as a share of `unit`: (`without` the means - `of` it) / unit.
+
+    Raises:
+        TooNoisyError: the wider spread is larger than the difference.
+    """
+    if max(of.spread, without.spread) > abs(of.median - without.median):
+        raise TooNoisyError(f"{of} against {without}: the spread is larger than the difference")
+    return (without.median - of.median) / unit.median

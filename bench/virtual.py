@@ -1,0 +1,194 @@
+"""Many instances of the real policy on a virtual clock: every call to AWS takes its time, and quotas refuse.
+
+The policy, the lock, the mint and the record are those that are deployed (`functions.broker`); in memory are only the
+services. A second of ten thousand instances takes a second or so of ours.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
+
+from functions.broker.client_secret import ConnectionSecrets
+from functions.broker.issue_token import TokenIssuer
+from functions.broker.mint_ledger import MintLedger
+from functions.broker.mint_token import Minter
+from functions.broker.replace_token import TokenReplacer
+from functions.broker.surroundings import Surroundings
+from functions.broker.token_need import TokenWanted
+from functions.broker.token_store import TokenStore
+from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
+from tests.fakes.upstream import FakeUpstream
+from tests.fakes.wire import Operation, Wire, aws_error
+from token_broker.errors import TokenBrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECTION: Final = "digishare"
+START_EPOCH_S: Final = 1_800_000_000.0
+LATENCIES_S: Final = {
+    "dynamodb.get_item": 0.004,
+    "dynamodb.update_item": 0.006,
+    "dynamodb.put_item": 0.006,
+    "kms.encrypt": 0.008,
+    "kms.decrypt": 0.008,
+    "secretsmanager.get_secret_value": 0.015,
+    "upstream.exchange": 0.4,
+}
+"""Typical within a region, in seconds; the stampede on the local cloud uses the same."""
+QUOTAS_PER_S: Final = {
+    "dynamodb.get_item": 3_000,
+    "dynamodb.update_item": 1_000,
+    "kms.decrypt": 10_000,
+    "secretsmanager.get_secret_value": 10_000,
+}
+"""One DynamoDB partition, which one item is, without its saved-up burst; KMS where its quota is smallest."""
+_RUN_TIME_S: Final = 28.0
+_SDK_ATTEMPTS: Final = 2
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened: calls by operation, refusals by quota, the busiest second of each, and the answers.
+
+    Attributes:
+        waits_s: how long each answer took, in seconds.
+    """
+
+    calls: Counter[str] = field(default_factory=Counter)
+    throttled: Counter[str] = field(default_factory=Counter)
+    by_second: Counter[tuple[str, int]] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    waits_s: list[float] = field(default_factory=list)
+
+    def busiest_second(self, operation: str) -> int:
+        return max((count for (name, _), count in self.by_second.items() if name == operation), default=0)
+
+
+class VirtualFleet:
+    """Instances that share one connection's token.
+
+    Args:
+        seed: of everything that chance decides.
+        daily_mint_ceiling, expires_in_s: as deployed, and as the upstream says.
+
+    Attributes:
+        now: epoch seconds.
+        tally: what has happened since it was last replaced.
+        upstream: the token endpoint, which counts the mints.
+    """
+
+    def __init__(
+        self, *, seed: int = 1, daily_mint_ceiling: int = 24, expires_in_s: float = 31_536_000
+    ) -> None:
+        self.now = START_EPOCH_S
+        self.tally = Tally()
+        self._chance = random.Random(seed)  # noqa: S311 - a simulation
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, Any]] = []
+        self._hub = getcurrent()
+        wire = Wire(before=self._pass_time)
+        self.upstream = FakeUpstream(wire)
+        self.upstream.expires_in = expires_in_s
+        self.upstream.secrets["client"] = {"secret"}
+        secrets = FakeSecretsManager(wire)
+        secrets.put(f"connections/{CONNECTION}", {"client_id": "client", "client_secret": "secret"})
+        self._dynamodb: Any = FakeDynamoDB(wire)
+        self._kms: Any = FakeKMS(wire)
+        self._secrets: Any = secrets
+        self._daily_mint_ceiling = daily_mint_ceiling
+
+    def new_instance(self) -> TokenIssuer:
+        """Return the policy of one more instance, cold."""
+        surroundings = Surroundings(
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            randomness=self._chance.random,
+            new_id=lambda: f"owner-{next(self._numbers)}",
+            notice=lambda name, _facts: self.tally.calls.update([f"notice.{name}"]),
+        )
+        store = TokenStore(self._dynamodb, self._kms, table="tokens", key_arn="arn:aws:kms:x:1:key/a")
+        exchange: Any = self.upstream
+        minter = Minter(
+            ConnectionSecrets(
+                lambda: self._secrets, "connections", "https://api.digishare.ma/v1/oauth/token"
+            ),
+            exchange,
+            lambda: self.now,
+        )
+        ledger = MintLedger(self._dynamodb, table="tokens")
+        return TokenIssuer(
+            store,
+            TokenReplacer(store, ledger, minter, surroundings),
+            surroundings,
+            longest_lease_s=900,
+            daily_mint_ceiling=self._daily_mint_ceiling,
+        )
+
+    def ask(self, issuer: TokenIssuer) -> None:
+        """Ask an instance for a token, and note what came of it."""
+        started = self.now
+        try:
+            issued = issuer.issue(TokenWanted(CONNECTION, caller="caller"), started + _RUN_TIME_S)
+            outcome = issued.source
+        except TokenBrokerError as error:
+            outcome = error.code  # type: ignore[assignment] # counted among the sources
+        self.tally.answers[outcome] += 1
+        self.tally.waits_s.append(self.now - started)
+
+    def mint_first_token(self) -> None:
+        """Put a token in place, and forget that it took time."""
+        issuer = self.new_instance()
+        self.at(self.now, lambda: self.ask(issuer))
+        self.run()
+        self.tally = Tally()
+
+    def call_on(
+        self, issuer: TokenIssuer, *, begin_epoch_s: float, end_epoch_s: float, pause_s: float
+    ) -> None:
+        """Let an instance be asked again and again, each time a pause after its last answer."""
+
+        def work() -> None:
+            while self.now < end_epoch_s:
+                self.ask(issuer)
+                self.sleep(pause_s)
+
+        self.at(begin_epoch_s, work)
+
+    def at(self, epoch_s: float, work: Callable[[], None]) -> None:
+        """Let something begin at a time."""
+        heapq.heappush(self._waiting, (epoch_s, next(self._numbers), greenlet(work)))
+
+    def sleep(self, seconds: float) -> None:
+        """Let the present request wait."""
+        heapq.heappush(self._waiting, (self.now + seconds, next(self._numbers), getcurrent()))
+        self._hub.switch()
+
+    def run(self) -> None:
+        """Go on until nothing is left to do."""
+        while self._waiting:
+            at, _, waiting = heapq.heappop(self._waiting)
+            self.now = max(self.now, at)
+            waiting.switch()
+
+    def _pass_time(self, operation: Operation) -> None:
+        """Let one call take its time; refuse it, after the SDK's own second attempt, where a quota is used up."""
+        name = operation.name
+        for attempt in range(_SDK_ATTEMPTS):
+            self.sleep(LATENCIES_S[name] * (0.75 + 0.5 * self._chance.random()))
+            second = int(self.now)
+            self.tally.calls[name] += 1
+            if self.tally.by_second[name, second] < QUOTAS_PER_S.get(name, 10**9):
+                self.tally.by_second[name, second] += 1
+                return
+            self.tally.throttled[name] += 1
+            if attempt + 1 < _SDK_ATTEMPTS:
+                self.sleep(self._chance.random())
+        raise aws_error("ThrottlingException")

@@ -1,0 +1,77 @@
+"""The growth model: small fleets on the virtual clock, and the price list's arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.growth import cold_fleet, refresh, steady_reads_per_instance_s, year
+from bench.prices import LAMBDA_REQUEST, Load, cost_per_million, monthly_cost
+
+
+def test_a_small_cold_fleet_mints_once() -> None:
+    event = cold_fleet(20)
+
+    assert (event.mints, event.refused, event.throttled) == (1, 0, 0)
+    assert event.decrypts == 19
+    assert 0.4 < event.wait_last_s < 2
+
+
+def test_a_large_cold_fleet_that_overruns_its_item_does_not_mint_past_the_lock() -> None:
+    event = cold_fleet(1_100)
+
+    assert event.throttled > 0
+    assert event.mints <= 3
+
+
+def test_a_fleet_refreshes_its_token_once_and_refuses_nobody() -> None:
+    event = refresh(30)
+
+    assert (event.mints, event.refused) == (1, 0)
+
+
+def test_a_busy_instance_reads_once_a_minute() -> None:
+    assert 60 * steady_reads_per_instance_s(instances=3, minutes=4) == pytest.approx(1, rel=0.05)
+
+
+def test_tokens_of_an_hour_meet_a_ceiling_of_24_mints_a_day_and_not_one_of_40() -> None:
+    _, refused = year(3_600, days=3)
+    _, refused_with_more = year(3_600, days=3, daily_mint_ceiling=40)
+
+    assert refused > 0.1
+    assert refused_with_more == 0
+
+
+def _load(instances: int, calls_per_s: float) -> Load:
+    return Load(
+        instances=instances,
+        calls_per_s=calls_per_s,
+        instance_life_s=7_200,
+        warm_s=0.002,
+        cold_s=0.7,
+        audit_line_bytes=700,
+        mints_per_month=0.1,
+    )
+
+
+def test_requests_cost_the_same_for_each_million_whatever_the_fleet() -> None:
+    for load in (_load(1, 1), _load(10_000, 100_000)):
+        assert cost_per_million(load)["Lambda requests"] == pytest.approx(1e6 * LAMBDA_REQUEST)
+
+
+def test_more_instances_cost_reads_and_decrypts_and_more_calls_cost_neither() -> None:
+    few, many, busy = (
+        monthly_cost(_load(10, 100)),
+        monthly_cost(_load(100, 100)),
+        monthly_cost(_load(10, 1_000)),
+    )
+
+    assert many["DynamoDB"] > 9 * few["DynamoDB"]
+    assert many["KMS"] > 9 * few["KMS"]
+    assert busy["DynamoDB"] == few["DynamoDB"]
+    assert busy["KMS"] == few["KMS"]
+
+
+def test_an_instance_that_is_called_less_than_once_a_minute_reads_once_a_call() -> None:
+    rare, often = monthly_cost(_load(1, 0.001)), monthly_cost(_load(1, 1))
+
+    assert rare["DynamoDB"] < often["DynamoDB"]

@@ -1,0 +1,98 @@
+"""What the benchmark writes: tables in their places, plots that are SVG, and no ratio out of noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from bench import report, svg
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _measured(cpu_ms: list[float], instructions: int | None = None) -> dict[str, Any]:
+    times = {"values": [each / 1000 for each in cpu_ms]}
+    return {"cpu_s": times, "wall_s": times, "instructions": instructions}
+
+
+def _cold(ours: list[float]) -> dict[str, Any]:
+    return {
+        "cold": {
+            "bare": _measured([50, 50, 50], 100),
+            "ours": _measured(ours, 500),
+            "conventional": _measured([500, 500, 500], 1_000),
+            "naive": _measured([450, 450, 450], 900),
+        }
+    }
+
+
+def test_a_table_goes_to_its_place_and_the_words_around_it_stay(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("Before.\n<!-- bench:cold -->\nstale\n<!-- /bench:cold -->\nAfter.\n")
+
+    report.write(_cold([240, 250, 260]), tmp_path)
+
+    text = page.read_text()
+    assert text.startswith("Before.\n<!-- bench:cold -->\n| handler |")
+    assert text.endswith("<!-- /bench:cold -->\nAfter.\n")
+    assert "| 0.50 x |" in text
+    assert "stale" not in text
+
+
+def test_writing_twice_changes_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("<!-- bench:cold -->\n<!-- /bench:cold -->\n")
+    report.write(_cold([240, 250, 260]), tmp_path)
+    first = page.read_text()
+
+    report.write(_cold([240, 250, 260]), tmp_path)
+
+    assert page.read_text() == first
+
+
+def test_no_ratio_is_printed_where_the_spread_is_larger_than_the_difference() -> None:
+    noisy = report.summary(_cold([200, 450, 900]))
+
+    assert "too noisy" in noisy
+    assert "0.90" not in noisy
+
+
+def test_the_summary_has_every_target() -> None:
+    lines = report.summary(_cold([240, 250, 260])).splitlines()
+
+    assert any("instructions" in line and "0.50 x" in line and "target <= 0.5" in line for line in lines)
+    assert any("cpu_s" in line and "5.00 x" in line and "target <= 6.0" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        svg.bars("a < b & c", {"ours": 1.0, "theirs": 0.0}, unit="ms", own="ours"),
+        svg.lines("t", {"a": [(0.0, 0.0), (3.0, 64.0)]}, x_label="s", y_label="answers"),
+        svg.lines(
+            "t",
+            {"a": [(1, 0.02), (10_000, 170.0)]},
+            x_label="n",
+            y_label="a second",
+            logarithmic=True,
+            limits=[svg.Limit(3_000, "quota")],
+        ),
+        svg.stacked("t", {"one\ntwo": {"logs": 1.0, "rest": 0.0}}, unit="$"),
+    ],
+)
+def test_plots_are_svg_and_stay_inside_of_their_page(plot: str) -> None:
+    page = ET.fromstring(plot)  # noqa: S314 - our own text
+
+    width, height = (float(number) for number in page.attrib["viewBox"].split()[2:])
+    for rectangle in page.iter("{http://www.w3.org/2000/svg}rect"):
+        assert 0 <= float(rectangle.attrib["x"]) <= width
+        assert float(rectangle.attrib["x"]) + float(rectangle.attrib["width"]) <= width
+        assert 0 <= float(rectangle.attrib["y"]) <= height
+    for line in page.iter("{http://www.w3.org/2000/svg}polyline"):
+        for point in line.attrib["points"].split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
