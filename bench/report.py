@@ -305,7 +305,7 @@ def _variants_plot(results: Results) -> dict[str, str]:
 
 def _stampede_plot(results: Results) -> dict[str, str]:
     series = {
-        f"{name} ({each['mints']} tokens)": [
+        f"{name}: {each['mints']} minted": [
             (0.0, 0.0),
             *((at, float(number)) for number, at in enumerate(each["after_s"], 1)),
         ]

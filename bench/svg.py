@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WIDTH: Final = 760
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 60, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 84, 60
 _BAR, _GAP = 24, 10
 _LABELS: Final = 290
 _COLOURS: Final = ("#2a6fb0", "#c8553d", "#588157", "#8d6a9f", "#b08d2a", "#6b7280")
@@ -32,12 +32,13 @@ class Limit:
 
 def bars(title: str, values: Mapping[str, float], *, unit: str, own: str = "") -> str:
     """Return horizontal bars, one for each name, drawn from 0; `own` is the name that stands out."""
-    height = _TOP + len(values) * (_BAR + _GAP) + 10
+    top = 50
+    height = top + len(values) * (_BAR + _GAP) + 10
     largest = max(values.values()) or 1.0
-    room = WIDTH - _LABELS - 110
+    room = WIDTH - _LABELS - 170
     parts = []
     for number, (name, value) in enumerate(values.items()):
-        y = _TOP + number * (_BAR + _GAP)
+        y = top + number * (_BAR + _GAP)
         length = max(1.0, room * value / largest)
         colour = _COLOURS[1] if name == own else _COLOURS[0]
         parts += [
@@ -53,7 +54,7 @@ def stacked(title: str, columns: Mapping[str, Mapping[str, float]], *, unit: str
     height, floor = 420, 420 - _BOTTOM
     kinds = list(next(iter(columns.values())))
     tallest = max(sum(parts.values()) for parts in columns.values()) or 1.0
-    room = (WIDTH - _LEFT - _RIGHT - 180) / len(columns)
+    room = (WIDTH - _LEFT - _RIGHT - 190) / len(columns)
     drawn = []
     for number, (name, parts) in enumerate(columns.items()):
         x, y = _LEFT + number * room, float(floor)
@@ -67,8 +68,8 @@ def stacked(title: str, columns: Mapping[str, Mapping[str, float]], *, unit: str
         drawn.append(_text(x + room * 0.35, y - 6, f"{_number(sum(parts.values()))}", anchor="middle"))
         for line, words in enumerate(name.split("\n")):
             drawn.append(_text(x + room * 0.35, floor + 18 + 16 * line, words, anchor="middle"))
-    drawn += _legend(kinds, WIDTH - 175)
-    drawn.append(_text(_LEFT, _TOP - 12, unit))
+    drawn += _legend(kinds, WIDTH - 185)
+    drawn.append(_text(16, _TOP - 34, unit))
     return _page(title, height, drawn)
 
 
@@ -84,7 +85,7 @@ def lines(
     """Return lines through (x, y) points; with both axes logarithmic, values must be above 0."""
     height = 420
     points = [point for each in series.values() for point in each]
-    across = _Axis.over([x for x, _ in points], _LEFT, WIDTH - _RIGHT - 170, logarithmic=logarithmic)
+    across = _Axis.over([x for x, _ in points], _LEFT, WIDTH - _RIGHT - 185, logarithmic=logarithmic)
     levels = [y for _, y in points] + [limit.value for limit in limits]
     up = _Axis.over(levels, height - _BOTTOM, _TOP, logarithmic=logarithmic)
     parts = []
@@ -104,9 +105,9 @@ def lines(
         path = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in each)
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    parts += _legend(list(series), WIDTH - 175)
+    parts += _legend(list(series), WIDTH - 185)
     parts.append(_text((across.start + across.end) / 2, height - 14, x_label, anchor="middle"))
-    parts.append(_text(_LEFT, _TOP - 12, y_label))
+    parts.append(_text(16, _TOP - 34, y_label))
     return _page(title, height, parts)
 
 
