@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 Target = Literal["token", "campaigns"]
 TARGETS: tuple[Target, ...] = ("token", "campaigns")
 
-Delivery = Literal["whole", "hang", "drip_headers", "drip_body", "reset", "close", "cut_body", "stream"]
+Delivery = Literal[
+    "whole", "hang", "drip_headers", "drip_body", "reset", "close", "cut_body", "stream", "raw"
+]
+
+Packing = Literal["", "gzip", "zlib", "deflate"]
+PACKINGS: tuple[Packing, ...] = ("", "gzip", "zlib", "deflate")
 
 MEBIBYTE = 1 << 20
+TOKEN_BODY = '{"token_type":"Bearer","expires_in":31536000,"access_token":"<token>"}'  # noqa: S105 - no password
+TOKEN_ANSWER = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: <length>\r\n\r\n<body>"  # noqa: S105 - no password
 _HTML = b"<!DOCTYPE html><html><head><title>Digishare</title></head><body>Welcome back</body></html>"
 
 
@@ -43,6 +50,8 @@ class Fault:
     cap_s: float = 30.0
     size_bytes: int = 0
     chunked: bool = False
+    template: str = field(default="", repr=False)
+    packing: Packing = ""
 
 
 def status(status: int = 500, *, body: str | None = None, headers: Mapping[str, str] | None = None) -> Fault:
@@ -146,6 +155,38 @@ def huge_body(*, size_bytes: int = 50 * MEBIBYTE, chunked: bool = False) -> Faul
     return Fault(name="huge_body", delivery="stream", size_bytes=size_bytes, chunked=chunked)
 
 
+def raw(
+    template: str = TOKEN_ANSWER,
+    *,
+    body: str = TOKEN_BODY,
+    packing: Packing = "",
+    pause_ms: int = 300,
+    processed: bool = True,
+) -> Fault:
+    """These very bytes in place of an answer; the connection stays open if the client wants it so.
+
+    Args:
+        template: each character is a byte (Latin-1). In it `<body>` stands for the body, `<length>` for its length in
+            bytes and `<hex>` for the same in hexadecimal; in it and in the body `<token>` stands for the token that
+            was issued. What stands between two `<pause>` goes out in one write, which is one TLS record up to 16 KiB.
+        body: as the template.
+        packing: how the body is compressed; `zlib` is HTTP's `deflate`, `deflate` the one without zlib's frame.
+        pause_ms: how long a `<pause>` is.
+        processed: False: nothing is issued, and `<token>` stays as it is.
+    """
+    if packing not in PACKINGS:
+        raise ValueError(f"packing is one of {', '.join(map(repr, PACKINGS))}")
+    return Fault(
+        name="raw",
+        delivery="raw",
+        template=template,
+        body=body.encode("latin-1"),
+        packing=packing,
+        interval_s=pause_ms / 1000,
+        processed=processed,
+    )
+
+
 _MESSAGES = {429: "Too Many Attempts.", 503: "Service Unavailable", 404: "Not Found"}
 
 FAULTS: dict[str, Callable[..., Fault]] = {
@@ -167,6 +208,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
         close,
         mint_then_drop,
         huge_body,
+        raw,
     )
 }
 

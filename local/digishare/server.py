@@ -8,6 +8,7 @@ import ssl
 import struct
 import tempfile
 import time
+import zlib
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import trustme
 
 from local.digishare.api import TARGET_OF_PATH, DigishareApi
+from local.digishare.campaigns import json_object
 from local.digishare.model import Answer, Client, PersonalAccessToken, Request
 from local.digishare.sockets import HOST, SocketServer
 from local.digishare.tokens import signing_key
@@ -31,6 +33,7 @@ _HANDSHAKE_S = 10.0
 _IDLE_S = 60.0
 _MAX_REQUEST_BYTES = 5_000_000
 _PIECE = b"x" * 65_536
+_WBITS = {"gzip": 31, "zlib": 15, "deflate": -15}
 
 
 class _DigishareServer(SocketServer):
@@ -110,7 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(answer)
             return
         self._note(fault.name)
-        self.close_connection = True
+        if fault.delivery == "raw":
+            self._send_raw(fault, answer)
+            return
+        self.close_connection = True  # which is all that "close" does
         promise = {"Content-Length": str(len(answer.body))}
         match fault.delivery:
             case "hang":
@@ -127,8 +133,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(self._head(answer, promise) + answer.body[: len(answer.body) // 2])
             case "stream":
                 self._stream(answer, fault)
-            case "close":
-                pass  # what happens anyway when a handler returns
 
     def _spoilt_answer(self, fault: Fault, request: Request) -> Answer:
         if fault.processed:
@@ -137,6 +141,22 @@ class _Handler(BaseHTTPRequestHandler):
             answer = Answer(fault.status, fault.body, fault.headers)
         body = answer.body[: len(answer.body) // 2] if fault.keep_half_of_body else answer.body
         return Answer(answer.status, body, answer.headers, fault.content_type or answer.content_type)
+
+    def _send_raw(self, fault: Fault, answer: Answer) -> None:
+        template = fault.template.encode("latin-1")
+        body = fault.body
+        if fault.processed:
+            token = str(json_object(answer.body).get("access_token", "")).encode()
+            template, body = (text.replace(b"<token>", token) for text in (template, body))
+        if fault.packing:
+            packer = zlib.compressobj(wbits=_WBITS[fault.packing])
+            body = packer.compress(body) + packer.flush()
+        length = len(body.replace(b"<pause>", b""))
+        content = template.replace(b"<length>", b"%d" % length).replace(b"<hex>", b"%x" % length)
+        for index, piece in enumerate(content.replace(b"<body>", body).split(b"<pause>")):
+            if index and self.server.stopping.wait(fault.interval_s):
+                return
+            self.wfile.write(piece)
 
     def _drip(self, content: bytes, fault: Fault) -> None:
         end = time.monotonic() + fault.cap_s

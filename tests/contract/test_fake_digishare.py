@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,7 +34,7 @@ from local.digishare.tokens import token_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from local.digishare.faults import Fault
+    from local.digishare.faults import Fault, Packing
 
 SECRET, OLD_SECRET, PERSONAL = "canary-secret-new", "canary-secret-old", "canary-personal-token"
 CLIENTS = [
@@ -599,3 +600,41 @@ def test_every_fault_can_be_made_by_name_alone() -> None:
     assert {make().name for name, make in FAULTS.items() if name not in {"json_answer", "rate_limited"}} == (
         FAULTS.keys() - {"json_answer", "rate_limited"}
     )
+
+
+def _read_raw(digishare: FakeDigishare, fault: Fault) -> list[bytes]:
+    """Return what comes for a mint, as it is received."""
+    digishare.fail("token", fault)
+    body = json.dumps(CREDENTIALS).encode()
+    head = f"POST /v1/oauth/token HTTP/1.1\r\nAccept: application/json\r\nConnection: close\r\nContent-Length: {len(body)}"
+    trust = ssl.create_default_context(cafile=str(digishare.ca_file))
+    pieces: list[bytes] = []
+    with (
+        socket.create_connection(("127.0.0.1", digishare.port), 5) as plain,
+        trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(f"{head}\r\nContent-Type: application/json\r\n\r\n".encode() + body)
+        while piece := connection.recv(65_536):
+            pieces.append(piece)
+    return pieces
+
+
+def test_a_raw_answer_comes_byte_by_byte_as_it_was_given(digishare: FakeDigishare) -> None:
+    template = "HTTP/1.1 <length> \xe9\r\n<hex>\n\n<body><pause>and <token>"
+    pieces = _read_raw(digishare, faults.raw(template, body="[<token>]", pause_ms=20))
+    [counted] = digishare.mints
+    token = pieces[1].removeprefix(b"and ").decode()
+    assert token_id(token) == counted.token_id
+    length = len(token) + 2
+    assert pieces[0] == f"HTTP/1.1 {length} \xe9\r\n{length:x}\n\n[{token}]".encode("latin-1")
+
+
+def test_a_raw_answer_can_be_packed_and_need_not_mint(digishare: FakeDigishare) -> None:
+    wbits_of: dict[Packing, int] = {"gzip": 31, "zlib": 15, "deflate": -15}
+    for packing, wbits in wbits_of.items():
+        fault = faults.raw("<length> <body>", body="<token>", packing=packing, processed=False)
+        length, _, body = b"".join(_read_raw(digishare, fault)).partition(b" ")
+        assert (int(length), zlib.decompress(body, wbits)) == (len(body), b"<token>")
+    assert digishare.mints == []
+    with pytest.raises(ValueError, match="packing is one of"):
+        faults.raw(packing="br")  # type: ignore[arg-type] # as it could come over HTTP
