@@ -12,8 +12,6 @@ import json
 import random
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from token_broker.bounded_http import AnswerNotJson, ExchangeError, UnusableRequest, exchange_json
@@ -181,17 +179,11 @@ _CODES: Final = {
 
 
 def _pause_s(response: BoundedResponse | None, attempt: int) -> float:
-    """Return Retry-After in seconds, whether it came as seconds or as a date (RFC 9110 §10.2.3), else a back-off."""
-    text = response.headers.get("Retry-After", "").strip() if response else ""
-    if text.isascii() and text.isdigit() and len(text) < 7:  # noqa: PLR2004 - up to eleven days is a number
-        return float(text)
-    try:
-        until = parsedate_to_datetime(text)
-    except ValueError:
-        return _FIRST_PAUSE_S * 2.0 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max((until - datetime.now(UTC)).total_seconds(), _FIRST_PAUSE_S)
+    """Return the seconds that the answer asks for, else a back-off."""
+    asked_s = response.retry_after_s(time.time()) if response else None
+    if asked_s is not None:
+        return asked_s
+    return _FIRST_PAUSE_S * 2.0 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
 
 
 def _parse_page(response: BoundedResponse, page: int) -> tuple[list[dict[str, object]], bool]:

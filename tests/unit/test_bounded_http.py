@@ -26,6 +26,7 @@ from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
     BoundedResponse,
+    CertificateRefused,
     ConnectFailed,
     ExchangeError,
     NoAnswer,
@@ -226,25 +227,23 @@ def test_repr_of_an_answer_shows_neither_body_nor_headers() -> None:
     assert CANARY not in repr(BoundedResponse(200, {"X": CANARY}, CANARY.encode()))
 
 
-def test_a_finished_call_never_cuts_the_next_one_on_the_same_connection(
-    digishare: FakeDigishare, session: requests.Session
-) -> None:
-    post(session, digishare.url, total_timeout_s=0.4)
-    digishare.fail("token", faults.delay(delay_ms=700))
-    assert post(session, digishare.url, total_timeout_s=5).status == 200
-
-
-def test_connections_are_reused_but_not_after_a_pause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_call_has_a_connection_of_its_own(tmp_path: Path) -> None:
     script = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}")
     with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
         for _ in range(3):
-            post(session, server.url)
-        assert server.connections == 1
-        monkeypatch.setattr(bounded_http, "_MAX_IDLE_S", 0.0)
-        post(session, server.url)
-        assert server.connections == 2
+            assert post(session, server.url).json() == {}
+    assert server.connections == 3
+    assert all("Connection: close" in head for head in server.heads)
+
+
+def test_the_sessions_own_methods_bound_nothing_and_so_send_nothing(
+    digishare: FakeDigishare, session: requests.Session
+) -> None:
+    with pytest.raises(UnusableRequest):
+        session.get(digishare.url, timeout=1)
+    with pytest.raises(ValueError, match="No connection adapters"):
+        session.get("http://127.0.0.1:1", timeout=1)
+    assert digishare.calls == []
 
 
 # --- time -------------------------------------------------------------------------------------------------------
@@ -266,17 +265,6 @@ def test_total_time_is_bounded(digishare: FakeDigishare, session: requests.Sessi
     assert isinstance(error, NoAnswer)
     assert error.may_have_been_processed
     assert "timed out while waiting for the answer" in str(error)
-    assert (
-        post(session, digishare.url, total_timeout_s=5).status == 200
-    )  # the cut connection is not used again
-
-
-def test_total_time_is_bounded_on_a_reused_connection_too(
-    digishare: FakeDigishare, session: requests.Session
-) -> None:
-    post(session, digishare.url)
-    digishare.fail("token", faults.drip_body(interval_ms=20))
-    assert isinstance(failure_of(lambda: post(session, digishare.url)), NoAnswer)
 
 
 @pytest.mark.parametrize(
@@ -295,11 +283,12 @@ def test_a_cut_answer_never_looks_whole(tmp_path: Path, start: bytes) -> None:
         assert isinstance(failure_of(lambda: post(session, server.url)), NoAnswer)
 
 
-def test_endless_interim_answers_are_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.04])
+def test_endless_interim_answers_are_bounded(tmp_path: Path, pause_s: float) -> None:
     def script(connection: ssl.SSLSocket) -> None:
         while True:
-            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            time.sleep(0.02)  # the drip itself
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            time.sleep(pause_s)  # the drip itself
 
     with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
         assert isinstance(failure_of(lambda: post(session, server.url)), NoAnswer)
@@ -341,6 +330,21 @@ def test_a_slow_lookup_counts_towards_the_total_time(
     with plain_listener(lambda connection: connection.recv(9_999) and connection.recv(1)) as url:
         error = failure_of(lambda: post(session, url, total_timeout_s=0.6, connect_timeout_s=0.6))
     assert str(error) == "127.0.0.1: timed out while agreeing on TLS"
+
+
+def test_after_a_lookup_that_took_all_the_time_nothing_is_sent(
+    digishare: FakeDigishare, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def slow(*args: Any, **kwargs: Any) -> list[Any]:
+        time.sleep(0.2)  # a slow name server
+        return list(real(*args, **kwargs))
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    error = failure_of(lambda: post(session, digishare.url, total_timeout_s=0.1, connect_timeout_s=5))
+    assert isinstance(error, ConnectFailed)
+    assert digishare.calls == []
 
 
 def test_connecting_is_bounded(session: requests.Session) -> None:
@@ -408,8 +412,7 @@ def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
             with pytest.raises(ExchangeError):
                 post(session, digishare.url, total_timeout_s=0.1)
         post(session, digishare.url, total_timeout_s=5)
-        assert descriptors() == 1  # the one that the pool keeps
-    assert descriptors() == 0
+        assert descriptors() == 0
     deadline = time.monotonic() + 2
     while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
         assert time.monotonic() < deadline
@@ -456,12 +459,16 @@ def test_an_answer_of_exactly_the_cap_is_returned(
         assert isinstance(failure_of(lambda: post(session, digishare.url)), AnswerTooLarge)
 
 
-def test_a_compressed_answer_is_not_unpacked(tmp_path: Path) -> None:
-    bomb = gzip.compress(b" " * 10_000_000)
-    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
-    with RawTlsServer(sends(head, bomb), tmp_path) as server, new_session(str(server.ca_file)) as session:
-        assert post(session, server.url).body == bomb
+def test_a_compressed_answer_is_unpacked_up_to_the_cap(tmp_path: Path) -> None:
+    packed = gzip.compress(b" " * CAP_BYTES)
+    script = sends(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed), packed
+    )
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        assert post(session, server.url).body == b" " * CAP_BYTES
         assert "Accept-Encoding: identity" in server.heads[0]
+        too_long = failure_of(lambda: post(session, server.url, max_body_bytes=CAP_BYTES - 1))
+        assert isinstance(too_long, AnswerTooLarge)
 
 
 def test_the_body_of_a_redirect_is_capped_too(tmp_path: Path) -> None:
@@ -514,15 +521,16 @@ def test_the_environment_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_an_untrusted_certificate_is_refused_before_anything_is_sent(digishare: FakeDigishare) -> None:
     with new_session() as session:
         error = failure_of(lambda: post(session, digishare.url))
-    assert isinstance(error, ConnectFailed)
-    assert str(error) == "127.0.0.1: failed while agreeing on TLS"
+    assert isinstance(error, CertificateRefused)
+    assert str(error) == "127.0.0.1: the certificate is refused: unable to get local issuer certificate"
+    assert not error.may_have_been_processed
     assert digishare.calls == []
 
 
 def test_verification_cannot_be_switched_off(digishare: FakeDigishare) -> None:
     with new_session() as session:
         session.verify = False
-        assert isinstance(failure_of(lambda: post(session, digishare.url)), ConnectFailed)
+        assert isinstance(failure_of(lambda: post(session, digishare.url)), CertificateRefused)
 
 
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
@@ -530,7 +538,7 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
         RawTlsServer(sends(b""), tmp_path, name="other.example") as server,
         new_session(str(server.ca_file)) as session,
     ):
-        assert isinstance(failure_of(lambda: post(session, server.url)), ConnectFailed)
+        assert isinstance(failure_of(lambda: post(session, server.url)), CertificateRefused)
         assert server.heads == []
 
 
@@ -626,6 +634,9 @@ def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
         "https://",
         f"https://[{CANARY}",
         f"https://127.0.0.1:{CANARY}",
+        "https://127.0.0.1:1\\@127.0.0.1:2",
+        "https://127.0.0\n.1",
+        "https://b\u00fccher.example",
     ],
 )
 def test_only_https_urls_are_used(session: requests.Session, url: str) -> None:
@@ -673,3 +684,37 @@ def test_an_answer_that_is_no_json_object_is_refused(content_type: str, body: by
 
 def test_a_bare_array_is_json() -> None:
     assert BoundedResponse(200, {"Content-Type": "Application/Problem+JSON; x=y"}, b"[1]").json() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("1.5", 1.5),
+        ("9" * 300, 1e300),
+        ("Sat, 01 Jan 2000 00:01:40 GMT", 100),
+        ("Saturday, 01-Jan-00 00:01:40 GMT", 100),
+        ("Sat Jan  1 00:01:40 2000", 100),
+        ("Sat, 01 Jan 2000 00:01:40 -0000", 100),
+        ("Fri, 31 Dec 1999 00:00:00 GMT", 0),
+        ("Mon, 01 Jan 0150 00:00:00 +2359", 0),
+        ("", None),
+        ("-1", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("9" * 400, None),
+        ("\u0663", None),
+        ("5, 7", None),
+        ("soon", None),
+        ("Sat, 01 Jan 99999 00:00:00 GMT", None),
+        ("Sat, 99 Jan 2000 25:61:61 GMT", None),
+        ("Sat, 01 Jan 2000 00:00:00 +999999999999", None),
+        (", ", None),
+        (":" * 50, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_or_nonsense(text: str, seconds: float | None) -> None:
+    response = BoundedResponse(429, {"Retry-After": text}, b"")
+    assert response.retry_after_s(now_epoch_s=946_684_800.0) == seconds

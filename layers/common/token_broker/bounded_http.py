@@ -1,5 +1,8 @@
 """The one way in which the functions call the upstream: bounded in time and size, and silent about secrets.
 
+Every call has a connection of its own, closed afterwards: what an upstream leaves on one (an interim answer, a late
+duplicate, junk behind a 204) must not become the answer to another call.
+
 Importing this module imports requests, which is dear at a cold start: import it where the first call is made.
 
 A read time-out alone bounds nothing: it starts anew with every byte, so a server that drips can hold a caller for
@@ -11,39 +14,31 @@ system bounds (`options timeout` of resolv.conf).
 from __future__ import annotations
 
 import json
-import logging
-import os
+import re
 import socket
 import ssl
 import threading
 import time
-from contextlib import closing, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from typing import TYPE_CHECKING, NoReturn
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING, NoReturn, cast
 from urllib.parse import urlsplit
 
 import certifi
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError
+
+from token_broker.http_answer import TooLongError, UnreadableError, read_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import TypeAlias
+    from collections.abc import Mapping
 
-    from _typeshed import SupportsRead
-    from typing_extensions import Buffer
-
-    _Sendable: TypeAlias = SupportsRead[bytes] | Iterable[Buffer] | Buffer | str
-
-_PIECE_BYTES = 65_536
-_MAX_IDLE_S = 5.0
-_CAUSES = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
+_CAUSES = (UnreadableError, HTTPException, OSError, ValueError)
+_SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,15})?")
 
 
 class ExchangeError(Exception):
@@ -72,6 +67,12 @@ class ConnectFailed(ExchangeError):
     may_have_been_processed = False
 
 
+class CertificateRefused(ConnectFailed):
+    """The host's TLS certificate is not one to trust; the request was not sent."""
+
+    code = "certificate_refused"
+
+
 class NoAnswer(ExchangeError):
     """The request was sent, or a part of it, and no whole answer came in time: its outcome is unknown."""
 
@@ -90,9 +91,12 @@ class AnswerNotJson(ExchangeError):
     code = "answer_not_json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BoundedResponse:
-    """A whole answer of any status, redirects included; the names of `headers` match in any case."""
+    """A whole answer of any final status, redirects included; `body` is unpacked.
+
+    The names of `headers` match in any case; repeated headers are joined by ", ".
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -120,22 +124,29 @@ class BoundedResponse:
             raise AnswerNotJson(f"status {self.status}: the body is not a JSON object")
         return value
 
+    def retry_after_s(self, now_epoch_s: float) -> float | None:
+        """Return the seconds that `Retry-After` asks for (RFC 9110 §10.2.3: seconds or a date); None for nonsense."""
+        text = self.headers.get("Retry-After", "").strip()
+        if _SECONDS.fullmatch(text):
+            return float(text)
+        with suppress(ValueError, TypeError, OverflowError, IndexError):
+            until = parsedate_to_datetime(text)
+            if until.tzinfo is None:
+                until = until.replace(tzinfo=UTC)
+            return max(0.0, until.timestamp() - now_epoch_s)
+        return None
+
 
 def new_session(ca_file: str | None = None) -> requests.Session:
-    """Return a session for `exchange_json`; threads may share it. Loads the CA certificates once.
+    """Return a session for `exchange_json` and nothing else; threads may share it. Loads the CA certificates once.
 
     Args:
         ca_file: the only CA certificates to trust; None for the public ones (certifi). What the environment says
             (proxies, netrc, REQUESTS_CA_BUNDLE, SSLKEYLOGFILE) never counts.
     """
-    for name in ("urllib3.connection", "urllib3.connectionpool"):
-        logging.getLogger(name).addFilter(_is_not_ours)
     session = requests.Session()
-    session.trust_env = False
-    session.verify = ca_file or True
-    for scheme in list(session.adapters):
-        del session.adapters[scheme]
-    session.mount("https://", _BoundedAdapter(ca_file or certifi.where()))
+    session.adapters.clear()
+    session.mount("https://", _TlsAdapter(ca_file or certifi.where()))
     return session
 
 
@@ -157,18 +168,17 @@ def exchange_json(
 
     Args:
         session: from `new_session`.
-        method: in capitals.
+        method: in capitals; not HEAD.
         url: https only.
-        headers: `Accept: application/json` is added if absent; `Accept-Encoding` is always `identity`, so that
-            `max_body_bytes` bounds what is really there.
+        headers: `Accept: application/json` is added if absent; `Accept-Encoding` is always `identity`.
         json_body: sent as JSON; None for no body.
         params: the query.
         total_timeout_s: for everything from here to the answer's last byte, except the lookup of the host's name.
         connect_timeout_s: for reaching the host, within `total_timeout_s`.
-        max_body_bytes: of the answer.
+        max_body_bytes: of the answer, as it comes and unpacked.
 
     Raises:
-        UnusableRequest, ConnectFailed: the upstream has not acted on the request.
+        UnusableRequest, ConnectFailed, CertificateRefused: the upstream has not acted on the request.
         NoAnswer, AnswerTooLarge: it may have.
     """
     prepared = _prepare(requests.Request(method, url, headers=headers, json=json_body, params=params))
@@ -176,8 +186,8 @@ def exchange_json(
     if isinstance(prepared, ExchangeError):
         outcome = prepared
     else:
-        timeouts_s = (min(connect_timeout_s, total_timeout_s), total_timeout_s)
-        outcome = _send(session, prepared, timeouts_s, max_body_bytes)
+        tls = cast("_TlsAdapter", session.get_adapter(url)).tls
+        outcome = _send(tls, prepared, (connect_timeout_s, total_timeout_s), max_body_bytes)
     if isinstance(outcome, ExchangeError):
         # Raised here and not where it was found: there it would carry the original error, with the request's body
         # and bearer, as its context, which `from None` hides but keeps.
@@ -192,55 +202,42 @@ def _prepare(request: requests.Request) -> requests.PreparedRequest | UnusableRe
             return UnusableRequest("the URL must be https://host/..., without a user name")
         headers = CaseInsensitiveDict({"Accept": "application/json", "User-Agent": "token-broker"})
         headers.update(request.headers)
-        headers["Accept-Encoding"] = "identity"
+        headers.update({"Accept-Encoding": "identity", "Connection": "close"})
         for value in headers.values():
             value.encode("latin-1")
         request.headers = headers
-        return request.prepare()
+        prepared = request.prepare()
+        sent = urlsplit(prepared.url)
+        if (sent.scheme, sent.hostname, sent.port) != (parts.scheme, parts.hostname, parts.port):
+            return UnusableRequest("the URL's host can be read in two ways")
+        return prepared
     except (requests.RequestException, ValueError, TypeError, AttributeError):
         return UnusableRequest("the URL, a header or the body cannot be sent")
 
 
 def _send(
-    session: requests.Session,
+    tls: ssl.SSLContext,
     prepared: requests.PreparedRequest,
     timeouts_s: tuple[float, float],
     max_body_bytes: int,
 ) -> BoundedResponse | ExchangeError:
-    url = prepared.url or ""
-    host = urlsplit(url).hostname
-    call = _Call(timeouts_s[1])
-    previous = _current_call.set(call)
+    call = _Call(prepared, *timeouts_s)
     try:
         call.start()
-        # The adapter, not the session: for a redirect that it must not follow, Session.send still reads the whole
-        # body into memory, and it keeps cookies.
-        response = session.get_adapter(url).send(prepared, stream=True, timeout=timeouts_s, proxies={})
-        with closing(response):
-            body = _read_body(response, max_body_bytes)
+        with call.connect(tls) as connection, connection.makefile("rb") as stream:
+            call.send(connection)
+            status, headers, body = read_answer(stream, max_body_bytes)
         call.finish()
-        if call.was_cut:
-            # Possibly cut in the middle of what has no declared length, so that it looks whole.
-            return call.failure(f"{host}: timed out")
-        if body is None:
-            return AnswerTooLarge(f"{host}: the answer has more than {max_body_bytes} bytes")
-        return BoundedResponse(response.status_code, response.headers, body)
+        # If cut in the middle of what has no declared length, it looks whole.
+        return call.failure() if call.was_cut else BoundedResponse(status, headers, body)
+    except TooLongError:
+        return AnswerTooLarge(f"{call.host}: the answer has more than {max_body_bytes} bytes")
+    except ssl.SSLCertVerificationError as error:
+        return CertificateRefused(f"{call.host}: the certificate is refused: {error.verify_message}")
     except _CAUSES as error:
-        timed_out = call.was_cut or isinstance(error, requests.Timeout | TimeoutError)
-        return call.failure(f"{host}: {'timed out' if timed_out else 'failed'}")
+        return call.failure(timed_out=isinstance(error, TimeoutError))
     finally:
         call.finish()
-        _current_call.reset(previous)
-
-
-def _read_body(response: requests.Response, max_body_bytes: int) -> bytes | None:
-    """Return the body as it came over the wire; None, with the rest unread, if it is larger than allowed."""
-    body = bytearray()
-    while piece := response.raw.read(min(_PIECE_BYTES, max_body_bytes + 1 - len(body)), decode_content=False):
-        body += piece
-        if len(body) > max_body_bytes:
-            return None
-    return bytes(body)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -248,43 +245,83 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class _Call:
-    """One exchange: how far it got, and the timer that cuts its connection.
+    """One request: how far it got, and the timer that cuts its connection.
 
-    `watch` keeps a duplicate of the socket's descriptor, because the socket object itself changes hands (into TLS,
-    into the response) while shutting the duplicate down ends whatever its owner is blocked in.
+    The timer works on a duplicate of the socket's descriptor, because the socket itself passes into TLS, while shutting
+    the duplicate down ends whatever its owner is blocked in.
     """
 
-    def __init__(self, total_timeout_s: float) -> None:
-        self.stage = "preparing"
-        self.is_sent = False
+    def __init__(
+        self, prepared: requests.PreparedRequest, connect_timeout_s: float, total_timeout_s: float
+    ) -> None:
+        parts = urlsplit(str(prepared.url))
+        self.host = str(parts.hostname)
         self.was_cut = False
+        self._port = parts.port or 443
+        self._prepared = prepared
+        self._connect_timeout_s = connect_timeout_s
+        self._stage = "preparing"
+        self._is_sent = False
         self._is_over = False
         self._watched: socket.socket | None = None
         self._lock = threading.Lock()
+        self._end_s = time.monotonic() + total_timeout_s
         self._timer = threading.Timer(total_timeout_s, self._cut)
         self._timer.daemon = True
 
     def start(self) -> None:
         self._timer.start()
 
-    def watch(self, connection: socket.socket) -> None:
-        with self._lock:
-            if self._watched is None and not self._is_over:
-                self._watched = socket.socket(fileno=os.dup(connection.fileno()))
-            if self.was_cut:
-                self._shut_down()
+    def connect(self, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        self._stage = "looking up the host's name"
+        addresses = [
+            str(address[0])
+            for *_, address in socket.getaddrinfo(self.host, self._port, type=socket.SOCK_STREAM)
+        ]
+        self._stage = "connecting"
+        with self._connect_to_one_of(addresses) as plain:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.settimeout(max(self._end_s - time.monotonic(), 0.001))
+            self._stage = "agreeing on TLS"
+            self._watch(plain)
+            return tls.wrap_socket(plain, server_hostname=self.host)
+
+    def send(self, connection: ssl.SSLSocket) -> None:
+        # It only writes the request down: it neither connects nor reads.
+        writer = HTTPSConnection(self.host, self._port, context=connection.context)
+        writer.sock = connection
+        self._stage, self._is_sent = "waiting for the answer", True
+        prepared = self._prepared
+        body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
+        writer.request(str(prepared.method), prepared.path_url, body, prepared.headers)
 
     def finish(self) -> None:
-        """End the timer's power over the connection, which may go back to the pool. Safe to call again."""
+        """End the timer's power over the connection. Safe to call again."""
         self._timer.cancel()
         with self._lock:
             self._is_over = True
             if self._watched is not None:
                 self._watched.close()
 
-    def failure(self, what: str) -> ExchangeError:
-        text = f"{what} while {self.stage}"
-        return NoAnswer(text) if self.is_sent else ConnectFailed(text)
+    def failure(self, *, timed_out: bool = False) -> ExchangeError:
+        how = "timed out" if timed_out or self.was_cut else "failed"
+        text = f"{self.host}: {how} while {self._stage}"
+        return NoAnswer(text) if self._is_sent else ConnectFailed(text)
+
+    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
+        """Give each address its share of the connect time-out, which is for all of them together."""
+        end_s = min(self._end_s, time.monotonic() + self._connect_timeout_s)
+        for index, address in enumerate(addresses):
+            share_s = (end_s - time.monotonic()) / (len(addresses) - index)
+            with suppress(OSError):
+                return socket.create_connection((address, self._port), max(share_s, 0.001))
+        raise TimeoutError if time.monotonic() >= end_s else ConnectionError
+
+    def _watch(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._watched = connection.dup()
+            if self.was_cut:
+                self._shut_down()
 
     def _cut(self) -> None:
         with self._lock:
@@ -298,79 +335,22 @@ class _Call:
                 self._watched.shutdown(socket.SHUT_RDWR)
 
 
-_current_call: ContextVar[_Call] = ContextVar("_current_call")
+class _TlsAdapter(BaseAdapter):
+    """Where a session keeps its TLS context: loading the CA certificates is most of a handshake's cost.
 
-
-def _is_not_ours(_: logging.LogRecord) -> bool:
-    """Drop what urllib3 logs about our calls: URLs with their query, and what it could not read of an answer."""
-    return _current_call.get(None) is None
-
-
-class _WatchedConnection(HTTPSConnection):
-    """Tells the current call which socket it uses, and when the first byte of the request goes out."""
-
-    _last_used_s = 0.0
-
-    @property
-    def is_connected(self) -> bool:
-        # A connection that sat in a frozen Lambda is likely dead, and a request lost on one has an unknown outcome.
-        return time.monotonic() - self._last_used_s < _MAX_IDLE_S and super().is_connected
-
-    def _new_conn(self) -> socket.socket:
-        call = _current_call.get()
-        call.stage = "looking up the host's name"
-        host = self._dns_host.strip("[]")
-        addresses = [
-            str(address[0]) for *_, address in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
-        ]
-        call.stage = "connecting"
-        connection = self._connect_to_one_of(addresses)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        call.stage = "agreeing on TLS"
-        call.watch(connection)
-        return connection
-
-    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
-        """Give each address its share of the connect time-out, which is for all of them together."""
-        end_s = time.monotonic() + float(self.timeout or 0)
-        for index, address in enumerate(addresses):
-            share_s = (end_s - time.monotonic()) / (len(addresses) - index)
-            with suppress(OSError):
-                return socket.create_connection((address, self.port), max(share_s, 0.001))
-        if time.monotonic() >= end_s:
-            raise ConnectTimeoutError(self, "no address answered in time")
-        raise ConnectionError("no address could be reached")
-
-    def send(self, data: _Sendable) -> None:
-        call = _current_call.get()
-        if self.sock is not None:
-            call.watch(self.sock)
-        call.stage, call.is_sent = "waiting for the answer", True
-        super().send(data)
-        self._last_used_s = time.monotonic()
-
-
-class _WatchedPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _WatchedConnection
-
-
-class _BoundedAdapter(HTTPAdapter):
-    """Watched connections that share one TLS context: loading the CA certificates is most of a handshake's cost."""
+    It sends nothing, so that the session's own methods, which bound nothing, fail.
+    """
 
     def __init__(self, ca_file: str) -> None:
-        super().__init__(max_retries=0)
+        super().__init__()
         # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        tls.load_verify_locations(ca_file)
-        self.poolmanager = urllib3.PoolManager(num_pools=2, maxsize=2, ssl_context=tls)
-        self.poolmanager.pool_classes_by_scheme = {"https": _WatchedPool}
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.tls.set_alpn_protocols(["http/1.1"])
+        self.tls.load_verify_locations(ca_file)
+
+    def send(self, *_: object, **__: object) -> NoReturn:
+        raise UnusableRequest("exchange_json is the way to send a request")
 
     def close(self) -> None:
-        # urllib3 leaves a pool's connections to the garbage collector, and errors hold pools in reference cycles.
-        for key in self.poolmanager.pools.keys():  # noqa: SIM118 - not a mapping that can be iterated
-            self.poolmanager.pools[key].close()
-        super().close()
-
-    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
-        """Do nothing: the context has its CA certificates, and verifying is not for a caller to switch off."""
+        """Do nothing: no connection outlives its call."""
