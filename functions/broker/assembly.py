@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, cast
 import botocore.config
 import botocore.session
 
+from functions.broker.adapters.oauth_exchange import OAuthExchange
 from functions.broker.client_secret import ConnectionSecrets
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.mint_ledger import MintLedger
 from functions.broker.mint_token import Minter
-from functions.broker.oauth_exchange import OAuthExchange
 from functions.broker.replace_token import TokenReplacer
 from functions.broker.settings import Settings
 from functions.broker.surroundings import Surroundings

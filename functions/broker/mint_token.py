@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from functions.broker.adapters.oauth_exchange import ExchangeError
 from functions.broker.client_secret import (
     PersonalAccessToken,
     SecretMalformedError,
@@ -12,13 +13,13 @@ from functions.broker.client_secret import (
     SecretUnavailableError,
 )
 from functions.broker.lifetime import EXCHANGE_TIMEOUT_S, expiry_epoch_s, token_id_of
-from functions.broker.oauth_exchange import ExchangeError
+from functions.broker.token import FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from functions.broker.adapters.oauth_exchange import OAuthExchange
     from functions.broker.client_secret import ConnectionSecrets, StoredCredential
-    from functions.broker.oauth_exchange import OAuthExchange
 
 _SHORTEST_EXCHANGE_S = 0.2
 
@@ -48,9 +49,12 @@ class MintedToken:
 
 
 class MintFailedError(Exception):
-    """No token. `code` is safe to log; the other attributes are those of ExchangeError.
+    """No token. `code` is safe to log.
 
     Attributes:
+        terminal: whether only a changed credential can help.
+        may_have_minted: whether a token may exist upstream that we never saw.
+        retry_after_s: as in ExchangeError.
         secret_version: VersionId of the credential that failed, "" if none could be read.
     """
 
@@ -140,9 +144,9 @@ class Minter:
         except ExchangeError as error:
             raise MintFailedError(
                 error.code,
-                terminal=error.terminal,
+                terminal=error.kind is FailureKind.REFUSED or error.code.startswith("token_url_"),
                 secret_version=stored.version_id,
-                may_have_minted=error.may_have_minted,
+                may_have_minted=error.kind is FailureKind.MAY_HAVE_ISSUED,
                 retry_after_s=error.retry_after_s,
             ) from None
         return MintedToken(

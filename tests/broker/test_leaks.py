@@ -32,7 +32,11 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "cut": faults.cut_body,
     "reset": faults.reset,
     "minted, then dropped": faults.mint_then_drop,
-    "wrong content type": faults.wrong_content_type,
+    "a token of another kind": lambda: faults.raw(body='{"token_type":"mac","access_token":"<token>"}'),
+    "a token in a header line that is none": lambda: faults.raw(
+        "HTTP/1.1 500 <token>\r\n<token>\r\n\r\n<body>"
+    ),
+    "a token where HTTP should be": lambda: faults.raw("<body>"),
     "the secret echoed": lambda: faults.json_answer({"error": CANARY_SECRET}, status=400),
     "a token that is none": lambda: faults.json_answer({"access_token": UNUSABLE}),
     "token in an error": lambda: faults.json_answer({"error": "invalid_client", "x": CANARY_PAT}, status=401),

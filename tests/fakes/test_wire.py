@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from functions.broker.adapters.oauth_exchange import ExchangeError
 from functions.broker.client_secret import ClientCredentials, ConnectionSecrets, SecretMissingError
-from functions.broker.oauth_exchange import ExchangeError
+from functions.broker.token import FailureKind
 from functions.broker.token_record import StoreUnavailableError, TokenRecord
 from functions.broker.token_store import TokenStore
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
@@ -78,7 +79,7 @@ def test_the_upstream_can_lose_an_answer_after_minting() -> None:
     upstream.secrets["c"] = {"good"}
 
     def lose(operation: Operation) -> bool | None:
-        raise ExchangeError("upstream_no_answer", may_have_minted=True)
+        raise ExchangeError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
 
     wire.after = lose
     with pytest.raises(ExchangeError, match="upstream_no_answer"):

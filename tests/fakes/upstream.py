@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from functions.broker.adapters.oauth_exchange import ExchangeError, TokenAnswer
 from functions.broker.lifetime import token_id_of
-from functions.broker.oauth_exchange import ExchangeError, TokenAnswer
+from functions.broker.token import FailureKind
 from tests.fakes.wire import Wire
 
 if TYPE_CHECKING:
@@ -53,12 +54,15 @@ class FakeUpstream:
         """How many tokens were issued."""
         return len(self.issued)
 
+    def prepare(self, credential: ClientCredentials) -> None:
+        """Do nothing: every token URL may be called, and there is nothing to load."""
+
     def exchange(self, credential: ClientCredentials, timeout_s: float) -> TokenAnswer:
         """Return a token; the same interface as `OAuthExchange.exchange`."""
 
         def take_effect() -> TokenAnswer:
             if credential.client_secret not in self.secrets.get(credential.client_id, set()):
-                raise ExchangeError("invalid_client", terminal=True)
+                raise ExchangeError("invalid_client", FailureKind.REFUSED)
             access_token = self.new_token(len(self.issued) + 1)
             self.issued.append(
                 IssuedUpstream(access_token, token_id_of(access_token), credential.client_secret)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from functions.broker.oauth_exchange import ExchangeError
+from functions.broker.adapters.oauth_exchange import ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -101,7 +101,7 @@ def test_an_upstream_with_an_unknown_certificate_gets_no_request(bench: Bench, t
 
         assert impostor.calls == []
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    _assert_nothing_was_minted(bench, connection)
+    _assert_nothing_was_minted(bench, connection, "upstream_certificate_refused")
 
 
 def test_an_upstream_that_does_not_listen_has_minted_nothing(bench: Bench) -> None:
@@ -112,10 +112,10 @@ def test_an_upstream_that_does_not_listen_has_minted_nothing(bench: Bench) -> No
     answer = ask(broker, connection)
 
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    _assert_nothing_was_minted(bench, connection)
+    _assert_nothing_was_minted(bench, connection, "upstream_unreachable")
 
 
-def _assert_nothing_was_minted(bench: Bench, connection: str) -> None:
+def _assert_nothing_was_minted(bench: Bench, connection: str, code: str) -> None:
     (row,) = bench.operator.rows(connection)
-    assert (row.outcome, row.error) == (Outcome.FAILED, "upstream_unreachable")
+    assert (row.outcome, row.error) == (Outcome.FAILED, code)
     assert bench.operator.record(connection).mints_today == 0

@@ -9,8 +9,9 @@ import pytest
 
 from functions.broker.mint_ledger import Outcome
 from local.digishare import faults
+from local.digishare.model import Client
 from tests.faults.bench import Timed, ask, set_constants
-from tests.faults.upstream_cases import A_TOKEN, CASES, ODD_LIFETIMES
+from tests.faults.upstream_cases import A_TOKEN, CASES, LEFTOVERS, ODD_LIFETIMES, ODD_WRAPPINGS
 
 if TYPE_CHECKING:
     from local.fake_digishare import FakeDigishare
@@ -158,3 +159,33 @@ def test_an_odd_lifetime_is_capped_never_infinite(name: str, bench: Bench, digis
     assert token is not None
     assert token.expires_at_epoch_s is not None
     assert longest_s - 5 < token.expires_at_epoch_s - time.time() <= longest_s
+
+
+@pytest.mark.parametrize("name", ODD_WRAPPINGS)
+def test_a_good_token_is_used_however_it_is_wrapped(
+    name: str, bench: Bench, digishare: FakeDigishare
+) -> None:
+    connection = bench.operator.new_connection()
+    digishare.fail("token", ODD_WRAPPINGS[name])
+    answer = ask(bench.one, connection)
+
+    assert answer.status == 200, answer.body
+    (mint,) = digishare.mints
+    assert answer.token_id == mint.token_id
+    (row,) = bench.operator.rows(connection)
+    assert (row.outcome, row.token_id) == (Outcome.ISSUED, mint.token_id)
+    assert len(digishare.calls) == 1
+
+
+@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_is_left_of_an_answer_is_never_another_connections_token(
+    name: str, bench: Bench, digishare: FakeDigishare
+) -> None:
+    digishare.set_clients([Client("one", ("one's",)), Client("other", ("other's",))])
+    digishare.fail("token", LEFTOVERS[name])
+    ask(bench.one, bench.operator.new_connection(client_id="one", client_secret="one's"))
+    answer = ask(bench.one, bench.operator.new_connection(client_id="other", client_secret="other's"))
+
+    assert answer.status == 200, answer.body
+    assert [mint.token_id for mint in digishare.mints if mint.client_id == "other"] == [answer.token_id]

@@ -10,7 +10,7 @@ from functions.broker.mint_ledger import Outcome
 from local.digishare import faults
 
 if TYPE_CHECKING:
-    from local.digishare.faults import Fault
+    from local.digishare.faults import Fault, Packing
 
 A_TOKEN = "t" * 40
 
@@ -39,6 +39,109 @@ def _answered(status: int, error: str) -> Fault:
     return faults.status(status, body=json.dumps({"error": error, "error_description": "no"}))
 
 
+def wrapped(
+    *,
+    status: str = "200 OK",
+    headers: str = "Content-Type: application/json\r\n",
+    before: str = "",
+    after: str = "",
+    body: str = faults.TOKEN_BODY,
+    packing: Packing = "",
+) -> Fault:
+    """Return a true answer in a wrapping that is spoilt: the token is issued, and nothing but the wrapping is wrong."""
+    head = f"HTTP/1.1 {status}\r\n{headers}Content-Length: <length>\r\n\r\n"
+    return faults.raw(f"{before}{head}<body>{after}", body=body, packing=packing)
+
+
+def _typed(token_type: str) -> Fault:
+    return wrapped(body=f'{{"token_type":{token_type},"expires_in":3600,"access_token":"<token>"}}')
+
+
+_NO_LENGTH = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+_103 = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+_ANOTHER = faults.TOKEN_ANSWER
+
+ODD_WRAPPINGS = {
+    "102 first": wrapped(before="HTTP/1.1 102 Processing\r\n\r\n"),
+    "103 first": wrapped(before=_103),
+    "sixteen interim answers": wrapped(before=_103 * 15 + "HTTP/1.1 100 Continue\r\n\r\n"),
+    "an interim answer that nobody knows": wrapped(
+        before="HTTP/1.1 199 Whatever\r\nContent-Length: 5\r\n\r\n"
+    ),
+    "103 behind": wrapped(after=_103),
+    "a duplicate behind": wrapped(after=_ANOTHER),
+    "junk behind": wrapped(after="junk\x00\r\n\r\n"),
+    "201": wrapped(status="201 Created"),
+    "202": wrapped(status="202 Accepted"),
+    "203": wrapped(status="203 Non-Authoritative Information"),
+    "206": wrapped(status="206 Partial Content"),
+    "no reason": wrapped(status="200"),
+    "a byte order mark": wrapped(body="\xef\xbb\xbf" + faults.TOKEN_BODY),
+    "gzip": wrapped(headers="Content-Encoding: gzip\r\n", packing="gzip"),
+    "x-gzip in capitals": wrapped(headers="CONTENT-ENCODING: X-GZIP\r\n", packing="gzip"),
+    "deflate": wrapped(headers="Content-Encoding: deflate\r\n", packing="zlib"),
+    "deflate without a frame": wrapped(headers="Content-Encoding: deflate\r\n", packing="deflate"),
+    "gzip beside identity": wrapped(headers="Content-Encoding: identity, gzip\r\n", packing="gzip"),
+    "an encoding that it does not have": wrapped(headers="Content-Encoding: utf-8\r\n"),
+    "gzip that it does not have": wrapped(headers="Content-Encoding: gzip\r\n"),
+    "a header line without a colon": wrapped(headers="Strict-Transport-Security max-age=1\r\n"),
+    "a header name with a space": wrapped(headers="X Frame: deny\r\n"),
+    "a header without a name": wrapped(headers=": deny\r\n"),
+    "a header name in Latin-1": wrapped(headers="Pr\xe9f\xe9rence: oui\r\n"),
+    "a space before the colon": wrapped(headers="Content-Type : application/json\r\n"),
+    "a folded header first": wrapped(headers=" folded\r\n"),
+    "a folded header": wrapped(headers="Content-Type: application/json;\r\n\tcharset=utf-8\r\n"),
+    "120 headers": wrapped(headers="".join(f"X-{number}: y\r\n" for number in range(120))),
+    "a cookie of 70 KB": wrapped(headers=f"Set-Cookie: a={'c' * 70_000}\r\n"),
+    "bare line feeds": faults.raw(faults.TOKEN_ANSWER.replace("\r\n", "\n")),
+    "HTTP/1.0": faults.raw(faults.TOKEN_ANSWER.replace("HTTP/1.1", "HTTP/1.0")),
+    "HTML for a content type": wrapped(headers="Content-Type: text/html; charset=UTF-8\r\n"),
+    "no content type": wrapped(headers=""),
+    "two content types": wrapped(headers="Content-Type: text/html\r\nContent-Type: application/json\r\n"),
+    "token type BearerToken": _typed('"BearerToken"'),
+    "token type with white space": _typed('" bearer "'),
+    "token type in capitals": _typed('"BEARER"'),
+    "no token type": wrapped(body='{"expires_in":3600,"access_token":"<token>"}'),
+    "an empty token type": _typed('""'),
+    "token type null": _typed("null"),
+    "Latin-1 in a text": wrapped(body=faults.TOKEN_BODY.replace("{", '{"note":"d\xe9livr\xe9",', 1)),
+    "no length": faults.raw(f"{_NO_LENGTH}\r\n<body>"),
+    "a length that is no number": faults.raw(f"{_NO_LENGTH}Content-Length: many\r\n\r\n<body>"),
+    "a length said twice": wrapped(headers="Content-Length: <length>\r\n"),
+    "chunks": faults.raw(f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"),
+    "chunks, said twice": faults.raw(
+        f"{_NO_LENGTH}Transfer-Encoding: Chunked\r\nTransfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"
+    ),
+    "chunks with extensions, trailers and junk": faults.raw(
+        f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex> ; a=b\r\n<body>\r\n0\r\nX: y\r\nno colon\r\n\r\njunk"
+    ),
+    "chunks and a length": faults.raw(
+        f"{_NO_LENGTH}Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"
+    ),
+    "pieces": faults.raw(
+        f"{_103}{faults.TOKEN_ANSWER}".replace("\r\n", "\r<pause>\n").replace("/", "<pause>/"),
+        body=faults.TOKEN_BODY.replace("token>", "token><pause>").replace("es", "e<pause>s"),
+        pause_ms=3,
+    ),
+}
+"""A good token that must be used, however it comes."""
+
+LEFTOVERS = {
+    "103 with a whole answer": wrapped(status="103 Early Hints", after=f"<pause>{_ANOTHER}"),
+    "103 first": wrapped(before=f"{_103}<pause>"),
+    "102 first": wrapped(before="HTTP/1.1 102 Processing\r\n\r\n<pause>"),
+    "204 with an answer behind": faults.raw(f"HTTP/1.1 204 No Content\r\n\r\n<pause>{_ANOTHER}"),
+    "304 with an answer behind": faults.raw(f"HTTP/1.1 304 Not Modified\r\n\r\n<pause>{_ANOTHER}"),
+    "a late duplicate": wrapped(after=f"<pause>{_ANOTHER}"),
+    "a late duplicate behind chunks": faults.raw(
+        f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n<pause>{_ANOTHER}"
+    ),
+    "an answer behind an empty one": faults.raw(f"{_NO_LENGTH}Content-Length: 0\r\n\r\n<pause>{_ANOTHER}"),
+    "101 with an answer behind": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n<pause>{_ANOTHER}"),
+    "many answers in the same TLS record": wrapped(after=_ANOTHER * 10),
+}
+"""What leaves one connection's token on the wire, where another's exchange must not find it."""
+
 NO_ANSWER = {
     "hang": Case(faults.hang(cap_s=3), "upstream_no_answer", Outcome.BEGUN),
     "hang after minting": Case(
@@ -53,6 +156,29 @@ NO_ANSWER = {
     "cut body": Case(faults.cut_body(), "upstream_no_answer", Outcome.BEGUN, mints=1),
     "50 MB": Case(faults.huge_body(), "upstream_no_answer", Outcome.BEGUN),
     "50 MB in chunks": Case(faults.huge_body(chunked=True), "upstream_no_answer", Outcome.BEGUN),
+    **{
+        name: Case(fault, "upstream_no_answer", Outcome.BEGUN, mints=1)
+        for name, fault in {
+            "seventeen interim answers": wrapped(before=_103 * 17),
+            "103 with a body": wrapped(before=_103 + faults.TOKEN_BODY + "\r\n"),
+            "101": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n{_ANOTHER}"),
+            "201 header lines": wrapped(headers="X: y\r\n" * 201),
+            "a header of 140 KB": wrapped(headers=f"X: {'y' * 140_000}\r\n"),
+            "a head that never ends": faults.raw("HTTP/1.1 200 OK\r\nX: y\r\n"),
+            "no HTTP": faults.raw("<body>"),
+            "HTTP/2": faults.raw(faults.TOKEN_ANSWER.replace("HTTP/1.1", "HTTP/2")),
+            "a chunk too many": faults.raw(
+                f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n-1\r\n{'x' * 9999}"
+            ),
+            "a transfer encoding that nobody asked for": faults.raw(
+                f"{_NO_LENGTH}Transfer-Encoding: gzip, chunked\r\n\r\n<body>"
+            ),
+            "a bomb": wrapped(headers="Content-Encoding: gzip\r\n", body=" " * 9_999_999, packing="gzip"),
+            "a bomb without a frame": wrapped(
+                headers="Content-Encoding: deflate\r\n", body=" " * 9_999_999, packing="deflate"
+            ),
+        }.items()
+    },
 }
 STATUSES = {
     "500": Case(faults.status(500), "upstream_500", Outcome.BEGUN),
@@ -73,7 +199,31 @@ STATUSES = {
     "400": Case(_answered(400, "invalid_request"), "upstream_400", Outcome.FAILED),
     "404": Case(faults.status(404), "upstream_404", Outcome.FAILED),
     "422": Case(faults.status(422), "upstream_422", Outcome.FAILED),
-    "204": Case(faults.status(204, body=""), "upstream_204", Outcome.FAILED),
+    "404 in HTML with Retry-After": Case(
+        faults.status(404, body="<p>", headers={"Retry-After": "7.5"}), "upstream_404", Outcome.FAILED, 8
+    ),
+    "304": Case(faults.status(304, body=""), "upstream_304", Outcome.FAILED),
+    **{
+        name: Case(fault, code, Outcome.FAILED, status=502)
+        for name, code, fault in (
+            ("401 with another code", "invalid_client", _answered(401, "invalid_request")),
+            ("401 without a code", "invalid_client", faults.status(401)),
+            ("401 in HTML", "invalid_client", faults.html(status=401)),
+            ("401 with invalid_scope", "invalid_scope", _answered(401, "invalid_scope")),
+            ("200 with invalid_client", "invalid_client", _answered(200, "invalid_client")),
+            ("500 with unauthorized_client", "unauthorized_client", _answered(500, "unauthorized_client")),
+            ("429 with invalid_scope", "invalid_scope", _answered(429, "invalid_scope")),
+            (
+                "a refusal in Latin-1 without a content type",
+                "invalid_client",
+                faults.raw(
+                    "HTTP/1.1 400 Bad Request\r\nContent-Length: <length>\r\n\r\n<body>",
+                    body='{"error":"invalid_client","error_description":"identit\xe9 refus\xe9e"}',
+                    processed=False,
+                ),
+            ),
+        )
+    },
     "invalid_client": Case(_answered(401, "invalid_client"), "invalid_client", Outcome.FAILED, status=502),
     "invalid_scope": Case(_answered(400, "invalid_scope"), "invalid_scope", Outcome.FAILED, status=502),
     "unauthorized_client": Case(
@@ -93,13 +243,35 @@ _MALFORMED_BODIES: dict[str, object] = {
     "a token that no header carries": {"access_token": "jeton-\u00e9", "expires_in": 3600},
     "a token of 5,000 characters": {"access_token": "t" * 5000, "expires_in": 3600},
     "another token type": {"access_token": A_TOKEN, "token_type": "mac", "expires_in": 3600},
+    **{
+        f"token type {kind!r}": {"access_token": A_TOKEN, "token_type": kind, "expires_in": 3600}
+        for kind in ("DPoP", "N_A", "Bearer, mac", 7, ["Bearer"], False)
+    },
     "NaN": '{"access_token": "' + A_TOKEN + '", "expires_in": NaN}',
+    "the token twice": f'{{"access_token": "{A_TOKEN}", "access_token": "{A_TOKEN}"}}',
+    "a token and a refusal that cannot both be true": {"access_token": "a b", "error": "invalid_client"},
+    "a token in Latin-1": {"access_token": A_TOKEN + "\u00e9"},
     "depth": "[" * 30_000,
 }
 MALFORMED = {
     "truncated JSON": Case(faults.truncated_json(), "upstream_malformed", Outcome.BEGUN, mints=1),
     "HTML 200": Case(faults.html(), "upstream_malformed", Outcome.BEGUN),
-    "wrong content type": Case(faults.wrong_content_type(), "upstream_malformed", Outcome.BEGUN, mints=1),
+    "204": Case(faults.status(204, body=""), "upstream_malformed", Outcome.BEGUN),
+    **{
+        name: Case(fault, "upstream_malformed", Outcome.BEGUN, mints=1)
+        for name, fault in {
+            "text before the JSON": wrapped(body="for (;;);" + faults.TOKEN_BODY),
+            "text behind the JSON": wrapped(body=faults.TOKEN_BODY + "<!-- 12 ms -->"),
+            "a token one level deeper": wrapped(body=f'{{"data":{faults.TOKEN_BODY}}}'),
+            "a token in an array": wrapped(body=f"[{faults.TOKEN_BODY}]"),
+            "a body that is cut": faults.raw(f"{_NO_LENGTH}Content-Length: 300\r\n\r\n<body>"),
+            "204 with a body": wrapped(status="204 No Content"),
+            "gzip twice": wrapped(headers="Content-Encoding: gzip, gzip\r\n", packing="gzip"),
+            "gzip called br": wrapped(headers="Content-Encoding: br\r\n", packing="gzip"),
+            "gzip that nobody mentions": wrapped(packing="gzip"),
+            "gzip that is none": wrapped(headers="Content-Encoding: gzip\r\n", body="\x1f\x8b\x08nonsense"),
+        }.items()
+    },
     **{
         name: Case(faults.json_answer(body), "upstream_malformed", Outcome.BEGUN)
         for name, body in _MALFORMED_BODIES.items()

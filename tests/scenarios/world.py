@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from functions.broker.adapters.oauth_exchange import OAuthExchange
 from functions.broker.client_secret import ConnectionSecrets
 from functions.broker.issue_token import IssuedToken, TokenIssuer
 from functions.broker.lifetime import token_id_of
 from functions.broker.mint_ledger import MintLedger
 from functions.broker.mint_token import Minter
-from functions.broker.oauth_exchange import OAuthExchange
 from functions.broker.replace_token import TokenReplacer
 from functions.broker.surroundings import Surroundings
 from functions.broker.token_need import TokenWanted

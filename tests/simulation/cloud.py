@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NoReturn, assert_never
 
 from botocore.exceptions import ClientError
 
-from functions.broker.oauth_exchange import ExchangeError
+from functions.broker.adapters.oauth_exchange import ExchangeError
+from functions.broker.token import FailureKind
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
@@ -140,7 +141,7 @@ class Cloud:
             self._fail(operation, reached=True)
         if operation.name == "upstream.exchange":
             if self._weather is Weather.MINTING_BROKEN:
-                raise ExchangeError("upstream_error_500", may_have_minted=True)
+                raise ExchangeError("upstream_error_500", FailureKind.MAY_HAVE_ISSUED)
             return False
         return fault is Fault.SENT_AGAIN
 
@@ -158,8 +159,8 @@ class Cloud:
         self._world.note(self._world.here().name, f"{operation.name} fails")
         if service == "upstream":
             if reached:
-                raise ExchangeError("upstream_no_answer", may_have_minted=True)
-            raise ExchangeError("upstream_unreachable")
+                raise ExchangeError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
+            raise ExchangeError("upstream_unreachable", FailureKind.NOTHING_ISSUED)
         if service in {"dynamodb", "kms"} and request:
             request.store_faults += 1
             self._world.promises.on_answered(self._world.here())
@@ -171,11 +172,11 @@ class Cloud:
         if self._world.now >= self._weather_until:
             self._weather = Weather.UP
         if self._weather is Weather.UNREACHABLE:
-            raise ExchangeError("upstream_unreachable")
+            raise ExchangeError("upstream_unreachable", FailureKind.NOTHING_ISSUED)
         if self._weather is Weather.BUSY:
-            raise ExchangeError("upstream_error_429", retry_after_s=d.RETRY_AFTER_S)
+            raise ExchangeError("upstream_error_429", FailureKind.NOTHING_ISSUED, d.RETRY_AFTER_S)
         if self._weather is Weather.BROKEN:
-            raise ExchangeError("upstream_error_500", may_have_minted=True)
+            raise ExchangeError("upstream_error_500", FailureKind.MAY_HAVE_ISSUED)
         newest = self.upstream.issued[-1].access_token if self.upstream.issued else "token-0"
         repeating = self._weather is Weather.REPEATING
         self.upstream.new_token = lambda number: newest if repeating else f"token-{number}"

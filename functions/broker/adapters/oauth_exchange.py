@@ -1,12 +1,18 @@
-"""One exchange at the upstream's token endpoint (RFC 6749 §4.4), and what its answer means."""
+"""One exchange at the upstream's token endpoint (RFC 6749 §4.4), and what its answer means.
+
+A token that the upstream issued and that is not used lives on for a year. So success is any 2xx with a usable token,
+whatever its label says, and the rest is sorted by what may exist upstream afterwards (`FailureKind`).
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from functions.broker.token import FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,15 +21,22 @@ if TYPE_CHECKING:
 
     from functions.broker.client_secret import ClientCredentials
     from token_broker.bounded_http import BoundedResponse
+    from token_broker.bounded_http import ExchangeError as UnansweredError
 
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 64 * 1024
 # What may stand in a Bearer header (RFC 6750 §2.1), as far as KMS seals it in one call (4,096 bytes).
 _BEARER = re.compile(r"[\x21-\x7e]{1,4096}")
+_BEARER_TYPES = frozenset({"", "bearer", "bearertoken"})
+# RFC 6749 §3.3.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
+_LONGEST_SCOPE = 1024
 
-# Repeating these cannot help until somebody changes the credential.
-TERMINAL_CODES = frozenset({"invalid_client", "invalid_scope", "unauthorized_client"})
-_SUCCESS, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 200, 429, 500
+REFUSALS = frozenset({"invalid_client", "invalid_scope", "unauthorized_client"})
+"""RFC 6749 §5.2: these refuse the credential, in whatever status they come."""
+
+_SUCCESSES = range(200, 300)
+_UNAUTHORIZED, _SERVER_ERRORS = 401, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +52,16 @@ class ExchangeError(Exception):
     """The upstream issued nothing that we can use.
 
     Attributes:
-        code: an RFC 6749 error code from the upstream's answer, or one of ours (`upstream_...`).
-        terminal: whether only a changed credential can help.
-        may_have_minted: whether a token may exist upstream that we never saw.
+        code: an RFC 6749 error code from the upstream's answer, or one of ours (`upstream_...`, `token_url_...`);
+            safe to log.
+        kind: what follows from it.
         retry_after_s: what the upstream asked for, in seconds, if it did.
     """
 
-    def __init__(
-        self,
-        code: str,
-        *,
-        terminal: bool = False,
-        may_have_minted: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
+    def __init__(self, code: str, kind: FailureKind, retry_after_s: float | None = None) -> None:
         super().__init__(code)
         self.code = code
-        self.terminal = terminal
-        self.may_have_minted = may_have_minted
+        self.kind = kind
         self.retry_after_s = retry_after_s
 
 
@@ -77,16 +82,27 @@ class OAuthExchange:
         self._clock = clock
         self._session: requests.Session | None = None
 
+    def prepare(self, credential: ClientCredentials) -> None:
+        """Do all that comes before sending: check the token URL, load the HTTP stack. Sends nothing.
+
+        Raises:
+            ExchangeError: the URL is malformed, or its host may not be called.
+        """
+        self._refuse_foreign_host(credential.token_url)
+        self._open_session()
+
     def exchange(self, credential: ClientCredentials, timeout_s: float) -> TokenAnswer:
         """Exchange the credential for a token; blocks for at most `timeout_s` (name resolution apart).
+
+        The first exchange of an instance takes longer unless `prepare` came before.
 
         Raises:
             ExchangeError: anything but a usable token.
         """
-        # Only a mint needs the HTTP stack, and nearly every start of an instance ends without one.
-        from token_broker import bounded_http  # noqa: PLC0415 - see above
-
         self._refuse_foreign_host(credential.token_url)
+        session = self._open_session()
+        from token_broker import bounded_http  # noqa: PLC0415 - loaded already
+
         body = {
             "grant_type": "client_credentials",
             "client_id": credential.client_id,
@@ -94,11 +110,9 @@ class OAuthExchange:
         }
         if credential.scope:
             body["scope"] = credential.scope
-        if self._session is None:
-            self._session = bounded_http.new_session(self._ca_file)
         try:
             response = bounded_http.exchange_json(
-                self._session,
+                session,
                 "POST",
                 credential.token_url,
                 headers={"Accept": "application/json"},
@@ -108,68 +122,98 @@ class OAuthExchange:
                 max_body_bytes=LONGEST_ANSWER_BYTES,
             )
         except bounded_http.ExchangeError as error:
-            code = "upstream_no_answer" if error.may_have_been_processed else "upstream_unreachable"
-            raise ExchangeError(code, may_have_minted=error.may_have_been_processed) from None
-        if response.status == _SUCCESS:
-            return _read_token(response)
-        raise self._read_error(response)
+            raise _unanswered(error) from None
+        return self._token_of(response)
+
+    def _open_session(self) -> requests.Session:
+        # Only a mint needs the HTTP stack, and nearly every start of an instance ends without one.
+        from token_broker import bounded_http  # noqa: PLC0415 - see above
+
+        if self._session is None:
+            self._session = bounded_http.new_session(self._ca_file)
+        return self._session
 
     def _refuse_foreign_host(self, token_url: str) -> None:
         try:
             parts = urlsplit(token_url)
             port = parts.port
         except ValueError:
-            raise ExchangeError("token_url_malformed", terminal=True) from None
+            parts = None
+        if parts is None:  # raised here, because the original error quotes the URL
+            raise ExchangeError("token_url_malformed", FailureKind.NOTHING_ISSUED)
         host = (parts.hostname or "").lower()
         allowed = self._allowed_hosts if port is None else self._allowed_hosts | {f"{host}:443"}
         named = host if port is None else f"{host}:{port}"
         if named == f"{host}:443":
             named = host
         if parts.scheme != "https" or parts.username is not None or named not in allowed:
-            raise ExchangeError("token_url_not_allowed", terminal=True)
+            raise ExchangeError("token_url_not_allowed", FailureKind.NOTHING_ISSUED)
 
-    def _read_error(self, response: BoundedResponse) -> ExchangeError:
-        retry_after_s = _parse_retry_after(response.headers.get("Retry-After"), self._clock())
-        code = _object_of(response).get("error")
-        if isinstance(code, str) and code in TERMINAL_CODES:
-            return ExchangeError(code, terminal=True)
+    def _token_of(self, response: BoundedResponse) -> TokenAnswer:
+        members = _members_of(response.body)
+        is_success = response.status in _SUCCESSES
+        if is_success and members.get("access_token"):
+            return _usable_token(members)
+        code = members.get("error")
+        if isinstance(code, str) and code in REFUSALS:
+            raise ExchangeError(code, FailureKind.REFUSED)
+        if response.status == _UNAUTHORIZED:
+            raise ExchangeError("invalid_client", FailureKind.REFUSED)
         # Any other text of the upstream's is not repeated: it goes into logs and answers.
-        return ExchangeError(
+        if is_success:
+            raise ExchangeError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
+        # A server error can strike after the token was issued.
+        unsure = response.status >= _SERVER_ERRORS
+        raise ExchangeError(
             f"upstream_{response.status}",
-            # A server error can strike after the token was issued.
-            may_have_minted=response.status >= _SERVER_ERRORS,
-            retry_after_s=retry_after_s,
+            FailureKind.MAY_HAVE_ISSUED if unsure else FailureKind.NOTHING_ISSUED,
+            response.retry_after_s(self._clock()),
         )
 
 
-def _read_token(response: BoundedResponse) -> TokenAnswer:
-    value = _object_of(response)
-    access_token, token_type, scope = value.get("access_token"), value.get("token_type"), value.get("scope")
-    if not isinstance(access_token, str) or not _BEARER.fullmatch(access_token):
-        raise ExchangeError("upstream_malformed", may_have_minted=True)
-    if token_type is not None and str(token_type).lower() != "bearer":
-        raise ExchangeError("upstream_malformed", may_have_minted=True)
-    return TokenAnswer(access_token, value.get("expires_in"), scope if isinstance(scope, str) else None)
+def _unanswered(error: UnansweredError) -> ExchangeError:
+    if error.may_have_been_processed:
+        return ExchangeError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
+    code = _CODES_OF_UNSENT.get(error.code, "upstream_unreachable")
+    return ExchangeError(code, FailureKind.NOTHING_ISSUED)
 
 
-def _object_of(response: BoundedResponse) -> dict[str, object]:
-    """Return the answer's members; none if it isn't a JSON object, which is then missed like any other member."""
-    from token_broker.bounded_http import AnswerNotJson  # noqa: PLC0415 - loaded already
+_CODES_OF_UNSENT = {
+    "certificate_refused": "upstream_certificate_refused",
+    "unusable_request": "token_url_malformed",  # nothing else in it comes from outside and is not JSON
+}
 
+
+def _usable_token(members: dict[str, object]) -> TokenAnswer:
+    access_token, token_type, scope = (members.get(name) for name in ("access_token", "token_type", "scope"))
+    if not isinstance(access_token, str) or not _BEARER.fullmatch(access_token) or not _is_bearer(token_type):
+        raise ExchangeError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
+    is_scope = isinstance(scope, str) and len(scope) <= _LONGEST_SCOPE and _SCOPE.fullmatch(scope)
+    return TokenAnswer(access_token, members.get("expires_in"), str(scope) if is_scope else None)
+
+
+def _is_bearer(token_type: object) -> bool:
+    if token_type is None:
+        return True
+    return isinstance(token_type, str) and "".join(token_type.split()).lower() in _BEARER_TYPES
+
+
+def _members_of(body: bytes) -> dict[str, object]:
+    """Return the members of a JSON object; none if it isn't one, which is then missed like any other member."""
+    # Bytes that are no UTF-8 can stand in a description; a token that has some is refused for its characters.
+    text = body.decode("utf-8-sig", "replace")
     try:
-        return response.json_object()
-    except AnswerNotJson:
+        # `int` refuses the words NaN and Infinity, which are no JSON.
+        value = json.loads(text, object_pairs_hook=_with_one_token, parse_constant=int)
+    except (ValueError, RecursionError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
-def _parse_retry_after(value: str | None, now_epoch_s: float) -> float | None:
-    """Return the seconds that a `Retry-After` header asks for (RFC 9110 §10.2.3: seconds or a date)."""
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_epoch_s)
-    except (ValueError, TypeError, OverflowError):
-        return None
+def _with_one_token(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the members; two tokens are a list, which is no token, because nobody knows which one is meant."""
+    members = dict(pairs)
+    tokens = [value for name, value in pairs if name == "access_token"]
+    if len(tokens) > 1:
+        members["access_token"] = tokens
+    return members
