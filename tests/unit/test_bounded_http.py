@@ -636,6 +636,7 @@ def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
         f"https://127.0.0.1:{CANARY}",
         "https://127.0.0.1:1\\@127.0.0.1:2",
         "https://127.0.0\n.1",
+        " https://127.0.0.1:canary",
         "https://b\u00fccher.example",
     ],
 )

@@ -186,7 +186,7 @@ def exchange_json(
     if isinstance(prepared, ExchangeError):
         outcome = prepared
     else:
-        tls = cast("_TlsAdapter", session.get_adapter(url)).tls
+        tls = cast("_TlsAdapter", session.get_adapter(str(prepared.url))).tls
         outcome = _send(tls, prepared, (connect_timeout_s, total_timeout_s), max_body_bytes)
     if isinstance(outcome, ExchangeError):
         # Raised here and not where it was found: there it would carry the original error, with the request's body

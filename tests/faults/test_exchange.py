@@ -1,0 +1,161 @@
+"""The exchange by itself. Two connections, one upstream: whatever is done to the one, the other never gets its token."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from functions.broker.adapters.oauth_exchange import ExchangeError, OAuthExchange
+from functions.broker.client_secret import ClientCredentials
+from functions.broker.lifetime import token_id_of
+from functions.broker.token import FailureKind
+from local.digishare import faults
+from local.digishare.model import Client
+from tests.faults.upstream_cases import CASES, LEFTOVERS, ODD_WRAPPINGS, wrapped
+from token_broker import bounded_http
+
+if TYPE_CHECKING:
+    import ssl
+
+    from local.digishare.faults import Fault
+    from local.fake_digishare import FakeDigishare
+
+TIMEOUT_S = 0.4
+SLACK_S = 0.5
+FAULTS = {**{name: case.fault for name, case in CASES.items()}, **ODD_WRAPPINGS, **LEFTOVERS}
+
+
+@pytest.fixture
+def exchange(digishare: FakeDigishare) -> OAuthExchange:
+    digishare.set_clients([Client("one", ("canary-one",)), Client("other", ("canary-other",))])
+    host = digishare.url.removeprefix("https://")
+    return OAuthExchange(frozenset({host}), str(digishare.ca_file), time.time)
+
+
+def credential_of(name: str, digishare: FakeDigishare) -> ClientCredentials:
+    return ClientCredentials(name, f"canary-{name}", f"{digishare.url}/v1/oauth/token")
+
+
+def exchange_for(name: str, exchange: OAuthExchange, digishare: FakeDigishare) -> str:
+    """Return the token id that `name` gets, having checked that it is one of its own."""
+    token_id = token_id_of(exchange.exchange(credential_of(name, digishare), TIMEOUT_S).access_token)
+    assert token_id in {mint.token_id for mint in digishare.mints if mint.client_id == name}
+    return token_id
+
+
+def test_after_every_fault_each_connection_gets_its_own_token(
+    exchange: OAuthExchange, digishare: FakeDigishare
+) -> None:
+    assert len(FAULTS) > 100
+    for fault in FAULTS.values():
+        for spoilt, next_one in (("one", "other"), ("other", "one")):
+            digishare.fail("token", fault)
+            started_s = time.monotonic()
+            with suppress(ExchangeError):
+                exchange_for(spoilt, exchange, digishare)
+            assert time.monotonic() - started_s < TIMEOUT_S + SLACK_S
+            exchange_for(next_one, exchange, digishare)
+
+
+def test_a_connection_that_is_kept_would_be_noticed(
+    exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: the connection goes back to a pool, for whoever comes next."""
+    kept: list[ssl.SSLSocket] = []
+    connect = bounded_http._Call.connect
+
+    class Kept:
+        def __init__(self, connection: ssl.SSLSocket) -> None:
+            self._connection = connection
+
+        def __enter__(self) -> ssl.SSLSocket:
+            return self._connection
+
+        def __exit__(self, *_: object) -> None:
+            kept[:] = [self._connection]
+
+    def connect_or_reuse(call: bounded_http._Call, tls: ssl.SSLContext) -> Kept:
+        return Kept(kept.pop() if kept else connect(call, tls))
+
+    monkeypatch.setattr(bounded_http._Call, "connect", connect_or_reuse)
+    monkeypatch.setattr(bounded_http._Call, "send", _send_keeping_alive)
+    digishare.fail("token", LEFTOVERS["204 with an answer behind"])
+    with suppress(ExchangeError):
+        exchange_for("one", exchange, digishare)
+    answer = exchange.exchange(credential_of("other", digishare), 2)
+    kept.pop().close()
+
+    owners = [m.client_id for m in digishare.mints if m.token_id == token_id_of(answer.access_token)]
+    assert owners == ["one"]
+
+
+_send = bounded_http._Call.send
+
+
+def _send_keeping_alive(call: bounded_http._Call, connection: ssl.SSLSocket) -> None:
+    call._prepared.headers["Connection"] = "keep-alive"
+    _send(call, connection)
+
+
+def test_prepare_sends_nothing_and_leaves_only_the_sending(
+    exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.prepare(credential_of("one", digishare))
+    assert digishare.calls == []
+    monkeypatch.setattr(bounded_http, "new_session", None)
+    exchange_for("one", exchange, digishare)
+    assert len(digishare.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("token_url", "code"),
+    [
+        ("https://elsewhere.example/", "token_url_not_allowed"),
+        ("http://{host}/", "token_url_not_allowed"),
+        ("https://user:canary@{host}/", "token_url_not_allowed"),
+        ("https://[canary", "token_url_malformed"),
+        ("https://127.0.0.1:canary/", "token_url_malformed"),
+        ("", "token_url_not_allowed"),
+    ],
+)
+def test_a_token_url_that_is_not_allowed_is_refused_before_anything_else(
+    token_url: str, code: str, exchange: OAuthExchange, digishare: FakeDigishare
+) -> None:
+    host = digishare.url.removeprefix("https://")
+    credential = ClientCredentials("one", "canary-one", token_url.format(host=host))
+    for call in (lambda: exchange.prepare(credential), lambda: exchange.exchange(credential, 1)):
+        with pytest.raises(ExchangeError) as caught:
+            call()
+        assert (caught.value.code, caught.value.kind) == (code, FailureKind.NOTHING_ISSUED)
+        assert caught.value.__context__ is None
+    assert digishare.calls == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "read"),
+    [
+        ('"campaigns.read campaigns.write"', "campaigns.read campaigns.write"),
+        (f'"{"s" * 1024}"', "s" * 1024),
+        (f'"{"s" * 1025}"', None),
+        ('"a  b"', None),
+        ('" a"', None),
+        ('"a\\\\b"', None),
+        ('"a\\u0022b"', None),
+        ('"a\\nb"', None),
+        ('"\\u00e9"', None),
+        ('""', None),
+        ('["a"]', None),
+    ],
+)
+def test_a_scope_that_rfc_6749_does_not_allow_is_none(
+    scope: str, read: str | None, exchange: OAuthExchange, digishare: FakeDigishare
+) -> None:
+    digishare.fail("token", _with_scope(scope))
+    assert exchange.exchange(credential_of("one", digishare), 2).scope == read
+
+
+def _with_scope(scope: str) -> Fault:
+    return wrapped(body=faults.TOKEN_BODY.replace("{", f'{{"scope":{scope},', 1))
