@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, cast
 import botocore.config
 import botocore.session
 
+from functions.broker.adapters.client_secret import ConnectionSecrets
+from functions.broker.adapters.mint_ledger import MintLedger
 from functions.broker.adapters.oauth_exchange import OAuthExchange
-from functions.broker.client_secret import ConnectionSecrets
+from functions.broker.adapters.token_store import TokenStore
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
-from functions.broker.mint_ledger import MintLedger
+from functions.broker.lifetime import AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S
 from functions.broker.mint_token import Minter
+from functions.broker.ports import Ports
 from functions.broker.replace_token import TokenReplacer
 from functions.broker.settings import Settings
-from functions.broker.surroundings import Surroundings
-from functions.broker.token_store import TokenStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
@@ -56,11 +57,11 @@ def new_session() -> botocore.session.Session:
 def assemble(
     environment: Mapping[str, str], audit: Audit, session: botocore.session.Session | None = None
 ) -> Broker:
-    """Return the broker that the environment describes; `audit` hears of what happens in it.
+    """Return the broker that the environment describes; `audit` is told of what happens in it.
 
     Args:
         environment: as `template.yaml` sets it.
-        audit: the ear.
+        audit: told of every event.
         session: where clients come from; default: one of botocore's usual kind.
 
     Raises:
@@ -69,44 +70,54 @@ def assemble(
     """
     settings = Settings.from_environment(environment)
     session = session or botocore.session.get_session()
-    # Short, and one attempt more than one: a call is cut off rather than left to eat up the lock's time.
+    # Nothing is repeated by the SDK: the policy knows what a repetition would cost, and how much time is left.
     config = botocore.config.Config(
-        connect_timeout=1.0, read_timeout=1.5, retries={"mode": "standard", "total_max_attempts": 2}
+        connect_timeout=AWS_CONNECT_TIMEOUT_S,
+        read_timeout=AWS_READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": 1},
     )
     # botocore's own session: boto3 would load s3transfer and multiprocessing on the cold path.
-    dynamodb = cast("DynamoDBClient", session.create_client("dynamodb", config=config))
-    store = TokenStore(
-        dynamodb,
+    clients = Clients(
+        cast("DynamoDBClient", session.create_client("dynamodb", config=config)),
         cast("KMSClient", session.create_client("kms", config=config)),
-        table=settings.token_table,
-        key_arn=settings.token_key_arn,
+        # Made at the first exchange: most instances never see one.
+        lambda: cast("SecretsManagerClient", session.create_client("secretsmanager", config=config)),
     )
     # SystemRandom and uuid4 draw from the operating system at each call: nothing is shared by snapshots or forks.
-    surroundings = Surroundings(
+    ports = Ports(
         clock=time.time,
+        monotonic=time.monotonic,
         sleep=time.sleep,
         randomness=random.SystemRandom().random,
         new_id=lambda: uuid.uuid4().hex,
         notice=audit.notice,
     )
-    secrets = ConnectionSecrets(
-        # Made at the first mint: most instances never see one.
-        lambda: cast("SecretsManagerClient", session.create_client("secretsmanager", config=config)),
-        settings.secret_prefix,
-        settings.default_token_url,
-    )
     exchange = OAuthExchange(settings.upstream_hosts, settings.upstream_ca_file, time.time)
-    replacer = TokenReplacer(
-        store,
-        MintLedger(dynamodb, table=settings.token_table),
-        Minter(secrets, exchange, time.time),
-        surroundings,
-    )
-    issuer = TokenIssuer(
-        store,
-        replacer,
-        surroundings,
-        longest_lease_s=settings.lease_seconds,
-        daily_mint_ceiling=settings.daily_mint_ceiling,
-    )
+    store, issuer = assemble_policy(settings, clients, exchange, ports)
     return Broker(settings, load_grants(), audit, store, issuer)
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The SDK's clients, or what stands in for them."""
+
+    dynamodb: DynamoDBClient
+    kms: KMSClient
+    make_secretsmanager: Callable[[], SecretsManagerClient]
+
+
+def assemble_policy(
+    settings: Settings, clients: Clients, exchange: OAuthExchange, ports: Ports
+) -> tuple[TokenStore, TokenIssuer]:
+    """Put the policy together: the same way for the function, tests, the simulation and the benchmark."""
+    store = TokenStore(
+        clients.dynamodb, clients.kms, table=settings.token_table, key_arn=settings.token_key_arn
+    )
+    secrets = ConnectionSecrets(
+        clients.make_secretsmanager, settings.secret_prefix, settings.default_token_url
+    )
+    minter = Minter(secrets, exchange)
+    ledger = MintLedger(clients.dynamodb, table=settings.token_table)
+    replacer = TokenReplacer(store, ledger, minter, ports)
+    issuer = TokenIssuer(store, replacer, minter, ports, longest_lease_s=settings.lease_seconds)
+    return store, issuer

@@ -73,8 +73,8 @@ class Audit:
             metrics={
                 "Answers": (1, "Count"),
                 "Duration": (round(duration_ms, 1), "Milliseconds"),
-                **{event: (count, "Count") for event, count in self._events.items()},
             },
             dimensions={"outcome": outcome, "source": str(self._facts.get("source", "none"))},
             fields={"status": status, **{k: v for k, v in self._facts.items() if k != "source"}},
+            events=self._events,
         )

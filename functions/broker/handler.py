@@ -14,12 +14,12 @@ gc.disable()
 
 from functions.broker.assembly import Broker, assemble, new_session
 from functions.broker.audit import Audit
+from functions.broker.decide import TokenWanted
 from functions.broker.grants import Caller, read_caller
 from functions.broker.http_api import StatusRequest, TokenRequest, failure, object_at, read_request, success
-from functions.broker.lifetime import ANSWER_MARGIN_S
+from functions.broker.lifetime import ANSWER_S
+from functions.broker.ports import AwsError
 from functions.broker.status import describe
-from functions.broker.token_need import TokenWanted
-from functions.broker.token_record import StoreUnavailableError
 from token_broker.errors import AccessDenied, InvalidScope, TemporarilyUnavailable, TokenBrokerError
 
 gc.freeze()
@@ -77,21 +77,22 @@ def _lease(
     broker: Broker, request: TokenRequest, caller: Caller, grant: Grant, context: LambdaContext
 ) -> dict[str, object]:
     wanted = TokenWanted(request.connection, request.min_ttl_s, request.rejected_token_id, str(caller))
-    deadline_epoch_s = time.time() + context.get_remaining_time_in_millis() / 1000 - ANSWER_MARGIN_S
-    token = broker.issuer.issue(wanted, deadline_epoch_s)
+    deadline_epoch_s = time.time() + context.get_remaining_time_in_millis() / 1000 - ANSWER_S
+    issued = broker.issuer.issue(wanted, deadline_epoch_s)
+    token = issued.clear.token
     if request.scope and not set(request.scope.split()) <= set((token.scope or "").split()):
         known = f"has the scope {token.scope!r}" if token.scope else "has no scope that is known"
         raise InvalidScope(f"this connection {known}: leave `scope` out")
     lease_s = min(broker.settings.lease_seconds, grant.max_lease_seconds or broker.settings.lease_seconds)
     if token.expires_at_epoch_s is not None:
-        lease_s = min(lease_s, int(token.expires_at_epoch_s - time.time()))
+        lease_s = min(lease_s, int(token.left_s(time.time())))
     if lease_s < 1:
         raise TemporarilyUnavailable("the token expires this very second: ask again", retry_after_s=1)
     broker.audit.add(
-        source=token.source, token_id=token.token_id, generation=token.generation, lease_seconds=lease_s
+        source=issued.source, token_id=token.token_id, generation=issued.generation, lease_seconds=lease_s
     )
     answer: dict[str, object] = {
-        "access_token": token.access_token,
+        "access_token": issued.clear.access_token,
         "token_type": "Bearer",
         "expires_in": lease_s,
         "token_id": token.token_id,
@@ -110,13 +111,14 @@ def _report_status(
         names = [request.connection]
     try:
         records = [broker.store.read(name) for name in names]
-    except StoreUnavailableError:
-        raise TemporarilyUnavailable("the token store is away", retry_after_s=1) from None
+    except AwsError as error:
+        broker.audit.notice(error.event, {"error": str(error)})
+        raise TemporarilyUnavailable("AWS does not answer the broker: ask again", retry_after_s=1) from None
     return {"connections": [describe(record, time.time()) for record in records]}
 
 
 def _caller(event: dict[str, Any]) -> Caller:
-    # Only the Function URL writes this; whoever may invoke the function directly could forge it, which is why the
+    # Only the Function URL writes this; who may invoke the function directly could forge it, which is why the
     # caller policy forbids that (template.yaml).
     caller = read_caller(object_at(event, "requestContext", "authorizer", "iam").get("userArn"))
     if caller is None:

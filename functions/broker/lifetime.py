@@ -1,11 +1,10 @@
-"""How long a token lives, and what is due at each moment of its life. Pure rules: no clock, no I/O.
+"""Every figure of a token's life, and how long one lives. Pure rules: no clock, no I/O.
 
 ::
 
-    issued                                             soft margin        hard margin   expires_at
-      |---------------------- fresh ----------------------|------ soft -------|--- hard ---|-- expired -->
-      served                                              one refreshes,      all wait for   never served
-                                                          all are served      the refresh
+    issued                                   refresh margin                     expires_at
+      |---------------- fresh ----------------|--------------- due ---------------|-- expired -->
+      served                                    one refreshes, all are served       never served
 
 Times are epoch seconds, durations are seconds, both float.
 """
@@ -17,61 +16,69 @@ import binascii
 import hashlib
 import json
 import math
-from enum import StrEnum
+import re
+from typing import Any
 
-# --- margins of a token's life ---------------------------------------------------------------------------------
-SOFT_FRACTION, SOFT_LIMIT_S = 0.20, 30 * 86_400.0
-HARD_FRACTION, HARD_LIMIT_S = 0.05, 300.0
-JITTER = 0.10
-ODD_LIFETIME_S = 300.0
-"""What a missing, zero, negative or non-numeric `expires_in` is taken for."""
+from functions.broker.token import FailureKind
+
+# --- a token's life ------------------------------------------------------------------------------------------------
+REFRESH_FRACTION, REFRESH_LIMIT_S = 0.20, 30 * 86_400.0
+"""A token is due once less is left than this part of its lifetime, and than 30 days."""
+SHORTEST_USABLE_S = 1.0
+UNSAID_LIFETIME_S = 86_400.0
+"""Where nobody says how long a token lives. A shorter guess would make a year-long token every few minutes."""
 LONGEST_LIFETIME_S = 400 * 86_400.0
 """An upstream year and a month; a longer promise is not believed."""
 YOUNG_TOKEN_S = 60.0
 """A rejection of a younger token is put down to an upstream node whose clock is behind."""
-UNDATED_RECHECK_S = 3_600.0
-"""How often the secret of a personal access token is looked at again, since no expiry is known."""
+PERSONAL_TOKEN_LOOK_S = 3_600.0
+"""How often an instance looks whether a personal access token is still the one in the secret."""
+SAME_TOKEN_GAIN_S = 60.0
+"""The same token is published again only if it lives at least this much longer."""
 
-# --- time budgets ------------------------------------------------------------------------------------------------
+# --- time budgets: tests/unit/test_time_table.py derives the worst case from them ----------------------------------
+FUNCTION_TIMEOUT_S = 31.0
+ANSWER_S = 0.6
+"""Kept of the function's time for writing the answer."""
+LOCK_TO_SEND_S = 1.0
+"""From the lock to the first byte of the exchange: only the row `begun` stands between."""
+EXCHANGE_S = 10.0
+PUBLISH_S = 2.0
+"""Row `issued`, seal and publish."""
+CLOCK_DIFFERENCE_S = 1.5
+"""By how much the clocks of two instances may differ."""
+TO_SEND_S = EXCHANGE_S + PUBLISH_S
+TO_LOCK_S = LOCK_TO_SEND_S + TO_SEND_S
+LOCK_S = TO_LOCK_S + CLOCK_DIFFERENCE_S
+SLOW_AWS_S = 1.0
+"""By how much a lock is longer at most where AWS is slow. The worst waiter of a healthy AWS leaves this much over."""
+LONGEST_POLL_S = 0.4
+"""The longest pause between two looks of one who waits."""
+AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S = 1.0, 1.5
+AWS_CALL_S = AWS_CONNECT_TIMEOUT_S + AWS_READ_TIMEOUT_S
+"""One AWS call; the SDK does not repeat it, the policy does."""
+AWS_TROUBLE_S = 10.0
+"""How long AWS may fail in a row before the caller is told."""
 TRUST_S = 60.0
-"""How long a copy in an instance's memory is served before it is compared with the table."""
-EXCHANGE_TIMEOUT_S = 5.0
-MINT_BUDGET_S = 10.0
-"""For one mint: the secret and at most three exchanges, each given what is left."""
-SOFT_MINT_BUDGET_S = 2.0
-"""The same while an old token is still good: nobody waits longer for a refresh that is not urgent."""
-STORE_BUDGET_S = 5.0
-"""For sealing and publishing after the exchange."""
-CLOCK_MARGIN_S = 5.0
-"""By how much the clocks of two instances may differ before a lock could be taken for ended too early."""
-ANSWER_MARGIN_S = 1.0
-"""Kept of the function's run time for writing the answer."""
+"""How long a copy in an instance's memory is served before it is compared with the item; also how long an instance
+leaves check and refresh alone after one that failed, and how often it looks at a secret that was refused."""
 
-# --- after a failure ---------------------------------------------------------------------------------------------
-BACKOFF_FIRST_S, BACKOFF_LIMIT_S = 1.0, 60.0
-RETRY_AFTER_LIMIT_S = 3_600.0
-"""The longest upstream `Retry-After` that is honoured."""
-SOFT_RETRY_FIRST_S, SOFT_RETRY_LAST_S = 300.0, 600.0
-CLOSED_CIRCUIT_LOOK_S = 60.0
-"""How often a refused credential is looked at for a new version."""
-DIRECT_MINT_INTERVAL_S = 60.0
-"""How often one instance may mint without the table."""
-REJECTIONS_PER_HOUR = 3
-"""How many tokens one caller (account and role or user) may have replaced within an hour."""
+# --- what a record may claim ---------------------------------------------------------------------------------------
+LONGEST_LOCK_S = 60.0
+LONGEST_NOT_BEFORE_S = 960.0
 
+# --- after a failure -----------------------------------------------------------------------------------------------
+NOTHING_ISSUED_LIMIT_S, MAY_HAVE_ISSUED_LIMIT_S, REFUSED_LIMIT_S = 60.0, 900.0, 900.0
+REFUSED_FIRST_S = 60.0
+RETRY_AFTER_LIMIT_S = 900.0
+"""The longest `Retry-After` that is honoured, and the longest that a caller over its share is told."""
+REFRESH_RETRY_SHORTEST_S, REFRESH_RETRY_UNDATED_S = 30.0, 3_600.0
+REPORTS_PER_DAY = 6
+"""How many tokens one caller (account and role or user) may have replaced within 24 hours."""
 
-class TokenState(StrEnum):
-    """Where in its life a token is."""
-
-    FRESH = "fresh"
-    SOFT = "soft"
-    HARD = "hard"
-    EXPIRED = "expired"
-
-
-def lock_length_s(mint_budget_s: float) -> float:
-    """Return how long the refresh lock is held at most: beyond the worst mint, within the function's run time."""
-    return mint_budget_s + STORE_BUDGET_S + CLOCK_MARGIN_S
+_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,4})?")
+_LARGEST_NUMBER = 10**15
+_LONGEST_JTI = 200
 
 
 def token_id_of(access_token: str) -> str:
@@ -79,72 +86,84 @@ def token_id_of(access_token: str) -> str:
     return hashlib.sha256(access_token.encode()).hexdigest()[:16]
 
 
-def believed_lifetime_s(expires_in: object) -> float:
-    """Return the lifetime in seconds that an upstream's `expires_in` is worth; never infinite, never an error."""
-    if isinstance(expires_in, str) and expires_in.isascii() and expires_in.isdigit():
-        expires_in = float(expires_in[:20])  # digits enough for any lifetime, few enough to convert
-    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
-        return ODD_LIFETIME_S
-    # Compared before converted: a whole number may be beyond what floating point can hold. NaN is never above 0.
-    if not expires_in > 0 or expires_in == math.inf:
-        return ODD_LIFETIME_S
-    return float(min(expires_in, LONGEST_LIFETIME_S))
+def expiry_of(
+    access_token: str, expires_in: object, requested_at_epoch_s: float
+) -> tuple[float, float | None]:
+    """Return when a token expires, counted from the moment *before* the request, and the lifetime that was said.
+
+    What `expires_in` says is believed; a JWT says its own life (`exp - iat`) where that is missing, and may shorten
+    it in any case, as does an `exp` alone, by the clock. Nobody verifies the JWT, so it never lengthens anything.
+    The second value is None where nobody said a lifetime: the expiry is then a guess.
+    """
+    claims = unverified_claims(access_token)
+    exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
+    own_s = exp - iat if exp is not None and iat is not None and exp > iat else None
+    said = [seconds for seconds in (_believed_s(expires_in), own_s) if seconds is not None]
+    lifetime_s = min([*said, LONGEST_LIFETIME_S]) if said else None
+    expires_at = requested_at_epoch_s + (UNSAID_LIFETIME_S if lifetime_s is None else lifetime_s)
+    if exp is not None and iat is None:
+        expires_at = min(expires_at, max(0.0, exp))
+    return expires_at, lifetime_s
 
 
-def expiry_epoch_s(access_token: str, expires_in: object, requested_at_epoch_s: float) -> float:
-    """Return when a token expires: from the moment *before* the request, shortened by a JWT's `exp`, never lengthened."""
-    expires_at = requested_at_epoch_s + believed_lifetime_s(expires_in)
-    unverified_exp = _unverified_jwt_exp(access_token)
-    return expires_at if unverified_exp is None else float(max(0, min(expires_at, unverified_exp)))
-
-
-def _unverified_jwt_exp(access_token: str) -> int | float | None:
-    """Read `exp` if the token happens to be a JWT. Nothing is verified, so it may only shorten what we assume."""
+def unverified_claims(access_token: str) -> dict[str, Any]:
+    """Return what a token says of itself if it happens to be a JWT. Nothing is verified."""
     parts = access_token.split(".")
     if len(parts) != 3:  # noqa: PLR2004 - header.payload.signature
-        return None
+        return {}
     try:
         payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError, RecursionError):
-        return None
-    exp = payload.get("exp") if isinstance(payload, dict) else None
-    if isinstance(exp, bool) or not isinstance(exp, int | float):
-        return None
-    return None if isinstance(exp, float) and not math.isfinite(exp) else exp
+        return {}
+    return payload if isinstance(payload, dict) else {}
 
 
-def soft_margin_s(lifetime_s: float, connection: str, generation: int) -> float:
-    """Return the remaining time below which a token is refreshed ahead.
-
-    The jitter is a hash of connection and generation, so that all instances agree and connections spread out.
-    """
-    digest = hashlib.sha256(f"{connection}#{generation}".encode()).digest()
-    factor = 1 - JITTER + 2 * JITTER * int.from_bytes(digest[:4], "big") / 0xFFFFFFFF
-    return min(SOFT_FRACTION * lifetime_s, SOFT_LIMIT_S) * factor
+def jti_of(access_token: str) -> str:
+    """Return the name under which the upstream lists a token, if it is a JWT that says one: for the ledger only."""
+    jti = unverified_claims(access_token).get("jti")
+    return jti if isinstance(jti, str) and len(jti) <= _LONGEST_JTI and jti.isprintable() else ""
 
 
-def hard_margin_s(lifetime_s: float) -> float:
-    """Return the remaining time below which nobody is served before the refresh has been tried."""
-    return min(HARD_FRACTION * lifetime_s, HARD_LIMIT_S)
+def refresh_margin_s(span_s: float) -> float:
+    """Return the remaining time below which a token that lives for `span_s` is due."""
+    return min(REFRESH_FRACTION * span_s, REFRESH_LIMIT_S)
 
 
-def state_of(*, remaining_s: float, lifetime_s: float, connection: str, generation: int) -> TokenState:
-    """Return the state of a token with `remaining_s` left of `lifetime_s`."""
-    if remaining_s <= 0:
-        return TokenState.EXPIRED
-    if remaining_s < hard_margin_s(lifetime_s):
-        return TokenState.HARD
-    if remaining_s < soft_margin_s(lifetime_s, connection, generation):
-        return TokenState.SOFT
-    return TokenState.FRESH
-
-
-def backoff_s(failures: int, randomness: float) -> float:
-    """Return the wait after the n-th failure in a row: 1, 2, 4 ... 60 s, of which a random half is taken off.
+def backoff_s(kind: FailureKind, count: int, randomness: float) -> float:
+    """Return the wait after the n-th failure in a row of a kind.
 
     Args:
-        failures: 1 after the first failure.
-        randomness: from 0 to 1.
+        kind: of the failure.
+        count: 1 after the first failure.
+        randomness: from 0 to 1; takes off up to a half where nothing was issued, so that callers spread out.
     """
-    ceiling = min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
-    return ceiling * (0.5 + 0.5 * randomness)
+    doubled = 2.0 ** min(count - 1, 10)
+    match kind:
+        case FailureKind.REFUSED:
+            return min(REFUSED_LIMIT_S, REFUSED_FIRST_S * doubled)
+        case FailureKind.NOTHING_ISSUED:
+            return min(NOTHING_ISSUED_LIMIT_S, doubled) * (0.5 + 0.5 * randomness)
+        case FailureKind.MAY_HAVE_ISSUED:
+            return min(MAY_HAVE_ISSUED_LIMIT_S, doubled)
+
+
+def refresh_retry_s(left_s: float) -> float:
+    """Return when a refresh that failed is tried again, from now: after half of the time that is left."""
+    if left_s == math.inf:
+        return REFRESH_RETRY_UNDATED_S
+    return min(left_s, max(REFRESH_RETRY_SHORTEST_S, left_s / 2))
+
+
+def _believed_s(expires_in: object) -> float | None:
+    """Return the seconds that an upstream's `expires_in` says; None if it says nothing, or nothing sensible."""
+    return seconds if (seconds := _number(expires_in)) is not None and seconds > 0 else None
+
+
+def _number(value: object) -> float | None:
+    """Return a number, also one in a text, a huge one clipped; None for anything else. Never an error."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
+        return None
+    # Compared before converted: a whole number may be beyond what floating point can hold.
+    return float(max(-_LARGEST_NUMBER, min(value, _LARGEST_NUMBER)))

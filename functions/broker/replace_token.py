@@ -1,328 +1,330 @@
-"""Replaces a connection's token: one mint under the lock, published, accounted for, or its failure remembered."""
+"""One attempt to replace a connection's token: what can fail first, then lock, row, exchange, publish or give back.
+
+Read `_Attempt.run` from the top. What never happens: an exchange without a row in the ledger, without the lock, or
+without the time to finish it; a token served without its row.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from functions.broker import lifetime
-from functions.broker.mint_ledger import Mint, Outcome
-from functions.broker.mint_token import MintFailedError
-from functions.broker.token_need import Need
-from functions.broker.token_record import Failure, PublishedToken, StoreBusyError, StoreUnavailableError
+from functions.broker.adapters.mint_ledger import Mint, Outcome
+from functions.broker.decide import Need, error_of, reports_within_a_day
+from functions.broker.ports import AwsError, AwsRefusedError, AwsUnavailableError, MintFailedError
+from functions.broker.token import HOLDER_LOST, Failure, FailureKind, Lock, Pace, SealedToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from functions.broker.mint_ledger import MintLedger
-    from functions.broker.mint_token import MintedToken, Minter
-    from functions.broker.surroundings import Surroundings
-    from functions.broker.token_need import TokenWanted
-    from functions.broker.token_record import TokenRecord
-    from functions.broker.token_store import TokenStore
+    from functions.broker.adapters.mint_ledger import MintLedger
+    from functions.broker.adapters.token_store import TokenStore
+    from functions.broker.decide import TokenWanted
+    from functions.broker.mint_token import Candidate, Minter
+    from functions.broker.ports import Ports, RequestClock
+    from functions.broker.token import ClearToken, TokenRecord
 
 Answer = TypeVar("Answer")
 
-_HOUR_S = 3_600.0
-_BUSY_PAUSE_S = 0.3
+_PAUSE_S = 0.3
+
+
+class PersonalTokenUnchangedError(Exception):
+    """The secret still holds the personal access token that the item has. Nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """A token that this instance holds and could not publish, with its row of the ledger.
+class Replaced:
+    """A new token, and the record with it; None where another holder's token is everybody's."""
 
-    `tried_fence` is the fence under which a publish was sent whose answer never came: while that is the newest, the
-    token may still come into service. Once `written_off`, it must never come into service any more: the row that calls
-    it an orphan may be on its way.
-    """
-
-    minted: MintedToken
-    row: Mint
-    tried_fence: int = 0
-    written_off: bool = False
+    clear: ClearToken
+    record: TokenRecord | None
 
 
+@dataclass(frozen=True, slots=True)
 class TokenReplacer:
     """Makes new tokens everybody's. Decides nothing about who is served what; `TokenIssuer` does."""
 
-    def __init__(
-        self, store: TokenStore, ledger: MintLedger, minter: Minter, surroundings: Surroundings
-    ) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._minter = minter
-        self._surroundings = surroundings
-        self._kept: dict[str, _Kept] = {}
+    store: TokenStore
+    ledger: MintLedger
+    minter: Minter
+    ports: Ports
 
     def replace(
-        self, lock: TokenRecord, wanted: TokenWanted, need: Need, deadline_epoch_s: float
-    ) -> tuple[TokenRecord, MintedToken | None]:
-        """Mint and publish under a lock that is ours, or give it back.
+        self, seen: TokenRecord, wanted: TokenWanted, need: Need, clock: RequestClock, deadline: float
+    ) -> Replaced | None:
+        """Make one attempt.
 
         Args:
-            lock: what `TokenStore.acquire_lock` returned.
+            seen: the record that was decided on; nobody else has its lock.
             wanted: whose request it is.
             need: why.
-            deadline_epoch_s: no exchange goes on beyond this.
+            clock: the request's.
+            deadline: of the request, epoch s.
 
         Returns:
-            The record as it is then, and the token if it is the one published.
+            The new token; None if the record has to be looked at again: somebody else was faster, time went by, or
+            the attempt failed and the record says so.
 
         Raises:
-            StoreUnavailableError: the table or the key went away meanwhile.
+            PersonalTokenUnchangedError: there is nothing to replace it with.
+            TokenBrokerError: there is no usable credential, and no item to write that into.
+            AwsError: AWS did not do its part; nothing was issued.
         """
-        row = Mint(lock.connection, lock.fence, self._surroundings.clock(), str(need), Outcome.BEGUN)
-        kept_before = self._kept.get(lock.connection)
+        return _Attempt(self, seen, wanted, need, clock, deadline, self.ports.new_id()).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    by: TokenReplacer
+    seen: TokenRecord
+    wanted: TokenWanted
+    need: Need
+    clock: RequestClock
+    deadline: float
+    owner: str
+
+    def run(self) -> Replaced | None:
         try:
-            minted, row = self._mint(lock, row, need, deadline_epoch_s)
-            return self._publish(lock, wanted, need, minted, row)
-        except MintFailedError as error:
-            return self._remember_failure(lock, row, error), None
-        except StoreUnavailableError:
-            # So that the others needn't wait for the lock's end; if this fails too, it lapses by itself.
-            with suppress(StoreUnavailableError):
-                kept = self._kept.get(lock.connection)
-                minted_before = kept_before.minted if kept_before else None
-                minted_now = kept is not None and kept.minted is not minted_before
-                self._give_back(lock, lock.failure, minted=minted_now)
+            candidate = self.by.minter.prepare(self.seen.connection, self.seen.refused_versions)
+        except MintFailedError as failed:
+            self._without_candidate(failed)
+            return None
+        self._refuse_unchanged(candidate)
+        began = self.clock.now()
+        self.by.store.probe_key(self.seen.connection)
+        # Lock and row come before the exchange: where AWS is slow, the lock is that much longer. For three such calls,
+        # because no two take exactly as long as each other.
+        extra_s = min(lifetime.SLOW_AWS_S, 3 * (self.clock.now() - began) - lifetime.LOCK_TO_SEND_S)
+        if self.deadline - self.clock.now() < lifetime.TO_LOCK_S:
+            return None
+        lock = self._acquire(lifetime.LOCK_S + max(0.0, extra_s))
+        if lock is None:
+            return None
+        try:
+            clear = self._mint(lock, candidate)
+        except MintFailedError as failed:
+            self._give_back(lock, failed, candidate)
+            return None
+        return self._publish(lock, candidate, clear)
+
+    # --- before the lock ----------------------------------------------------------------------------------------
+
+    def _without_candidate(self, failed: MintFailedError) -> None:
+        """Remember that there is no credential, if there is an item to write it into."""
+        if not self.seen.fence:
+            self._notice("MintFailed", error=failed.code, problem=failed.problem)
+            raise error_of(self._failure_after(failed, self.clock.now()), self.clock.now())
+        if lock := self._acquire(lifetime.LOCK_S):
+            self._give_back(lock, failed)
+
+    def _refuse_unchanged(self, candidate: Candidate) -> None:
+        old = self.seen.token
+        if candidate.is_exchanged or old is None or self.need is Need.EXPIRED:
+            return
+        if self.by.minter.mint(candidate, self.clock.now()).token.token_id == old.token.token_id:
+            raise PersonalTokenUnchangedError
+
+    # --- lock, row, exchange --------------------------------------------------------------------------------------
+
+    def _acquire(self, lock_s: float, own: TokenRecord | None = None) -> TokenRecord | None:
+        """Take the lock, and write down the failure that this attempt is if nothing follows.
+
+        Args:
+            lock_s: how long the lock lasts.
+            own: the record with a lock of this attempt, whose answer was lost. Nothing was tried under it: it is taken
+                again, with all its time ahead and no second exchange from the pace.
+        """
+        now = self.clock.start_lock()
+        until = now + lock_s
+        failure = self._failure_after(MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED), until)
+        if failure.count == 1:
+            failure = replace(failure, not_before_epoch_s=until)  # the one who waits longest needs the time
+        try:
+            return self.by.store.acquire_lock(
+                replace(self.seen, fence=own.fence, lock=own.lock) if own else self.seen,
+                lock=Lock(self.owner, until),
+                pace=Pace(self.seen.exchanges_left(now) - 1, now),
+                failure=failure,
+                refresh_at_epoch_s=self._refresh_at(now),
+            )
+        except AwsUnavailableError:
+            if own or self.need is Need.REFRESH:  # with a usable token, nobody is slowed down any further
+                raise
+            there = self.by.store.read(self.seen.connection)
+            if there.lock is None or there.lock.owner != self.owner:
+                raise
+        return self._acquire(lock_s, there)
+
+    def _mint(self, lock: TokenRecord, candidate: Candidate) -> ClearToken:
+        """Make the one exchange, between its two rows; return a token that brings us further."""
+        row = Mint(
+            connection=lock.connection,
+            fence=lock.fence,
+            owner=self.owner,
+            begun_at_epoch_s=self.clock.now(),
+            reason=str(self.need),
+            caller=self.wanted.caller,
+            secret_version=candidate.stored.version_id,
+        )
+        try:
+            if candidate.is_exchanged:
+                self._begin(lock, row)
+            clear = self.by.minter.mint(candidate, self.clock.now())
+        except MintFailedError as failed:
+            if failed.kind is not FailureKind.MAY_HAVE_ISSUED:
+                self._mark_failed(row, failed.code)
             raise
+        jti = lifetime.jti_of(clear.access_token)
+        row = replace(row, outcome=Outcome.ISSUED, token=clear.token, jti=jti)
+        try:
+            self._repeat(lambda: self.by.ledger.complete(row))
+        except AwsError:
+            # Without its row a token is served to nobody.
+            raise MintFailedError("ledger_unavailable", FailureKind.MAY_HAVE_ISSUED) from None
+        self._require_progress(clear)
+        return clear
 
-    def mint_alone(self, connection: str, deadline_epoch_s: float) -> MintedToken:
-        """Mint for this instance while the table is away; what it still holds from before is used first.
+    def _begin(self, lock: TokenRecord, row: Mint) -> None:
+        """Write the row `begun`, and look at the clock once more: the exchange is sent next."""
+        try:
+            self.by.ledger.begin(row)
+        except AwsError as error:
+            self._mark_failed(row, str(error))
+            self._give_back(lock, None)
+            raise
+        assert lock.lock is not None  # noqa: S101 - from _acquire
+        end = min(self.deadline, lock.lock.until_epoch_s - lifetime.CLOCK_DIFFERENCE_S)
+        if end - self.clock.now() < lifetime.TO_SEND_S or self.clock.was_set_back():
+            raise MintFailedError("too_late_to_send", FailureKind.NOTHING_ISSUED)
 
-        Raises:
-            MintFailedError: no token.
-        """
-        minted = self._minter.mint(
-            connection,
-            refused_version=None,
-            # Whoever is cut off during the exchange leaves at least this line: a token may exist.
-            before_exchange=lambda secret_version: self._surroundings.notice(
-                "DirectMintBegun", {"connection": connection, "secret_version": secret_version}
-            ),
-            deadline_epoch_s=deadline_epoch_s,
-        )
-        row = Mint(connection, 0, minted.issued_at_epoch_s, "table_away", Outcome.ISSUED)
-        row = _completed(row, minted, generation=0)
-        self._kept[connection] = _Kept(minted, row)
-        # It may be only the key that is away, or only reading: accounted for at once where that is possible.
-        with suppress(StoreUnavailableError):
-            self._ledger.write(row)
-        return minted
+    def _mark_failed(self, row: Mint, code: str) -> None:
+        """Say that no token was made; otherwise the row stays `begun`, which is the safe side."""
+        failed = replace(row, outcome=Outcome.FAILED, error=code)
+        self._try(lambda: self.by.ledger.complete(failed))
 
-    def kept(self, connection: str) -> MintedToken | None:
-        """Return the valid token that this instance holds and could not publish, if there is one."""
-        kept = self._kept.get(connection)
-        now = self._surroundings.clock()
-        return kept.minted if kept and not kept.written_off and _is_valid(kept.minted, now) else None
+    def _require_progress(self, clear: ClearToken) -> None:
+        now, new = self.clock.now(), clear.token
+        old = self.seen.token.token if self.seen.token else None
+        if new.left_s(now) < lifetime.SHORTEST_USABLE_S:
+            raise MintFailedError("already_expired", FailureKind.MAY_HAVE_ISSUED)
+        if old is None:
+            return
+        if new.token_id == old.token_id:
+            gain_s = new.left_s(now) - old.left_s(now)
+            lives_on = new.lifetime_s is not None and gain_s >= lifetime.SAME_TOKEN_GAIN_S
+            if not lives_on or new.token_id == self.wanted.rejected_token_id:
+                raise MintFailedError("same_token", FailureKind.NOTHING_ISSUED)
+        elif self.need is Need.REFRESH and new.left_s(now) <= old.left_s(now) < math.inf:
+            raise MintFailedError("no_later_expiry", FailureKind.MAY_HAVE_ISSUED)
 
-    def settle(self, record: TokenRecord) -> None:
-        """Account for a token that could not be published, now that another one serves everybody.
+    # --- publish, or give back ------------------------------------------------------------------------------------
 
-        Raises:
-            StoreUnavailableError: DynamoDB is away.
-        """
-        kept = self._kept.get(record.connection)
-        if kept and record.token and record.fence != kept.tried_fence:
-            self._set_aside(kept.row, record)
-
-    def _mint(
-        self, lock: TokenRecord, row: Mint, need: Need, deadline_epoch_s: float
-    ) -> tuple[MintedToken, Mint]:
-        """Return a token and its row of the ledger, completed but not yet written so."""
-        kept = self._kept.get(lock.connection)
-        if kept:
-            no_progress = _no_progress(lock, kept.minted, need, self._surroundings.clock())
-            if no_progress is None and not kept.written_off:
-                return kept.minted, replace(kept.row, generation=lock.generation + 1)
-            self._set_aside(kept.row, lock)
-
-        def begin(secret_version: str) -> None:
-            # What could not be kept is not minted: this proves that the key and the table are there.
-            self._store.seal(lock.connection, lock.fence, "probe")
-            self._ledger.write(replace(row, secret_version=secret_version))
-
-        minted = self._minter.mint(
-            lock.connection,
-            refused_version=lock.failure.secret_version if lock.failure and lock.failure.terminal else None,
-            before_exchange=begin,
-            deadline_epoch_s=deadline_epoch_s,
-        )
-        row = _completed(row, minted, generation=lock.generation + 1)
-        if minted.exchanged:
-            self._kept[lock.connection] = _Kept(minted, row)
-        return minted, row
-
-    def _publish(
-        self, lock: TokenRecord, wanted: TokenWanted, need: Need, minted: MintedToken, row: Mint
-    ) -> tuple[TokenRecord, MintedToken | None]:
-        now = self._surroundings.clock()
-        no_progress = _no_progress(lock, minted, need, now)
-        if no_progress == "unchanged":
-            return self._give_back(lock, None, minted=False), None
-        if no_progress:
-            self._set_aside(row, lock)
-            raise MintFailedError(
-                no_progress,
-                terminal=not minted.exchanged,
-                secret_version=minted.secret_version,
-                may_have_minted=no_progress != "same_token",
+    def _publish(self, lock: TokenRecord, candidate: Candidate, clear: ClearToken) -> Replaced:
+        pace = lock.pace if candidate.is_exchanged else _one_more(lock.pace)
+        store, reports = self.by.store, self._reports()
+        facts = {"token_id": clear.token.token_id, "fence": lock.fence}
+        try:
+            # Sealed once: a publish whose answer was lost knows its own work by the ciphertext.
+            sealed = self._repeat(
+                lambda: store.seal(lock.connection, lock.fence, clear.token, clear.access_token)
             )
-        sealed = self._store.seal(lock.connection, lock.fence, minted.access_token)
-        self._ledger.write(row)
-        if minted.exchanged:
-            self._kept[lock.connection] = _Kept(minted, row, tried_fence=lock.fence)
-        won, record = self._when_not_busy(
-            lambda: self._store.publish(
-                lock,
-                _as_published(minted, lock, sealed),
-                next_refresh_at_epoch_s=0.0
-                if minted.expires_at_epoch_s
-                else now + lifetime.UNDATED_RECHECK_S,
-                rejections=_rejections_after(lock, wanted.caller if need is Need.REJECTED else None, now),
+            record = self._repeat(lambda: store.publish(lock, sealed, reports=reports, pace=pace))
+        except AwsError:
+            # Whether it is published is not known. Starting over would cost another token; its caller is served.
+            self._notice("PublishLost", **facts)
+            unpublished = SealedToken(clear.token, b"", lock.fence)
+            return Replaced(
+                clear, replace(lock, token=unpublished, generation=lock.generation + 1, lock=None)
+            )
+        self._notice("Mint" if record else "PublishLost", **facts)
+        if record and clear.token.version_stage != "AWSCURRENT":
+            self._notice("PreviousSecretUsed", secret_version=clear.token.secret_version)
+        return Replaced(clear, record)
+
+    def _reports(self) -> dict[str, list[float]]:
+        """Return the reports to remember; one that caused this exchange is the last."""
+        now, seen = self.clock.now(), self.seen
+        reports = {caller: reports_within_a_day(seen, caller, now) for caller in seen.reports}
+        if self.need is Need.REPORTED:
+            reports.setdefault(self.wanted.caller, []).append(now)
+        return {caller: moments for caller, moments in reports.items() if moments}
+
+    def _give_back(
+        self, lock: TokenRecord, failed: MintFailedError | None, candidate: Candidate | None = None
+    ) -> None:
+        """Remove the lock; with a failure, so that everybody backs off, or as if nothing had been tried."""
+        now, seen = self.clock.now(), self.seen
+        failure, refresh_at, refused = seen.failure, seen.refresh_at_epoch_s, seen.refused_versions
+        if failed:
+            failure, refresh_at = self._failure_after(failed, now), self._refresh_at(now)
+            self._notice("MintFailed", error=failed.code, problem=failed.problem, failures=failure.count)
+        if candidate and failed and failed.kind is FailureKind.REFUSED:
+            refresh_at, refused = 0.0, candidate.refused_after
+            if failure and not candidate.is_last:
+                # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
+                failure = replace(failure, count=failure.count - 1, not_before_epoch_s=now)
+        may_have_issued = failed is not None and failed.kind is FailureKind.MAY_HAVE_ISSUED
+        pace = lock.pace if may_have_issued else _one_more(lock.pace)
+        # If this fails, the lock ends by itself, and the item says already what it means that nothing followed.
+        self._try(
+            lambda: self.by.store.give_back(
+                lock, failure=failure, refresh_at_epoch_s=refresh_at, refused_versions=refused, pace=pace
             )
         )
-        if not won:
-            self._set_aside(row, record)
-            return record, None
-        self._kept.pop(lock.connection, None)
-        self._surroundings.notice("Mint", _described(row))
-        return record, minted
 
-    def _when_not_busy(self, write: Callable[[], Answer]) -> Answer:
-        """Repeat a write that is throttled for as long as the lock allows for: all others wait for its outcome."""
-        give_up_at_epoch_s = self._surroundings.clock() + lifetime.STORE_BUDGET_S / 2
+    def _failure_after(self, failed: MintFailedError, at: float) -> Failure:
+        """Return what is to be remembered of a failure at that moment (epoch s)."""
+        before, kind, old = self.seen.failure, failed.kind, self.seen.token
+        # A refresh that fails has a time of its own for the next attempt, and must not make those wait who come when
+        # the token has expired. Refusals are counted apart: their waits are minutes.
+        is_refusal = kind is FailureKind.REFUSED
+        is_first = before is None or (before.kind is FailureKind.REFUSED) != is_refusal
+        count = (
+            1
+            if before is None or is_first or (self.need is Need.REFRESH and not is_refusal)
+            else before.count + 1
+        )
+        not_before = at + lifetime.backoff_s(kind, count, self.by.ports.randomness())
+        if self.need is Need.REFRESH and old:
+            not_before = min(not_before, max(at, at + old.token.left_s(at)))
+        if failed.retry_after_s is not None:
+            not_before = max(not_before, at + min(failed.retry_after_s, lifetime.RETRY_AFTER_LIMIT_S))
+        return Failure(failed.code, kind, count, not_before)
+
+    def _refresh_at(self, now: float) -> float:
+        """Return when a usable token is refreshed again if this attempt brings no other."""
+        if self.need is not Need.REFRESH or self.seen.token is None:
+            return self.seen.refresh_at_epoch_s
+        return now + lifetime.refresh_retry_s(self.seen.token.token.left_s(now))
+
+    # --- means ----------------------------------------------------------------------------------------------------
+
+    def _repeat(self, write: Callable[[], Answer]) -> Answer:
+        """Repeat a write, with the token in hand, while AWS is busy or unavailable and there is time."""
         while True:
             try:
                 return write()
-            except StoreBusyError:
-                if self._surroundings.clock() >= give_up_at_epoch_s:
+            except AwsError as error:
+                self._notice(error.event, error=str(error))
+                pause_s = _PAUSE_S * (0.5 + self.by.ports.randomness())
+                has_time = self.deadline - self.clock.now() - pause_s >= lifetime.AWS_CALL_S
+                if isinstance(error, AwsRefusedError) or not has_time:
                     raise
-            self._surroundings.sleep(_BUSY_PAUSE_S * (0.5 + self._surroundings.randomness()))
+            self.by.ports.sleep(pause_s)
 
-    def _remember_failure(self, lock: TokenRecord, row: Mint, error: MintFailedError) -> TokenRecord:
-        """Write down why there is no token, so that everybody backs off; return the record as it is then."""
-        before = lock.failure
-        # Looked at once a minute for as long as nobody acts: not worth a row each time.
-        known = error.terminal and before is not None and before.secret_version == error.secret_version
-        failure = Failure(
-            code=before.code if before and error.code == "credential_refused" else error.code,
-            terminal=error.terminal,
-            secret_version=error.secret_version,
-            count=before.count + 1 if before else 1,
-            at_epoch_s=self._surroundings.clock(),
-        )
-        self._surroundings.notice(
-            "MintFailed", {**_described(row), "error": failure.code, "failures": failure.count}
-        )
-        if error.secret_version and not error.may_have_minted and not known:
-            row = replace(
-                row, outcome=Outcome.FAILED, secret_version=error.secret_version, error=failure.code
-            )
-            # Without it the row stays `begun`, which is the safe side; that everybody backs off matters more.
-            with suppress(StoreUnavailableError):
-                self._ledger.write(row)
-        wait_s = lifetime.backoff_s(failure.count, self._surroundings.randomness())
-        if error.terminal:
-            wait_s = lifetime.CLOSED_CIRCUIT_LOOK_S
-        if error.retry_after_s is not None:
-            wait_s = max(wait_s, min(error.retry_after_s, lifetime.RETRY_AFTER_LIMIT_S))
-        return self._give_back(lock, failure, minted=error.may_have_minted, attempt_in_s=wait_s)
+    def _try(self, write: Callable[[], object]) -> None:
+        """Write what others can do without."""
+        try:
+            write()
+        except AwsError as error:
+            self._notice(error.event, error=str(error))
 
-    def _give_back(
-        self, lock: TokenRecord, failure: Failure | None, *, minted: bool, attempt_in_s: float = 0.0
-    ) -> TokenRecord:
-        now = self._surroundings.clock()
-        spread_s = lifetime.SOFT_RETRY_LAST_S - lifetime.SOFT_RETRY_FIRST_S
-        refresh_in_s = lifetime.SOFT_RETRY_FIRST_S + spread_s * self._surroundings.randomness()
-        if failure is None and lock.token and lock.token.expires_at_epoch_s is None:
-            refresh_in_s = lifetime.UNDATED_RECHECK_S
-        return self._store.give_back(
-            lock,
-            failure=failure,
-            next_attempt_at_epoch_s=now + attempt_in_s if failure else 0.0,
-            next_refresh_at_epoch_s=now + refresh_in_s,
-            minted=minted,
-        )
-
-    def _set_aside(self, row: Mint, record: TokenRecord) -> None:
-        """Give up a token: it is an orphan, unless it is the very one in service, which nobody must revoke."""
-        if record.token is None or record.token.token_id != row.token_id:
-            if kept := self._kept.get(row.connection):
-                self._kept[row.connection] = replace(kept, written_off=True)
-            self._ledger.write(replace(row, outcome=Outcome.ORPHAN, generation=0))
-            self._surroundings.notice("Orphan", _described(row))
-        self._kept.pop(row.connection, None)
+    def _notice(self, event: str, **facts: object) -> None:
+        self.by.ports.notice(event, {"connection": self.seen.connection, "reason": str(self.need), **facts})
 
 
-def recent_rejections(lock: TokenRecord, caller: str, now: float) -> list[float]:
-    """Return when (epoch s) within the last hour this caller has had a token replaced, oldest first."""
-    return _within_hour(lock.rejections.get(caller, ()), now)
-
-
-def _rejections_after(lock: TokenRecord, caller: str | None, now: float) -> dict[str, list[float]]:
-    """Return the rejections to remember from now on; `caller` has just had a token replaced."""
-    kept = {known: _within_hour(at, now) for known, at in lock.rejections.items()}
-    if caller is not None:
-        kept[caller] = [*kept.get(caller, ()), now]
-    return {known: at for known, at in kept.items() if at}
-
-
-def _within_hour(at_epoch_s: Sequence[float], now: float) -> list[float]:
-    return [at for at in at_epoch_s if now - at < _HOUR_S]
-
-
-def _no_progress(lock: TokenRecord, minted: MintedToken, need: Need, now: float) -> str | None:
-    """Return in which way a mint has not brought us further, or None if it has."""
-    old = lock.token
-    if not _is_valid(minted, now):
-        return "already_expired"
-    if old is None or need in {Need.NO_TOKEN, Need.EXPIRED}:
-        return None
-    if minted.token_id == old.token_id:
-        # A personal access token that is still the same is fine, unless the upstream refuses it.
-        unchanged = not minted.exchanged and need is not Need.REJECTED
-        return "unchanged" if unchanged else "same_token"
-    if need is Need.REJECTED or minted.expires_at_epoch_s is None or old.expires_at_epoch_s is None:
-        return None
-    return "no_later_expiry" if minted.expires_at_epoch_s <= old.expires_at_epoch_s else None
-
-
-def _as_published(minted: MintedToken, lock: TokenRecord, sealed: bytes) -> PublishedToken:
-    return PublishedToken(
-        token_id=minted.token_id,
-        sealed=sealed,
-        fence=lock.fence,
-        generation=lock.generation + 1,
-        issued_at_epoch_s=minted.issued_at_epoch_s,
-        expires_at_epoch_s=minted.expires_at_epoch_s,
-        lifetime_s=minted.lifetime_s,
-        scope=minted.scope,
-        secret_version=minted.secret_version,
-    )
-
-
-def _completed(row: Mint, minted: MintedToken, *, generation: int) -> Mint:
-    return replace(
-        row,
-        outcome=Outcome.ISSUED,
-        secret_version=minted.secret_version,
-        token_id=minted.token_id,
-        generation=generation,
-        expires_at_epoch_s=minted.expires_at_epoch_s,
-    )
-
-
-def _described(row: Mint) -> dict[str, object]:
-    return {
-        "connection": row.connection,
-        "fence": row.fence,
-        "reason": row.reason,
-        "token_id": row.token_id,
-        "secret_version": row.secret_version,
-    }
-
-
-def _is_valid(minted: MintedToken, now: float) -> bool:
-    return minted.expires_at_epoch_s is None or minted.expires_at_epoch_s > now
+def _one_more(pace: Pace) -> Pace:
+    return replace(pace, left=pace.left + 1)

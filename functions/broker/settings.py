@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_NUMBER = re.compile(r"\+?[0-9]{1,15}(\.[0-9]{0,15})?([eE][+-]?[0-9]{1,2})?")
+_LARGEST = 10**9
 
 
 class SettingsError(Exception):
@@ -25,7 +30,6 @@ class Settings:
         upstream_ca_file: CA bundle for the upstream, or None for the public roots.
         default_token_url: token endpoint of connections that name none.
         lease_seconds: longest lease.
-        daily_mint_ceiling: most exchanges per connection and UTC day.
     """
 
     token_table: str
@@ -35,7 +39,6 @@ class Settings:
     upstream_ca_file: str | None
     default_token_url: str
     lease_seconds: int
-    daily_mint_ceiling: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -50,10 +53,12 @@ class Settings:
 
         def whole(name: str) -> int:
             value = text(name)
-            if value and not (value.isascii() and value.isdigit() and int(value) > 0):
-                problems.append(f"{name} must be a whole number above 0")
+            # CloudFormation hands a Number on as it was typed: 900, 900.0 and 9e2 are the same.
+            number = float(value) if _NUMBER.fullmatch(value) else 0.0
+            if value and not (1 <= number <= _LARGEST and number.is_integer()):
+                problems.append(f"{name} must be a whole number above 0, not {value!r}")
                 return 0
-            return int(value or 0)
+            return int(number)
 
         settings = cls(
             token_table=text("TOKEN_TABLE"),
@@ -65,7 +70,6 @@ class Settings:
             upstream_ca_file=environment.get("UPSTREAM_CA_FILE") or None,
             default_token_url=text("DEFAULT_TOKEN_URL"),
             lease_seconds=whole("LEASE_SECONDS"),
-            daily_mint_ceiling=whole("DAILY_MINT_CEILING"),
         )
         if problems:
             raise SettingsError("; ".join(problems))

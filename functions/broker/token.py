@@ -1,18 +1,157 @@
-"""The nouns of an upstream token's life."""
+"""The token, and what contains one: in clear, sealed, and the record that all instances share. Data only, no SDK.
+
+Nothing copies a token's fields: whatever needs one holds the `Token` itself. Times are epoch seconds.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BEARER_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+"""What may stand in a Bearer header (RFC 6750 §2.1), as far as KMS seals it in one call."""
+HOLDER_LOST = "holder_lost"
+"""Code of the failure that every lock writes down in advance: what it will have been if nothing follows."""
+MOST_EXCHANGES_AT_ONCE = 24.0
+EXCHANGE_INTERVAL_S = 900.0
 
 
 class FailureKind(StrEnum):
-    """What a failed exchange says about the credential, and about what may exist upstream."""
+    """What a failed attempt leaves behind upstream, which decides how soon the next one may come."""
 
     REFUSED = "refused"
-    """The upstream refuses this credential: nothing was issued, and another version of the secret may do better."""
-
+    """The upstream refuses this version of the secret. No token was made."""
     NOTHING_ISSUED = "nothing_issued"
-    """Certainly no token came into being; the credential may be right."""
-
+    """The upstream was not reached, or said no for another reason. No token was made."""
     MAY_HAVE_ISSUED = "may_have_issued"
-    """A token may exist upstream that nobody here has seen."""
+    """A token may exist upstream that nobody has seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is known of a token besides its text.
+
+    Attributes:
+        token_id: first 16 hex digits of its SHA-256.
+        issued_at_epoch_s: the moment before the request that brought it.
+        expires_at_epoch_s: None for a personal access token, whose expiry nobody knows.
+        lifetime_s: what the upstream or the token itself said; None where `expires_at` rests on a guess.
+        secret_version: VersionId of the secret that brought it.
+        version_stage: AWSCURRENT, or AWSPREVIOUS where the upstream refused the current version.
+    """
+
+    token_id: str
+    issued_at_epoch_s: float
+    expires_at_epoch_s: float | None
+    lifetime_s: float | None
+    scope: str | None
+    secret_version: str
+    version_stage: str = "AWSCURRENT"
+
+    def left_s(self, now: float) -> float:
+        """Return the seconds until it expires; infinity where no expiry is known."""
+        return math.inf if self.expires_at_epoch_s is None else self.expires_at_epoch_s - now
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from issue to expiry; infinity where no expiry is known."""
+        return self.left_s(self.issued_at_epoch_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ClearToken:
+    """A token and its text."""
+
+    token: Token
+    access_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A token as the item holds it: encrypted for its connection, fence and expiry."""
+
+    token: Token
+    sealed: bytes = field(repr=False)
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Somebody's right to make one exchange, which ends by itself."""
+
+    owner: str
+    until_epoch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the last attempt since the last publish brought no token; `code` is safe to log and to show.
+
+    Attributes:
+        count: failures in a row.
+        not_before_epoch_s: nobody asks the upstream before this.
+    """
+
+    code: str
+    kind: FailureKind
+    count: int
+    not_before_epoch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many exchanges may be made now: what was left at a moment, and what has come in since.
+
+    In exchanges and not in seconds, because the interval between two of them changes with the token.
+    """
+
+    left: float = MOST_EXCHANGES_AT_ONCE
+    since_epoch_s: float = 0.0
+
+    def left_at(self, now: float, interval_s: float) -> float:
+        """Return how many exchanges may be made at `now`, one more coming in every `interval_s`."""
+        elapsed_s = now - self.since_epoch_s
+        come_in = (
+            elapsed_s / interval_s if elapsed_s >= 0 else 1.0
+        )  # a clock that is ahead costs no more than this
+        return min(MOST_EXCHANGES_AT_ONCE, max(0.0, self.left) + come_in)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What the item said when it was read; 0 where nothing is set.
+
+    Attributes:
+        generation: number of the published token. Beside the token, so that it goes on without one.
+        fence: number of the last lock; 0 if there is no item.
+        refresh_at_epoch_s: a usable token is not refreshed before this.
+        refused_versions: VersionIds that the upstream has refused since the last publish.
+        reports: caller to the moments at which its reports put a new token into service.
+    """
+
+    connection: str
+    token: SealedToken | None = None
+    generation: int = 0
+    fence: int = 0
+    lock: Lock | None = None
+    pace: Pace = field(default_factory=Pace)
+    failure: Failure | None = None
+    refresh_at_epoch_s: float = 0.0
+    refused_versions: tuple[str, ...] = ()
+    reports: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def exchange_interval_s(self) -> float:
+        """How often one exchange comes in: every 15 minutes, or half of a lifetime that was said, if that is shorter."""
+        said_s = self.token.token.lifetime_s if self.token else None
+        return EXCHANGE_INTERVAL_S if said_s is None else min(EXCHANGE_INTERVAL_S, max(1.0, said_s / 2))
+
+    def exchanges_left(self, now: float) -> float:
+        """Return how many exchanges may be made at `now`."""
+        return self.pace.left_at(now, self.exchange_interval_s)

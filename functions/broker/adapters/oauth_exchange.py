@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from functions.broker.token import FailureKind
+from functions.broker.ports import MintFailedError
+from functions.broker.token import BEARER_TOKEN, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import requests
 
-    from functions.broker.client_secret import ClientCredentials
-    from token_broker.bounded_http import BoundedResponse
-    from token_broker.bounded_http import ExchangeError as UnansweredError
+    from functions.broker.adapters.client_secret import ClientCredentials
+    from token_broker.bounded_http import BoundedResponse, ExchangeError
 
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 64 * 1024
-# What may stand in a Bearer header (RFC 6750 §2.1), as far as KMS seals it in one call (4,096 bytes).
-_BEARER = re.compile(r"[\x21-\x7e]{1,4096}")
 _BEARER_TYPES = frozenset({"", "bearer", "bearertoken"})
 # RFC 6749 §3.3.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
@@ -41,28 +39,11 @@ _UNAUTHORIZED, _SERVER_ERRORS = 401, 500
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What the upstream issued. `expires_in` is as it came: believed only after `lifetime.expiry_epoch_s`."""
+    """What the upstream issued. `expires_in` is as it came: believed only after `lifetime.expiry_of`."""
 
     access_token: str = field(repr=False)
     expires_in: object
     scope: str | None
-
-
-class ExchangeError(Exception):
-    """The upstream issued nothing that we can use.
-
-    Attributes:
-        code: an RFC 6749 error code from the upstream's answer, or one of ours (`upstream_...`, `token_url_...`);
-            safe to log.
-        kind: what follows from it.
-        retry_after_s: what the upstream asked for, in seconds, if it did.
-    """
-
-    def __init__(self, code: str, kind: FailureKind, retry_after_s: float | None = None) -> None:
-        super().__init__(code)
-        self.code = code
-        self.kind = kind
-        self.retry_after_s = retry_after_s
 
 
 class OAuthExchange:
@@ -86,7 +67,7 @@ class OAuthExchange:
         """Do all that comes before sending: check the token URL, load the HTTP stack. Sends nothing.
 
         Raises:
-            ExchangeError: the URL is malformed, or its host may not be called.
+            MintFailedError: the URL is malformed, or its host may not be called.
         """
         self._refuse_foreign_host(credential.token_url)
         self._open_session()
@@ -97,7 +78,7 @@ class OAuthExchange:
         The first exchange of an instance takes longer unless `prepare` came before.
 
         Raises:
-            ExchangeError: anything but a usable token.
+            MintFailedError: anything but a usable token.
         """
         self._refuse_foreign_host(credential.token_url)
         session = self._open_session()
@@ -140,14 +121,14 @@ class OAuthExchange:
         except ValueError:
             parts = None
         if parts is None:  # raised here, because the original error quotes the URL
-            raise ExchangeError("token_url_malformed", FailureKind.NOTHING_ISSUED)
+            raise MintFailedError("token_url_malformed", FailureKind.NOTHING_ISSUED)
         host = (parts.hostname or "").lower()
         allowed = self._allowed_hosts if port is None else self._allowed_hosts | {f"{host}:443"}
         named = host if port is None else f"{host}:{port}"
         if named == f"{host}:443":
             named = host
         if parts.scheme != "https" or parts.username is not None or named not in allowed:
-            raise ExchangeError("token_url_not_allowed", FailureKind.NOTHING_ISSUED)
+            raise MintFailedError("token_url_not_allowed", FailureKind.NOTHING_ISSUED)
 
     def _token_of(self, response: BoundedResponse) -> TokenAnswer:
         members = _members_of(response.body)
@@ -156,26 +137,26 @@ class OAuthExchange:
             return _usable_token(members)
         code = members.get("error")
         if isinstance(code, str) and code in REFUSALS:
-            raise ExchangeError(code, FailureKind.REFUSED)
+            raise MintFailedError(code, FailureKind.REFUSED)
         if response.status == _UNAUTHORIZED:
-            raise ExchangeError("invalid_client", FailureKind.REFUSED)
+            raise MintFailedError("invalid_client", FailureKind.REFUSED)
         # Any other text of the upstream's is not repeated: it goes into logs and answers.
         if is_success:
-            raise ExchangeError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
+            raise MintFailedError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
         # A server error can strike after the token was issued.
         unsure = response.status >= _SERVER_ERRORS
-        raise ExchangeError(
+        raise MintFailedError(
             f"upstream_{response.status}",
             FailureKind.MAY_HAVE_ISSUED if unsure else FailureKind.NOTHING_ISSUED,
-            response.retry_after_s(self._clock()),
+            retry_after_s=response.retry_after_s(self._clock()),
         )
 
 
-def _unanswered(error: UnansweredError) -> ExchangeError:
+def _unanswered(error: ExchangeError) -> MintFailedError:
     if error.may_have_been_processed:
-        return ExchangeError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
+        return MintFailedError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED, problem=str(error))
     code = _CODES_OF_UNSENT.get(error.code, "upstream_unreachable")
-    return ExchangeError(code, FailureKind.NOTHING_ISSUED)
+    return MintFailedError(code, FailureKind.NOTHING_ISSUED, problem=str(error))
 
 
 _CODES_OF_UNSENT = {
@@ -186,8 +167,12 @@ _CODES_OF_UNSENT = {
 
 def _usable_token(members: dict[str, object]) -> TokenAnswer:
     access_token, token_type, scope = (members.get(name) for name in ("access_token", "token_type", "scope"))
-    if not isinstance(access_token, str) or not _BEARER.fullmatch(access_token) or not _is_bearer(token_type):
-        raise ExchangeError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
+    if (
+        not isinstance(access_token, str)
+        or not BEARER_TOKEN.fullmatch(access_token)
+        or not _is_bearer(token_type)
+    ):
+        raise MintFailedError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
     is_scope = isinstance(scope, str) and len(scope) <= _LONGEST_SCOPE and _SCOPE.fullmatch(scope)
     return TokenAnswer(access_token, members.get("expires_in"), str(scope) if is_scope else None)
 
@@ -203,8 +188,7 @@ def _members_of(body: bytes) -> dict[str, object]:
     # Bytes that are no UTF-8 can stand in a description; a token that has some is refused for its characters.
     text = body.decode("utf-8-sig", "replace")
     try:
-        # `int` refuses the words NaN and Infinity, which are no JSON.
-        value = json.loads(text, object_pairs_hook=_with_one_token, parse_constant=int)
+        value = json.loads(text, object_pairs_hook=_with_one_token)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

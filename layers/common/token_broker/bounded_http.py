@@ -3,9 +3,9 @@
 Every call has a connection of its own, closed afterwards: what an upstream leaves on one (an interim answer, a late
 duplicate, junk behind a 204) must not become the answer to another call.
 
-Importing this module imports requests, which is dear at a cold start: import it where the first call is made.
+Importing this module imports requests, which takes long at a cold start: import it where the first call is made.
 
-A read time-out alone bounds nothing: it starts anew with every byte, so a server that drips can hold a caller for
+A read time-out alone bounds nothing: it starts again with every byte, so a server that drips can hold a caller for
 as long as it likes. Here a timer shuts the connection's socket down when the whole call's time is over, which ends
 a handshake, a send or a read at once. The one exception is the lookup of the host's name, which the operating
 system bounds (`options timeout` of resolv.conf).

@@ -1,6 +1,6 @@
 """Reads one HTTP/1.1 answer (RFC 9112) from a connection that serves for nothing else.
 
-What is behind the answer is not read: whoever calls this drops the connection. That allows for leniency. A header line
+What is behind the answer is not read: the caller drops the connection. That allows for leniency. A header line
 that is broken says nothing and ends nothing (the standard library takes the rest of the header for the body there),
 and a body without a length that makes sense goes on until the connection ends. Whether what came is whole is for the
 JSON to say. Every length is bounded; time is the caller's to bound.

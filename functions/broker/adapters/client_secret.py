@@ -1,0 +1,134 @@
+"""Reads a connection's credential from Secrets Manager. Nothing is cached here: it is read for an exchange, and only then."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from functions.broker.adapters.aws_calls import call_aws
+from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError
+from functions.broker.token import BEARER_TOKEN, FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+_NO_SUCH_SECRET = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
+"""A secret that is marked for deletion answers InvalidRequestException: it is as good as deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """What is exchanged for a token (RFC 6749 §4.4)."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    token_url: str
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalAccessToken:
+    """A token that a person made in the dashboard: nothing to exchange, no known expiry."""
+
+    access_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCredential:
+    """One version of a connection's secret; `stage` is AWSCURRENT or AWSPREVIOUS."""
+
+    version_id: str
+    stage: str
+    credential: ClientCredentials | PersonalAccessToken
+
+
+class ConnectionSecrets:
+    """The secrets `<prefix>/<connection>`.
+
+    Args:
+        make_client: returns a Secrets Manager client with short time-outs; called at the first read.
+        prefix: without a slash at its end.
+        default_token_url: for credentials that name no `token_url`.
+    """
+
+    def __init__(
+        self, make_client: Callable[[], SecretsManagerClient], prefix: str, default_token_url: str
+    ) -> None:
+        self._client = functools.cache(make_client)
+        self._prefix = prefix
+        self._default_token_url = default_token_url
+
+    def read(self, connection: str) -> tuple[StoredCredential, ...]:
+        """Return the current credential, and the one before it where there is one that can be read.
+
+        Raises:
+            MintFailedError: `secret_missing`, also where it is deleted; or `secret_malformed`, with the problem.
+            AwsUnavailableError, AwsBusyError, AwsRefusedError: Secrets Manager did not do its part.
+        """
+        current = self._read(connection, "AWSCURRENT")
+        try:
+            previous = self._read(connection, "AWSPREVIOUS")
+        except (MintFailedError, AwsError):
+            return (current,)  # a last resort; the current one is what counts
+        return (current,) if previous.version_id == current.version_id else (current, previous)
+
+    def _read(self, connection: str, stage: str) -> StoredCredential:
+        try:
+            version_id, answer = call_aws(lambda: self._get(f"{self._prefix}/{connection}", stage))
+        except AwsRefusedError as error:
+            if str(error) in _NO_SUCH_SECRET:
+                raise MintFailedError("secret_missing", FailureKind.NOTHING_ISSUED) from None
+            raise
+        return StoredCredential(version_id, stage, self._credential_in(_object_in(answer)))
+
+    def _get(self, name: str, stage: str) -> tuple[str, Any]:
+        answer = self._client().get_secret_value(SecretId=name, VersionStage=stage)
+        return answer["VersionId"], answer  # a KeyError here is an answer that was cut off
+
+    def _credential_in(self, value: Mapping[str, object]) -> ClientCredentials | PersonalAccessToken:
+        kind = value.get("type", "client_credentials")
+        if kind == "personal_access_token":
+            access_token = _text_in(value, "access_token")
+            if not BEARER_TOKEN.fullmatch(access_token):
+                raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
+            return PersonalAccessToken(access_token)
+        if kind == "client_credentials":
+            return ClientCredentials(
+                client_id=_text_in(value, "client_id"),
+                client_secret=_text_in(value, "client_secret"),
+                token_url=_text_in(value, "token_url", self._default_token_url),
+                scope=_text_in(value, "scope") if value.get("scope") else None,
+            )
+        raise _malformed("`type` must be client_credentials or personal_access_token")
+
+
+def _malformed(problem: str) -> MintFailedError:
+    return MintFailedError("secret_malformed", FailureKind.NOTHING_ISSUED, problem=problem)
+
+
+def _object_in(answer: Any) -> dict[str, object]:
+    """Return the JSON object in what Secrets Manager answered."""
+    text = answer.get("SecretString")
+    if text is None:
+        raise _malformed("the secret is binary: store it as text (SecretString)")
+    if "\0" in text:
+        raise _malformed("the secret has NUL characters, as UTF-16 has: store it as UTF-8")
+    try:
+        value = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        # The parser's error holds the whole text.
+        raise _malformed("the secret is not JSON text") from None
+    if not isinstance(value, dict):
+        raise _malformed("the secret is not a JSON object")
+    return value
+
+
+def _text_in(value: Mapping[str, object], name: str, default: str | None = None) -> str:
+    found = value.get(name, default)
+    if not isinstance(found, str) or not found or not (found.isascii() and found.isprintable()):
+        raise _malformed(f"`{name}` must be printable ASCII text")
+    return found

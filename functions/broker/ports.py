@@ -1,0 +1,107 @@
+"""What the policy needs of the world besides its adapters: time, chance, ids, and how asking AWS or the upstream can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from functions.broker.token import FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything that a test moves by hand.
+
+    Attributes:
+        clock: epoch seconds; may step in both directions.
+        monotonic: seconds from any start; never goes back.
+        sleep: blocks for seconds.
+        randomness: from 0 to 1, drawn at each call.
+        new_id: a text that nobody else has, drawn at each call.
+        notice: told of every event worth counting, by name, with facts that are safe to log: "Mint", "MintFailed",
+            "PublishLost", "PreviousSecretUsed", "SealBroken", "SecretUnreadable", "AwsUnavailable", "AwsBusy",
+            "AwsRefused".
+    """
+
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    randomness: Callable[[], float]
+    new_id: Callable[[], str]
+    notice: Callable[[str, dict[str, object]], None]
+
+
+class RequestClock:
+    """Epoch seconds within one request, in which time passes as fast as the faster of both clocks says.
+
+    A lock and an exchange are bounded by elapsed time: a wall clock that is set back must not stretch them.
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._started_epoch_s = self._locked_epoch_s = ports.clock()
+        self._started_monotonic_s = ports.monotonic()
+
+    def now(self) -> float:
+        """Return epoch seconds."""
+        wall_epoch_s = self._ports.clock()
+        elapsed_s = self._ports.monotonic() - self._started_monotonic_s
+        return max(wall_epoch_s, self._started_epoch_s + elapsed_s)
+
+    def start_lock(self) -> float:
+        """Return epoch seconds, and remember what the wall clock says while the lock is taken."""
+        self._locked_epoch_s = self._ports.clock()
+        return self.now()
+
+    def was_set_back(self) -> bool:
+        """Return whether the wall clock is behind what it said at the lock."""
+        return self._ports.clock() < self._locked_epoch_s
+
+
+class AwsError(Exception):
+    """An AWS call did not do its part; the text is AWS's error code or the SDK's error class, safe to log.
+
+    Attributes:
+        event: the name of the event that it is.
+    """
+
+    event = "AwsUnavailable"
+
+
+class AwsUnavailableError(AwsError):
+    """Nobody answered, or the service failed: the call may have taken effect all the same."""
+
+
+class AwsBusyError(AwsError):
+    """Throttled: the service is there, and will answer in a moment."""
+
+    event = "AwsBusy"
+
+
+class AwsRefusedError(AwsError):
+    """AWS refuses the call (a missing right, a disabled key, a missing table): the deployment is broken."""
+
+    event = "AwsRefused"
+
+
+class MintFailedError(Exception):
+    """No token that can be used: the secret holds no credential, the upstream issued nothing, or nothing of use.
+
+    Attributes:
+        code: an RFC 6749 error code, or one of ours; safe to log and to show.
+        kind: what the attempt leaves behind upstream.
+        problem: what is wrong, in a sentence for the log that quotes nothing secret.
+        retry_after_s: what the upstream asked for, in seconds, if it did.
+    """
+
+    def __init__(
+        self, code: str, kind: FailureKind, *, problem: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.kind = kind
+        self.problem = problem
+        self.retry_after_s = retry_after_s
