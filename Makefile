@@ -97,7 +97,7 @@ bench: $(READY) build ## measure cold start, warm call, stampede, client and siz
 	@$(BIN)/python -m bench
 
 .PHONY: lock
-lock: $(READY) ## resolve the locked requirements anew from their .in files
+lock: $(READY) ## resolve the locked requirements again from their .in files
 	@$(BIN)/python -m local.locks --write
 
 .PHONY: clean

@@ -11,7 +11,7 @@ is safe; each is looked up at start, and a missing one stops the start:
     core.lambda_runtime    invalidate_worker
     core.responses         set_request_account_id, set_request_region
     core.concurrency       run_reentrant
-    services.lambda_svc    _functions, _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
+    services.lambda_svc    _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
                            _execution_record_for_config, _execute_function_with_config_scope
     services.iam           _roles
     services.scheduler     _SCHEDULE_TICK_INTERVAL
@@ -54,7 +54,6 @@ _INTERNALS = {
     "core.responses": ("set_request_account_id", "set_request_region"),
     "core.concurrency": ("run_reentrant",),
     "services.lambda_svc": (
-        "_functions",
         "_function_urls",
         "_function_url_id",
         "_get_func_record_for_ref_in_scope",
@@ -140,11 +139,6 @@ class MinistackBackend:
         if record is None or config is None:
             raise FunctionFailed(f"{target.function_arn} is gone")
         execution = lambda_svc._execution_record_for_config(record, config)  # noqa: SLF001 - listed above
-        # A published version's record lacks the function's reserved concurrency, which AWS applies to all versions.
-        function = lambda_svc._functions.get_scoped(  # noqa: SLF001 - listed above
-            target.account_id, target.region, reference.partition(":")[0]
-        )
-        execution["concurrency"] = function.get("concurrency")
         result = await self._internals["core.concurrency"].run_reentrant(
             lambda_svc._execute_function_with_config_scope,  # noqa: SLF001 - listed above
             execution,
@@ -173,7 +167,7 @@ class MinistackBackend:
 
 
 class Gateway:
-    """ministack's own application, with one more path for whoever operates the local cloud."""
+    """ministack's own application, with one more path for the operator of the local cloud."""
 
     def __init__(self, application: Any, backend: MinistackBackend) -> None:
         self._application = application

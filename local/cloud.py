@@ -136,9 +136,6 @@ class LocalCloud:
             self._children.run("sam-deploy", command, environment, DEPLOY_TIMEOUT_S)
         stack = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"][0]
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-        self._reserve_concurrency(
-            {p["ParameterKey"]: p["ParameterValue"] for p in stack.get("Parameters", [])}
-        )
         self._say(f"  deployed in {time.monotonic() - started_s:.0f} s")
 
     def client(self, service: str, credentials: Credentials = ROOT) -> Any:
@@ -218,24 +215,6 @@ class LocalCloud:
         self.digishare_url, self.digishare_admin_url = digishare["url"], digishare["admin_url"]
         self.ca_file = Path(digishare["ca_file"])
         self._say(f"  up in {time.monotonic() - started_s:.1f} s")
-
-    def _reserve_concurrency(self, parameters: dict[str, str]) -> None:
-        """Do what the local CloudFormation leaves out: ReservedConcurrentExecutions of every function."""
-        cloudformation, aws_lambda = self.client("cloudformation"), self.client("lambda")
-        template = cloudformation.get_template(StackName=STACK_NAME, TemplateStage="Processed")[
-            "TemplateBody"
-        ]
-        for name, resource in template["Resources"].items():
-            reserved = resource.get("Properties", {}).get("ReservedConcurrentExecutions")
-            if reserved is None:
-                continue
-            if isinstance(reserved, dict):
-                reserved = parameters[reserved["Ref"]]
-            detail = cloudformation.describe_stack_resource(StackName=STACK_NAME, LogicalResourceId=name)
-            aws_lambda.put_function_concurrency(
-                FunctionName=detail["StackResourceDetail"]["PhysicalResourceId"],
-                ReservedConcurrentExecutions=int(reserved),
-            )
 
     @contextmanager
     def _alone_with_the_build(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Instances of the broker as real processes: many at once, cold, ready on one mark, and open to be killed.
+"""Instances of the broker as real processes: many at once, cold, ready on one mark, stopped at a step, killed.
 
 A nursery process imports the broker once and forks an instance for every socket that it is handed::
 
@@ -8,6 +8,8 @@ A nursery process imports the broker once and forks an instance for every socket
       |                            |----------------------------->| assembles its own broker (memory empty)
       |<----------------------------------------- ready, pid -----|
       | event, moment ------------------------------------------->| waits for the moment, runs lambda_handler
+      |<----------------------------------------- stopped --------| only one that was told to stop at a step
+      | go on --------------------------------------------------->|
       |<----------------------------------------- answer ---------|
       | closes the socket --------------------------------------->| ends
 
@@ -30,13 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from functions.broker.lifetime import FUNCTION_TIMEOUT_S
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 READY_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 60.0
-RUN_TIME_S = 29.0
-"""The function's own time-out, as in template.yaml."""
+STOP_TIMEOUT_S = 15.0
 _PROJECT = Path(__file__).resolve().parent.parent
 _LONGEST_ORDER_BYTES = 16 * 1024
 _END_S = 10.0
@@ -74,7 +77,7 @@ class Instance:
         self.pid = int(self._receive(READY_TIMEOUT_S)["pid"])
 
     def send(
-        self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = RUN_TIME_S
+        self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = FUNCTION_TIMEOUT_S
     ) -> None:
         """Hand over an event to be answered from `at_epoch_s` on; the answers come in order."""
         order = {"event": event, "at_epoch_s": at_epoch_s, "run_time_s": run_time_s}
@@ -91,6 +94,16 @@ class Instance:
             line["began_at_epoch_s"],
             line["ended_at_epoch_s"],
         )
+
+    def wait_until_stopped(self) -> None:
+        """Block until it is at the step that it was told to stop at. Raises InstanceLostError."""
+        line = self._receive(STOP_TIMEOUT_S)
+        if "stopped" not in line:
+            raise InstanceLostError(f"instance {self.pid} has answered without coming to its step")
+
+    def go_on(self) -> None:
+        """Let it go on from the step that it stopped at."""
+        self._connection.sendall(b"\n")
 
     def kill(self) -> None:
         """SIGKILL: nothing of what it is doing is ended in order."""
@@ -119,28 +132,20 @@ class Nursery:
     Args:
         environment: the function's environment variables and what the SDK needs; nothing else is passed on.
         log_file: what the instances write to standard output and error.
-        constants: values for the broker's constants of these names, wherever they are imported.
         sabotage: `module:function`, called in the nursery: a planted fault, so that a test can be seen to fail.
     """
 
-    def __init__(
-        self,
-        environment: Mapping[str, str],
-        log_file: Path,
-        *,
-        constants: Mapping[str, float] | None = None,
-        sabotage: str = "",
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], log_file: Path, *, sabotage: str = "") -> None:
         self._environment = environment
         self._log_file = log_file
-        self._options = json.dumps({"constants": dict(constants or {}), "sabotage": sabotage})
+        self._sabotage = sabotage
         self._instances: list[Instance] = []
 
     def __enter__(self) -> Self:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "local.instances", str(theirs.fileno()), self._options],
+                [sys.executable, "-m", "local.instances", str(theirs.fileno()), self._sabotage],
                 cwd=_PROJECT,
                 env={
                     "PATH": os.defpath,
@@ -168,7 +173,13 @@ class Nursery:
             self._process.wait()
 
     def start(self, count: int, **environment: str) -> list[Instance]:
-        """Return so many instances, cold and ready; `environment` overrides variables for these.
+        """Return so many instances, cold and ready.
+
+        Args:
+            count: how many.
+            environment: overrides variables for these. STOP_AT names a step at which each of them stops, the first
+                time that it gets there: "before token_store:TokenStore.publish" or "after ...", a method of a module
+                in `functions/broker/adapters`.
 
         Raises:
             InstanceLostError: one did not get ready.
@@ -219,14 +230,13 @@ class _Context:
         return int(1000 * (self.end_s - time.monotonic()))
 
 
-def _run_nursery(control: socket.socket, options: Mapping[str, Any]) -> None:
+def _run_nursery(control: socket.socket, sabotage: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended instances leave no zombies
     for module in ("functions.broker.handler", "token_broker.bounded_http", "requests"):
         importlib.import_module(module)
     _read_sdk_data_once()
-    _set_constants(options["constants"])
-    if options["sabotage"]:
-        module, _, name = options["sabotage"].partition(":")
+    if sabotage:
+        module, _, name = sabotage.partition(":")
         getattr(importlib.import_module(module), name)()
     gc.freeze()  # what is imported stays shared between the instances
     while True:
@@ -250,10 +260,18 @@ def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> 
     def send(value: object) -> None:
         connection.sendall(json.dumps(value).encode() + b"\n")
 
-    send({"pid": os.getpid()})
     with connection.makefile("r", encoding="utf-8") as orders:
-        for number, line in enumerate(orders):
-            order = json.loads(line)
+        if step := os.environ.get("STOP_AT"):
+
+            def stop() -> None:
+                send({"stopped": step})
+                orders.readline()
+
+            _call_once_at(step, stop)
+        send({"pid": os.getpid()})
+        number = 0
+        while line := orders.readline():
+            order, number = json.loads(line), number + 1
             time.sleep(max(0.0, order["at_epoch_s"] - time.time()))
             began_at = time.time()
             context = _Context(
@@ -261,6 +279,25 @@ def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> 
             )
             answer = handler.lambda_handler(order["event"], context)  # type: ignore[arg-type] # all that it reads
             send({"answer": answer, "began_at_epoch_s": began_at, "ended_at_epoch_s": time.time()})
+
+
+def _call_once_at(step: str, action: Callable[[], None]) -> None:
+    moment, _, place = step.partition(" ")
+    module, _, name = place.partition(":")
+    class_name, _, method_name = name.partition(".")
+    owner = getattr(importlib.import_module(f"functions.broker.adapters.{module}"), class_name)
+    method = getattr(owner, method_name)
+
+    def stopping(*arguments: Any, **named: Any) -> Any:
+        setattr(owner, method_name, method)
+        if moment == "before":
+            action()
+        result = method(*arguments, **named)
+        if moment == "after":
+            action()
+        return result
+
+    setattr(owner, method_name, stopping)
 
 
 def _read_sdk_data_once() -> None:
@@ -281,21 +318,6 @@ def _read_sdk_data_once() -> None:
         session.create_client(service)
 
 
-def _set_constants(constants: Mapping[str, float]) -> None:
-    """Give the broker's constants other values, also where a module has imported them by name.
-
-    Raises:
-        ValueError: there is no such constant.
-    """
-    modules = [module for name, module in sys.modules.items() if name.startswith("functions.broker.")]
-    for name, value in constants.items():
-        holders = [module for module in modules if hasattr(module, name)]
-        if not holders:
-            raise ValueError(f"the broker has no constant {name}")
-        for module in holders:
-            setattr(module, name, value)
-
-
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as _control:
-        _run_nursery(_control, json.loads(sys.argv[2]))
+        _run_nursery(_control, sys.argv[2])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from functions.broker.lifetime import FUNCTION_TIMEOUT_S
 from local.cloud import PROJECT
 from local.up import FUNCTIONS_FILE
 
@@ -88,7 +89,7 @@ def emulated(logical_id: str, variables: dict[str, str], log: int) -> Iterator[s
             "PYTHONPATH": f"{_BUILD / logical_id}:{_BUILD / 'CommonLayer/python'}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "AWS_LAMBDA_FUNCTION_NAME": logical_id,
-            "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": f"{FUNCTION_TIMEOUT_S:.0f}",
             "AWS_EC2_METADATA_DISABLED": "true",
             **variables,
         },

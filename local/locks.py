@@ -1,4 +1,4 @@
-"""The locked requirements: `--write` resolves them anew, `--check` fails when a lock doesn't answer its .in file.
+"""The locked requirements: `--write` resolves them again, `--check` fails when a lock doesn't answer its .in file.
 
 The locks hold hashes and neither an index nor a path: they install from whatever index pip or uv is set up for.
 The check resolves nothing new (what is locked is preferred), so that a release elsewhere cannot break it.
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 def resolve(lock: str, output: Path) -> None:
-    """Resolve `<lock>.in` into `output`; what the file at `output` pins already is kept where it can be."""
+    """Resolve `<lock>.in` into `output`; what the file at `output` pins already stays where it can."""
     source = PROJECT / f"{lock}.in"
     subprocess.run(
         [Path(sys.executable).with_name("uv"), "pip", "compile", *_OPTIONS, source.name, "-o", output],
@@ -54,7 +54,7 @@ def find_drift() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="local.locks", description=__doc__.partition("\n")[0])
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--write", action="store_true", help="resolve all locks anew, to the newest releases")
+    task.add_argument("--write", action="store_true", help="resolve all locks again, to the newest releases")
     task.add_argument("--check", action="store_true", help="fail when a lock has drifted from its .in file")
     if parser.parse_args().write:
         for lock in LOCKS:

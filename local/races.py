@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.mint_ledger import Outcome, read_mints
+from functions.broker.adapters.mint_ledger import Outcome, read_mints
 from local.cloud import LocalCloud
 from local.instances import Nursery
 from local.sdk import ROOT
@@ -19,7 +19,7 @@ from local.sdk import ROOT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from functions.broker.mint_ledger import Mint
+    from functions.broker.adapters.mint_ledger import Mint
     from local.instances import Answer
     from local.sdk import Credentials
 
@@ -61,26 +61,34 @@ class RaceResult:
         token_ids = {answer.body.get("token_id") for answer in self.answers}
         if token_ids != set(self.minted):
             found.append(f"answered {len(token_ids)} tokens, or not the one that was minted")
-        rows = [(row.outcome, row.token_id) for row in self.ledger]
+        rows = [(row.outcome, row.token and row.token.token_id) for row in self.ledger]
         if rows != [(Outcome.ISSUED, token_id) for token_id in self.minted]:
             found.append(f"ledger: {[str(outcome) for outcome, _ in rows]}")
         return found
 
 
-def run_race(cloud: LocalCloud, nursery: Nursery, instances: int = INSTANCES) -> RaceResult:
+def run_race(
+    cloud: LocalCloud, nursery: Nursery, instances: int = INSTANCES, **environment: str
+) -> RaceResult:
     """Let so many cold instances ask at once for the token of a fresh connection; they are gone afterwards.
 
     Args:
         cloud: with the stack deployed and a credential for `digishare`, which the connection gets too.
         nursery: with the environment of `broker_environment`.
         instances: how many processes.
+        environment: for each of them; with STOP_AT each waits there for the last one.
     """
     connection = new_connection(cloud)
     before = minted_token_ids(cloud)
-    racers = nursery.start(instances)
+    racers = nursery.start(instances, **environment)
     start_at = time.time() + _HEAD_START_S
     for number, racer in enumerate(racers):
         racer.send(new_event(connection, f"local-racer-{number}"), at_epoch_s=start_at)
+    if "STOP_AT" in environment:
+        for racer in racers:
+            racer.wait_until_stopped()
+        for racer in racers:
+            racer.go_on()
     answers = [racer.receive() for racer in racers]
     nursery.retire(racers)
     return RaceResult(
@@ -169,7 +177,7 @@ def minted_token_ids(cloud: LocalCloud) -> list[str]:
 
 
 def read_ledger(cloud: LocalCloud, connection: str) -> list[Mint]:
-    """Return the connection's rows, direct mints last."""
+    """Return the connection's rows, oldest fence first."""
     table = cloud.outputs["TokenTableName"]
     return read_mints(cloud.client("dynamodb"), table=table, connection=connection)
 

@@ -1,4 +1,4 @@
-"""Ends processes and removes files once whoever asked for it is gone, however it went: SIGKILL included.
+"""Ends processes and removes files once the process that asked for it is gone, however it went: SIGKILL included.
 
 The reaper is a process of its own that reads orders from its standard input and acts when that input ends. The
 operating system closes the pipe when the supervisor dies, so a crash and an orderly end take the same path.
@@ -82,7 +82,7 @@ def obey(orders: Iterable[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A killed process can still be writing for an instant: try again until the path stays away."""
+    """A killed process can still be writing for an instant: try again until the path stays gone."""
     give_up_at_s = time.monotonic() + _REMOVAL_PATIENCE_S
     while path.exists() and time.monotonic() < give_up_at_s:
         if path.is_dir():

@@ -76,7 +76,7 @@ def children(tmp_path: Path) -> Iterator[Children]:
     children.collect()
 
 
-def test_ending_does_not_wait_for_whoever_duplicated_our_end_of_the_pipe(tmp_path: Path) -> None:
+def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(tmp_path: Path) -> None:
     reaper = Reaper(PROJECT)
     process = reaper._process
     assert process.stdin is not None

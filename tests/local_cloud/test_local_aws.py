@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,12 +101,6 @@ def test_handler_error_is_a_bare_502_and_lands_in_the_log(
     assert any(
         "canary-inside" in line for line in echo_cloud.function_logs(echo_cloud.outputs["EchoFunctionName"])
     )
-
-
-def test_reserved_concurrency_throttles(echo_cloud: LocalCloud, granted: Credentials) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda _: call(echo_cloud, granted, "/slow"), range(4)))
-    assert sorted(reply.status_code for reply in replies) == [200, 200, 429, 429]
 
 
 def test_retired_instance_is_replaced_by_a_fresh_one(echo_cloud: LocalCloud, granted: Credentials) -> None:

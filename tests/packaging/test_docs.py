@@ -1,35 +1,81 @@
-"""The documents' figures are the code's."""
+"""The documents' figures and names are the code's."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from functions.broker import lifetime
+from functions.broker import lifetime, token
+from functions.broker.adapters import oauth_exchange
 
 ROOT = Path(__file__).parents[2]
+BROKER = ROOT / "functions" / "broker"
 
 
-def test_the_table_of_figures_is_true() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", text, re.MULTILINE))
+def _architecture() -> str:
+    return (ROOT / "docs/architecture.md").read_text()
 
-    assert len(rows) > 15
-    assert {name: float(value) for name, value in rows.items()} == {
-        name: float(getattr(lifetime, name)) for name in rows
+
+def _sources() -> str:
+    return "\n".join(file.read_text() for file in BROKER.rglob("*.py"))
+
+
+def test_the_table_of_figures_is_true_and_complete() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", _architecture(), re.MULTILINE)
+    figures = {
+        name: float(value)
+        for module in (lifetime, token)
+        for name, value in vars(module).items()
+        if name.isupper() and not name.startswith("_") and type(value) in {int, float}
     }
 
+    assert {name: float(value) for name, value in rows} == figures
+    assert len(rows) == len(figures)
 
-def test_the_locks_length_is_as_documented_and_ends_within_the_functions_run_time() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    template = (ROOT / "template.yaml").read_text()
-    timeout_s = float(re.findall(r"Timeout: (\d+)", template)[0])
-    longest, shorter = (
-        lifetime.lock_length_s(budget) for budget in (lifetime.MINT_BUDGET_S, lifetime.SOFT_MINT_BUDGET_S)
+
+def test_the_drawing_of_the_lock_and_of_the_longest_wait_adds_up() -> None:
+    text = _architecture()
+    waits_s = (
+        lifetime.LOCK_S,
+        lifetime.CLOCK_DIFFERENCE_S,
+        lifetime.LONGEST_POLL_S,
+        lifetime.TO_LOCK_S,
     )
 
-    assert f"{longest:.0f} s, or {shorter:.0f} s for a refresh ahead of time" in text
-    assert longest + lifetime.STORE_BUDGET_S < timeout_s
+    assert f"= {lifetime.LOCK_S:g} s\n" in text
+    assert f"= {sum(waits_s):g} s\n" in text
+    assert f"{lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S:g}  {lifetime.FUNCTION_TIMEOUT_S:g}\n" in text
+    assert sum(waits_s) <= lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
+
+
+def test_every_code_of_a_failure_is_in_the_table_of_failures() -> None:
+    codes = set(re.findall(r'MintFailedError\(\s*"([a-z_]+)"', _sources()))
+    codes |= set(oauth_exchange.REFUSALS) | set(oauth_exchange._CODES_OF_UNSENT.values())
+    codes |= {token.HOLDER_LOST, "upstream_unreachable"}
+    text = _architecture()
+    table = text[text.index("## Failures") : text.index("## Unavailable")]
+
+    assert len(codes) > 15
+    assert {code for code in codes if f"`{code}`" not in table} == set()
+
+
+def test_every_event_is_in_the_table_of_events() -> None:
+    events = set(re.findall(r'_?notice\(\s*"([A-Z]\w+)"', _sources()))
+    events |= set(re.findall(r'event = "(\w+)"', _sources()))
+    text = _architecture()
+    table = text[text.index("## Events and alarms") : text.index("## How this is shown")]
+
+    assert {"Mint", "MintFailed", "SealBroken", "AwsRefused", "Bug"} <= events
+    assert {event for event in events if f"`{event}`" not in table} == set()
+
+
+def test_the_modules_that_the_drawing_names_are_those_that_there_are() -> None:
+    text = _architecture()
+    drawing = text[text.index("```\nfunctions/broker/") : text.index("## One request")]
+
+    assert set(re.findall(r"\w+\.py", drawing)) == {
+        file.name for file in BROKER.rglob("*.py") if file.name != "__init__.py"
+    }
 
 
 def test_every_make_task_of_the_readme_exists() -> None:

@@ -35,9 +35,9 @@ for _ in range(2):
     read, write = os.pipe()
     if os.fork() == 0:
         environment = {"TOKEN_TABLE": "t", "TOKEN_KEY_ARN": "k", "SECRET_PREFIX": "p", "UPSTREAM_HOSTS": "h",
-                       "DEFAULT_TOKEN_URL": "https://h/", "LEASE_SECONDS": "900", "DAILY_MINT_CEILING": "24"}
-        surroundings = assemble(environment, handler._audit()).issuer._surroundings
-        os.write(write, json.dumps([surroundings.new_id(), surroundings.randomness()]).encode())
+                       "DEFAULT_TOKEN_URL": "https://h/", "LEASE_SECONDS": "900"}
+        ports = assemble(environment, handler._audit()).issuer.ports
+        os.write(write, json.dumps([ports.new_id(), ports.randomness()]).encode())
         os._exit(0)
     os.wait()
     children.append(json.loads(os.read(read, 1000)))

@@ -11,6 +11,9 @@ import pytest
 from cfnlint.decode import decode_str
 from samtranslator.translator.transform import transform
 
+from functions.broker import audit, lifetime
+from functions.broker.settings import Settings
+
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
 Resource = dict[str, Any]
@@ -159,6 +162,66 @@ def test_the_table_keeps_the_ledger_safe() -> None:
     assert table["TimeToLiveSpecification"] == {"AttributeName": "delete_after_epoch_s", "Enabled": True}
     assert table["DeletionProtectionEnabled"] == {"Ref": "TableDeletionProtection"}
     assert resources()["TokenTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_the_key_is_used_only_with_everything_that_a_ciphertext_is_bound_to() -> None:
+    (statement,) = [one for one in statements("BrokerRole") if one["Sid"] == "SealTokens"]
+
+    bound_to = ("connection", "fence", "expires_at")
+    assert statement["Condition"] == {"Null": {f"kms:EncryptionContext:{name}": "false" for name in bound_to}}
+
+
+def test_the_function_has_the_time_that_its_policy_counts_on() -> None:
+    assert properties("BrokerFunction")["Timeout"] == lifetime.FUNCTION_TIMEOUT_S
+
+
+def test_no_instance_is_refused_because_of_a_reservation() -> None:
+    assert "ReservedConcurrentExecutions" not in properties("BrokerFunction")
+
+
+def test_the_function_is_given_every_setting_and_none_that_nobody_reads() -> None:
+    variables = set(properties("BrokerFunction")["Environment"]["Variables"]) - {"AWS_CA_BUNDLE"}
+
+    assert variables == {name.upper() for name in Settings.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("event", ["SealBroken", "PreviousSecretUsed", "AwsRefused"])
+def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
+    event: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alarm = properties(f"{event}Alarm")
+    account = audit.Audit()
+    account.begin("request-1")
+    account.notice(event, {"connection": "digishare"})
+    capsys.readouterr()
+    account.write("temporarily_unavailable", 503, 1.0)
+    line = json.loads(capsys.readouterr().out)
+
+    assert alarm["MetricName"] == event
+    assert line[event] == [1]
+    dimensions = {dimension["Name"]: dimension["Value"] for dimension in alarm["Dimensions"]}
+    assert {name: line[name] for name in dimensions} == dimensions
+    counted = [
+        (directive["Namespace"], directive["Dimensions"], metric["Unit"])
+        for directive in line["_aws"]["CloudWatchMetrics"]
+        for metric in directive["Metrics"]
+        if metric["Name"] == event
+    ]
+    assert counted == [(alarm["Namespace"], [[*dimensions]], "Count")]
+    # One such event in five minutes is enough, and none at all is not an alarm.
+    assert (alarm["Statistic"], alarm["Threshold"], alarm["Period"]) == ("Sum", 1, 300)
+    assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    assert (alarm["EvaluationPeriods"], alarm["TreatMissingData"]) == (1, "notBreaching")
+
+
+def test_alarms_are_there_without_a_topic_and_tell_the_topic_that_is_named() -> None:
+    alarms = [r for r in resources().values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+
+    assert len(alarms) == 3
+    told = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+    for alarm in alarms:
+        assert "Condition" not in alarm
+        assert alarm["Properties"]["AlarmActions"] == alarm["Properties"]["OKActions"] == told
 
 
 def test_no_secret_is_made_by_the_template() -> None:

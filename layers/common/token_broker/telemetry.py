@@ -34,7 +34,7 @@ def quiet_sdk_loggers() -> None:
 
 def new_logger(service: str) -> Logger:
     """Return the JSON logger of one function, the SDK's own quieted; safe to call again (loggers are per name)."""
-    # Only what goes wrong is logged: most instances end without, and needn't have loaded it.
+    # Only what goes wrong is logged: most instances end without having loaded it.
     from aws_lambda_powertools import Logger  # noqa: PLC0415 - see above
 
     quiet_sdk_loggers()
@@ -46,6 +46,7 @@ def write_metric_line(
     metrics: Mapping[str, tuple[float, str]],
     dimensions: Mapping[str, str],
     fields: Mapping[str, object],
+    events: Mapping[str, int] | None = None,
 ) -> None:
     """Write one embedded-metric line to standard output.
 
@@ -57,18 +58,29 @@ def write_metric_line(
         metrics: name to (value, CloudWatch unit such as "Count", "Milliseconds", "Seconds").
         dimensions: few and of few values each; every combination is a metric that costs money.
         fields: the audit record: searchable, not charged as metrics. Must hold nothing secret.
+        events: name to count. They have the dimension `service` alone, so that an alarm can name them whatever was
+            answered meanwhile.
     """
-    directive = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [[*dimensions, "service"]],
-        "Metrics": [{"Name": name, "Unit": unit} for name, (_, unit) in metrics.items()],
-    }
+    units = {name: unit for name, (_, unit) in metrics.items()}
+    directives = [_directive([*dimensions, "service"], units)]
+    events = events or {}
+    if events:
+        directives.append(_directive(["service"], dict.fromkeys(events, "Count")))
     line = {
-        "_aws": {"Timestamp": int(1000 * time.time()), "CloudWatchMetrics": [directive]},
+        "_aws": {"Timestamp": int(1000 * time.time()), "CloudWatchMetrics": directives},
         **fields,
         **dimensions,
         "service": service,
         **{name: [value] for name, (value, _) in metrics.items()},
+        **{name: [count] for name, count in events.items()},
     }
     # One write, so that nothing comes between a line and its end.
     sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def _directive(dimensions: list[str], units: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "Namespace": NAMESPACE,
+        "Dimensions": [dimensions],
+        "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
+    }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DESCRIPTION: Final = """\
-Short leases on Digishare's API token, for whoever has an AWS identity that the broker knows.
+Short leases on Digishare's API token, for everybody whose AWS identity the broker knows.
 
 First steps:
   export TOKEN_BROKER_URL=https://ID.lambda-url.REGION.on.aws/
@@ -69,7 +69,7 @@ def new_parser() -> argparse.ArgumentParser:
     _add(
         commands,
         "doctor",
-        "find what keeps this identity from getting a token, and how to mend it",
+        "find out why this identity gets no token, and what to do about it",
         ["token-broker doctor", "token-broker doctor --connection marketing --json"],
     ).add_argument("--stack", default=_stack(), metavar="NAME", help=_STACK_HELP)
     completion = _add(
@@ -141,7 +141,7 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
     mints = _add(
         commands,
         "mints",
-        "list the tokens that may be alive at Digishare, for whoever must revoke (reads the token table)",
+        "list the tokens that may be alive at Digishare, and which of them to revoke (reads the token table)",
         [
             "token-broker mints",
             "token-broker mints --connection marketing --all",

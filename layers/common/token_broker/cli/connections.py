@@ -10,7 +10,7 @@ from token_broker.cli.credentials import checked_text, host_of, read_credential
 from token_broker.cli.deployment import Deployment, call_aws, statement
 from token_broker.cli.outcome import CommandError, Exit, from_broker_error
 from token_broker.cli.terminal import Finding
-from token_broker.cli.tokens import connections_in
+from token_broker.cli.tokens import connections_in, trouble_in
 from token_broker.client import BrokerClient
 from token_broker.errors import NotConfigured, TokenBrokerError
 
@@ -145,17 +145,18 @@ def _check_secret(options: Options, deployment: Deployment, prefix: str) -> list
             return None
 
     found = call_aws(read, f"reading the secret {secret_id}", _needed("check", prefix))
+    fix = f"token-broker connection put {options.name}"
     if found is None:
-        fix = f"token-broker connection put {options.name}"
         return [Finding("secret", "fault", f"there is no {secret_id}, or it is marked for deletion", fix)]
     there = Finding(
         "secret", "ok", f"{secret_id}, version {found['VersionId']}, of {_iso(found.get('CreatedDate'))}"
     )
+    if "SecretString" not in found:
+        return [there, Finding("shape", "fault", "the secret is binary: it must be text (SecretString)", fix)]
     try:
-        credential = checked_text(found.get("SecretString", ""))
+        credential = checked_text(found["SecretString"])
     except CommandError as error:
-        reason = str(error).partition("; ")[0]
-        return [there, Finding("shape", "fault", reason, f"token-broker connection put {options.name}")]
+        return [there, Finding("shape", "fault", str(error).partition("; ")[0], fix)]
     members = ", ".join(name for name in credential if name != "type")
     findings = [there, Finding("shape", "ok", f"{credential['type']} with {members}")]
     if "token_url" in credential:
@@ -185,10 +186,12 @@ def _check_broker(options: Options) -> list[Finding]:
     except TokenBrokerError as error:
         return [_fault("broker", error), _not_minted()]
     row = rows[0] if rows else {}
-    said = f"state {row.get('state')}, generation {row.get('generation')}, expires {row.get('expires_at')}"
-    if row.get("last_error"):
-        said += f"; last error {row['last_error']}, {row.get('failures_in_a_row')} in a row"
-    findings = [Finding("broker", "caution" if row.get("last_error") else "ok", said)]
+    trouble = trouble_in(row)
+    said = [
+        f"state {row.get('state')}, generation {row.get('generation')}, expires {row.get('expires_at')}",
+        *trouble,
+    ]
+    findings = [Finding("broker", "caution" if trouble else "ok", "; ".join(said))]
     if not options.mint:
         return [*findings, _not_minted()]
     try:

@@ -1,12 +1,13 @@
 """The upstream credentials that `token-broker connection put` takes: read without echo, checked before they are stored.
 
-The broker checks the same when it reads them (functions/broker/client_secret.py); a test holds the two together.
+The broker checks the same when it reads them (functions/broker/adapters/client_secret.py); a test compares the two.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from token_broker.cli.outcome import Options
 
 _LARGEST_BYTES: Final = 16_384
+_BEARER_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+"""What may stand in a Bearer header (RFC 6750 §2.1), as far as the broker can seal it."""
 _MEMBERS: Final = {
     "client_credentials": ({"client_id", "client_secret"}, {"type", "token_url", "scope"}),
     "personal_access_token": ({"access_token"}, {"type"}),
@@ -34,16 +37,28 @@ def read_credential(options: Options) -> dict[str, str]:
     """
     if sys.stdin.isatty():
         return checked(_prompt(options))
-    text = sys.stdin.read(_LARGEST_BYTES + 1)
-    if len(text) > _LARGEST_BYTES:
-        raise _malformed(f"it has more than {_LARGEST_BYTES} characters")
+    # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
+    content = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
+    if len(content) > _LARGEST_BYTES:
+        raise _malformed(f"it has more than {_LARGEST_BYTES} bytes")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        # The decoder's error holds the whole text.
+        raise _malformed("it is not UTF-8 text, as UTF-16 is not: save it as UTF-8") from None
     return checked_text(text)
 
 
 def checked_text(text: str) -> dict[str, str]:
-    """Return the credential that this JSON text is. Raises CommandError, which quotes nothing of it."""
+    """Return the credential that this JSON text is, a byte order mark before it or not.
+
+    Raises:
+        CommandError: it is none; the text quotes nothing of it.
+    """
+    if "\0" in text:
+        raise _malformed("it has NUL characters, as UTF-16 has: save it as UTF-8")
     try:
-        value = json.loads(text)
+        value = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         # The parser's error holds the whole text.
         raise _malformed("it is not JSON") from None
@@ -64,10 +79,12 @@ def checked(value: Mapping[str, object]) -> dict[str, str]:
     credential = {"type": kind}
     for name in sorted(needed | (optional & set(value)) - {"type"}):
         member = value.get(name)
-        if name in optional and not member:
+        if name == "scope" and not member:
             continue
         if not isinstance(member, str) or not member or not (member.isascii() and member.isprintable()):
             raise _malformed(f"`{name}` must be printable ASCII text")
+        if name == "access_token" and not _BEARER_TOKEN.fullmatch(member):
+            raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
         credential[name] = member
     token_url = credential.get("token_url")
     if token_url is not None and host_of(token_url) is None:

@@ -19,7 +19,7 @@ from token_broker.cli.identity import Identity, look_up_identity
 from token_broker.cli.outcome import Exit, from_broker_error
 from token_broker.cli.reachability import Reachability, knock
 from token_broker.cli.terminal import Finding
-from token_broker.cli.tokens import connections_in
+from token_broker.cli.tokens import connections_in, trouble_in
 from token_broker.client import BrokerClient
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Visit:
 
 
 def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
-    """Show a finding for every station, and how to mend the one that ends the way; 0 if none does."""
+    """Show a finding for every station, and what to do about the one that ends the way; 0 if none does."""
     deployment = Deployment(options)
     try:
         client = BrokerClient(
@@ -140,15 +140,12 @@ def _examine_clock(visit: _Visit) -> Finding:
 
 
 def _examine_upstream(row: dict[str, Any]) -> Finding:
-    if row.get("last_error"):
-        said = f"the last exchange failed: {row['last_error']}; next attempt {row.get('next_attempt_at')}"
-        return Finding(
-            "upstream", "caution", f"{said}; the token in service stays valid until {row.get('expires_at')}"
-        )
     if not row:
         return Finding("upstream", "ok", "no refusal of the stored credential is known")
+    trouble = trouble_in(row)
     expiry = f"valid until {row['expires_at']}" if row.get("expires_at") else "without a known expiry"
-    return Finding("upstream", "ok", f"its token is {row.get('state')}, {expiry}")
+    text = "; ".join([*trouble, f"its token is {row.get('state')}, {expiry}"])
+    return Finding("upstream", "caution" if trouble else "ok", text)
 
 
 def _topic_of(error: errors.TokenBrokerError, reachability: Reachability) -> str:

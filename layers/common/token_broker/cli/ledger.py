@@ -1,19 +1,25 @@
-"""`token-broker mints`: the broker's ledger, for whoever must revoke tokens by hand at Digishare.
+"""`token-broker mints`: the broker's ledger, for the person who must revoke tokens by hand at Digishare.
 
-Reads the token table with the operator's own AWS rights. The rows are written by functions/broker/mint_ledger.py:
+Reads the token table with the operator's own AWS rights. The rows are written by
+functions/broker/adapters/mint_ledger.py, the item by token_store.py beside it:
 
-    connection (hash key), record "mint#FENCE" or "mint#direct#TOKEN_ID" (range key),
-    outcome begun | issued | orphan | failed, token_id, generation, begun_at_epoch_s, expires_at_epoch_s?, ...
+    connection (hash key), record "mint#FENCE#OWNER" (range key): begun_at_epoch_s, reason, caller, secret_version,
+        outcome begun | issued | failed, error; once a token is known: token_id, jti, expires_at_epoch_s?, lifetime_s?
+    connection, record "token": token {token_id, issued_at_epoch_s, ...}
+
+No row says whether its token is in service: the item does, by token id.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from token_broker.cli.deployment import Deployment, call_aws, statement
-from token_broker.cli.outcome import Exit
+from token_broker.cli.outcome import CommandError, Exit
 from token_broker.client import DEFAULT_CONNECTION
 
 if TYPE_CHECKING:
@@ -27,17 +33,37 @@ COLUMNS: Final = {
     "use": "USE",
     "begun_at": "MINTED",
     "expires_at": "EXPIRES",
-    "generation": "GENERATION",
+    "revoke_after": "REVOKE AFTER",
+    "jti": "JTI",
     "reason": "REASON",
+    "caller": "CALLER",
     "secret_version": "SECRET VERSION",
     "error": "ERROR",
 }
 _NOTES: Final = {
-    "unknown": "unknown: the exchange was cut off, and a token may exist: compare Digishare's list with this one",
-    "orphan": "orphan: nobody is served this token: revoke it",
-    "superseded": "superseded: revoke it once the leases on it have ended (15 minutes after the next was minted)",
-    "direct": "direct: minted while the table was away; one instance may still serve it: revoke it after an hour",
+    "to revoke": "to revoke: no lease on it is left; find it in Digishare's dashboard by its JTI, or by when it was minted",
+    "still leased": "still leased: callers may use it until REVOKE AFTER; then revoke it",
+    "unknown": "unknown: its exchange had no end that the broker saw, so a token may exist that only Digishare's list shows",
+    "under way": "under way: an exchange that has just begun; look again in a minute",
 }
+_FORMAT: Final = 1
+_LONGEST_LOCK_S: Final = 60.0
+"""No exchange is under way for longer."""
+_DEFAULT_LEASE_S: Final = 900.0
+_HANDOVER_S: Final = 90.0
+"""From the beginning of an exchange until no instance gives out the token before: the exchange, its publish, and the
+minute for which instances serve what they have in memory."""
+_LATEST_EPOCH_S: Final = 253_402_300_799.0  # the year 9999, the last that ISO 8601 has here
+_LONGEST_LIFETIME_S: Final = 400 * 86_400.0
+"""Of a token whose lifetime nobody said: the expiry in its row is a guess."""
+
+
+@dataclass(frozen=True)
+class _InService:
+    """What the item says of its token; `since_epoch_s` is -infinity where it has none."""
+
+    token_id: str | None = None
+    since_epoch_s: float = -math.inf
 
 
 def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
@@ -53,7 +79,7 @@ def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float])
     needed = statement(
         "ReadLedger", ["dynamodb:Query", "dynamodb:GetItem"], f"arn:aws:dynamodb:*:*:table/{table}"
     )
-    rows, served = call_aws(
+    rows, in_service = call_aws(
         lambda: (
             _read_rows(dynamodb, table, connection),
             _read_token_in_service(dynamodb, table, connection),
@@ -61,12 +87,17 @@ def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float])
         f"reading the table {table}",
         needed,
     )
+    _require_known_format(rows)
+    stack_says = _longest_lease_s(deployment)
+    lease_s = stack_says or _DEFAULT_LEASE_S
+    rows.sort(key=lambda row: (row.get("begun_at_epoch_s", 0.0), row["record"]))
     shown = [
-        row for row in (_describe(row, served, clock()) for row in rows) if options.all or row["may_be_alive"]
+        row
+        for row in (_describe(row, in_service, clock(), lease_s) for row in rows)
+        if options.all or row["may_be_alive"]
     ]
-    shown.sort(key=lambda row: str(row["begun_at"]))
     if terminal.as_json:
-        terminal.show_json({"connection": connection, "mints": shown})
+        terminal.show_json({"connection": connection, "lease_seconds": int(lease_s), "mints": shown})
         return Exit.OK
     if not shown:
         terminal.note(
@@ -77,6 +108,10 @@ def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float])
     for use, note in _NOTES.items():
         if any(row["use"] == use for row in shown):
             terminal.note(note)
+    if any(row["revoke_after"] for row in shown) and stack_says is None:
+        terminal.note(
+            f"LeaseSeconds of the stack {options.stack} cannot be read: the longest lease is taken as {lease_s:.0f} s"
+        )
     return Exit.OK
 
 
@@ -91,59 +126,106 @@ def _read_rows(dynamodb: Any, table: str, connection: str) -> list[dict[str, Any
     return [_plain(item) for page in pages for item in page["Items"]]
 
 
-def _read_token_in_service(dynamodb: Any, table: str, connection: str) -> str | None:
+def _read_token_in_service(dynamodb: Any, table: str, connection: str) -> _InService:
     answer = dynamodb.get_item(
         TableName=table,
         ConsistentRead=True,
         Key={"connection": {"S": connection}, "record": {"S": "token"}},
-        ProjectionExpression="token_id",
+        ProjectionExpression="#token.#token_id, #token.#issued_at",
+        ExpressionAttributeNames={
+            "#token": "token",
+            "#token_id": "token_id",
+            "#issued_at": "issued_at_epoch_s",
+        },
     )
-    token_id: str | None = _plain(answer.get("Item", {})).get("token_id")
-    return token_id
+    token = _plain(_plain(answer.get("Item", {})).get("token", {}))
+    return _InService(token.get("token_id"), token.get("issued_at_epoch_s", -math.inf))
 
 
-def _plain(item: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Return the texts and numbers of an item."""
+def _plain(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the texts and numbers of an item, and its maps as they are."""
     return {
         name: float(content) if kind == "N" else content
         for name, value in item.items()
         for kind, content in value.items()
-        if kind in {"S", "N"}
+        if kind in {"S", "N", "M"}
     }
 
 
-def _describe(row: Mapping[str, Any], served: str | None, now: float) -> dict[str, object]:
-    outcome, token_id = row["outcome"], row.get("token_id") or None
-    expires_at_epoch_s = row.get("expires_at_epoch_s")
-    has_expired = expires_at_epoch_s is not None and expires_at_epoch_s <= now
+def _require_known_format(rows: list[dict[str, Any]]) -> None:
+    if any(row.get("format", _FORMAT) > _FORMAT for row in rows):
+        raise CommandError(
+            "the ledger has rows that a later version of the broker wrote",
+            fix="install the command of that version: pip install . in its repository",
+        )
+
+
+def _longest_lease_s(deployment: Deployment) -> float | None:
+    """Return the stack's LeaseSeconds; None where it cannot be read."""
+    try:
+        # CloudFormation hands a Number on as it was typed, such as 9e2.
+        return float(deployment.parameter("LeaseSeconds") or "")
+    except ValueError:
+        return None
+
+
+def _describe(
+    row: Mapping[str, Any], in_service: _InService, now: float, lease_s: float
+) -> dict[str, object]:
+    use = _use(row, in_service, now, lease_s)
+    is_replaced = use in {"to revoke", "still leased"}
     return {
-        "token_id": token_id,
-        "use": _use(row, served, has_expired=has_expired),
-        "begun_at": _iso(row["begun_at_epoch_s"]),
-        "expires_at": _iso(expires_at_epoch_s),
-        "generation": int(row.get("generation", 0)) or None,
+        "token_id": row.get("token_id"),
+        "jti": row.get("jti") or None,
+        "use": use,
+        "begun_at": _iso(row.get("begun_at_epoch_s")),
+        "expires_at": _iso(row.get("expires_at_epoch_s")),
+        "expiry_is_known": row.get("lifetime_s") is not None,
+        "revoke_after": _iso(_leased_until(row, in_service, lease_s)) if is_replaced else None,
         "reason": row.get("reason"),
-        "outcome": outcome,
+        "caller": row.get("caller") or None,
+        "outcome": row.get("outcome"),
         "secret_version": row.get("secret_version") or None,
         "error": row.get("error") or None,
-        "may_be_alive": outcome != "failed" and not has_expired,
+        "fence": int(row.get("fence", 0)),
+        "owner": row.get("owner"),
+        "may_be_alive": use not in {"failed", "expired"},
     }
 
 
-def _use(row: Mapping[str, Any], served: str | None, *, has_expired: bool) -> str:
-    outcome = row["outcome"]
-    if outcome == "begun":
-        return "unknown"
+def _use(row: Mapping[str, Any], in_service: _InService, now: float, lease_s: float) -> str:
+    outcome = row.get("outcome")
     if outcome == "failed":
         return "failed"
-    if has_expired:
+    if outcome != "issued":
+        return "under way" if now - row.get("begun_at_epoch_s", 0.0) < _LONGEST_LOCK_S else "unknown"
+    if _latest_expiry_epoch_s(row) <= now:
         return "expired"
-    if row.get("token_id") == served:
+    if row.get("token_id") == in_service.token_id:
         return "in service"
-    if outcome == "orphan":
-        return "orphan"
-    return "direct" if not row.get("generation") else "superseded"
+    return "still leased" if now < _leased_until(row, in_service, lease_s) else "to revoke"
+
+
+def _latest_expiry_epoch_s(row: Mapping[str, Any]) -> float:
+    """Return when the upstream has certainly forgotten a token; infinity where no expiry is known at all."""
+    expires_at_epoch_s: float = row.get("expires_at_epoch_s", math.inf)
+    if expires_at_epoch_s < math.inf and row.get("lifetime_s") is None:
+        return float(row.get("begun_at_epoch_s", math.inf)) + _LONGEST_LIFETIME_S
+    return expires_at_epoch_s
+
+
+def _leased_until(row: Mapping[str, Any], in_service: _InService, lease_s: float) -> float:
+    """Return when the last lease on a token ends that is not in service.
+
+    It was replaced when the token in service was issued, or before; if it is the younger one, only the caller whose
+    request made it was served.
+    """
+    last_given_epoch_s: float = max(row.get("begun_at_epoch_s", 0.0), in_service.since_epoch_s)
+    return last_given_epoch_s + _HANDOVER_S + lease_s
 
 
 def _iso(epoch_s: float | None) -> str | None:
-    return None if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds")
+    if epoch_s is None:
+        return None
+    moment = datetime.fromtimestamp(min(max(0.0, epoch_s), _LATEST_EPOCH_S), UTC)
+    return moment.isoformat(timespec="seconds")

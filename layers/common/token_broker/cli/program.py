@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read along has had enough; the interpreter must not try to flush once more at its end.
+        # The reader has closed the pipe; the interpreter must not try to flush once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
 

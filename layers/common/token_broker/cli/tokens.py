@@ -12,7 +12,7 @@ from token_broker.cli.outcome import CommandError, Exit
 from token_broker.client import BrokerClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from token_broker.cli.outcome import Options
     from token_broker.cli.terminal import Terminal
@@ -25,7 +25,7 @@ STATUS_COLUMNS = {
     "expires_at": "EXPIRES",
     "next_attempt_at": "NEXT ATTEMPT",
     "last_error": "LAST ERROR",
-    "mints_today": "MINTS TODAY",
+    "exchanges_left": "EXCHANGES LEFT",
 }
 
 
@@ -103,3 +103,19 @@ def connections_in(answer: dict[str, object]) -> list[dict[str, Any]]:
     """Return the connections of a `GET /status` answer."""
     rows = answer.get("connections")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def trouble_in(row: Mapping[str, Any]) -> list[str]:
+    """Return what a connection of a `GET /status` answer needs an operator for, or is waiting for; a clause each."""
+    trouble = []
+    error = row.get("last_error")
+    if error == "current_secret_refused":
+        trouble.append(
+            "the upstream refuses the current secret, and the one before it brought the token (current_secret_refused)"
+        )
+    elif error:
+        at = f", next attempt {row['next_attempt_at']}" if row.get("next_attempt_at") else ""
+        trouble.append(f"the last exchange failed: {error}, {row.get('failures_in_a_row')} in a row{at}")
+    if row.get("exchanges_left") == 0:
+        trouble.append("no exchanges are left for now")
+    return trouble

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import Any
 
 
@@ -13,8 +12,6 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     sys.stdout.write(f"echoing {path or event}\n")
     if path == "/fail":
         raise RuntimeError("canary-inside")
-    if path == "/slow":
-        time.sleep(2)
     return {
         "event": event,
         "instance": os.getpid(),

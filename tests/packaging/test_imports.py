@@ -1,0 +1,95 @@
+"""Which way the modules look: handler, policy, adapters; and who alone may know the SDK and the HTTP stack."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+BROKER = Path(__file__).parents[2] / "functions" / "broker"
+ADAPTERS = BROKER / "adapters"
+
+THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
+POLICY = {"decide", "issue_token", "lifetime", "mint_token", "ports", "replace_token", "status", "token"}
+# Data, figures, and what the policy needs of the world: what an adapter may know of the broker.
+SHARED = {"lifetime", "ports", "token"}
+# The means of the adapters: how an AWS call fails, and DynamoDB's way to write values.
+MEANS = {"aws_calls", "dynamodb"}
+
+
+def imports_of(source: str) -> set[str]:
+    """Return the modules that a source imports, wherever in it; but for those that only the type checker reads."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "say where a module is: relative imports are not read here"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    return imports_of(path.read_text())
+
+
+def modules_of_the_broker(path: Path) -> set[str]:
+    """Return the broker's modules that a file imports: `token` or `adapters.dynamodb`."""
+    prefix = "functions.broker."
+    known = {".".join(file.relative_to(BROKER).with_suffix("").parts) for file in BROKER.rglob("*.py")}
+    names = {name.removeprefix(prefix) for name in imports(path) if name.startswith(prefix)}
+    return {module for module in known for name in names if f"{name}.".startswith(f"{module}.")}
+
+
+def test_what_is_imported_is_found_wherever_it_stands() -> None:
+    source = (
+        "from __future__ import annotations\n"
+        "import botocore.config\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import boto3\nelse:\n    import urllib3\n"
+        "def late():\n    from requests import Session\n"
+    )
+
+    assert imports_of(source) >= {"botocore.config", "requests.Session", "urllib3"}
+    assert "boto3" not in imports_of(source)
+
+
+@pytest.mark.parametrize("path", sorted(BROKER.glob("*.py")), ids=lambda path: path.stem)
+def test_only_adapters_and_the_place_that_makes_clients_know_the_sdk(path: Path) -> None:
+    stacks = THIRD_PARTY_STACKS & {name.split(".")[0] for name in imports(path)}
+
+    assert stacks <= ({"botocore"} if path.stem == "assembly" else set())
+
+
+@pytest.mark.parametrize("name", sorted(POLICY))
+def test_policy_knows_policy_and_adapters_alone(name: str) -> None:
+    known = modules_of_the_broker(BROKER / f"{name}.py")
+
+    assert {module for module in known if not module.startswith("adapters.")} <= POLICY
+
+
+def test_the_pure_rules_know_no_adapter() -> None:
+    for name in ("decide", "lifetime", "ports", "status", "token"):
+        assert not [
+            module for module in modules_of_the_broker(BROKER / f"{name}.py") if module.startswith("adapters")
+        ]
+
+
+@pytest.mark.parametrize("path", sorted(ADAPTERS.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_an_adapter_knows_data_and_figures_but_neither_the_policy_nor_another_adapter(path: Path) -> None:
+    allowed = SHARED | {f"adapters.{means}" for means in MEANS}
+
+    assert modules_of_the_broker(path) - {"__init__", "adapters.__init__"} <= allowed
+
+
+@pytest.mark.parametrize("name", ["grants", "http_api", "settings"])
+def test_what_reads_and_writes_texts_knows_neither_policy_nor_adapters(name: str) -> None:
+    known = modules_of_the_broker(BROKER / f"{name}.py")
+
+    assert not known & POLICY
+    assert not [module for module in known if module.startswith("adapters")]
