@@ -7,22 +7,30 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from moto import mock_aws
 
 from functions.broker import handler as broker_handler
+from functions.broker.adapters.token_store import TokenStore
 from functions.broker.assembly import assemble
 from local.cloud import LocalCloud
 from local.digishare.model import Client
 from local.fake_digishare import FakeDigishare
+from local.instances import Nursery
+from local.races import broker_credentials, broker_environment
+from tests.operator import Operator
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 REGION = "eu-west-3"
 ACCOUNT = "123456789012"
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
+CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
 EVENTS = Path(__file__).parents[1] / "events"
 
 
@@ -30,7 +38,7 @@ EVENTS = Path(__file__).parents[1] / "events"
 class LambdaContext:
     """What the handlers read of Lambda's context object."""
 
-    remaining_ms: int = 29_000
+    remaining_ms: int = 31_000
     aws_request_id: str = "request-1"
     function_name: str = "broker"
     invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:broker:live"
@@ -67,8 +75,41 @@ def cloud() -> Iterator[LocalCloud]:
         running.steer_digishare(
             "PUT", "/clients", [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
         )
-        running.put_connection("digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET})
+        running.put_connection("digishare", CREDENTIAL)
         yield running
+
+
+@pytest.fixture(scope="session")
+def instance_environment(cloud: LocalCloud) -> dict[str, str]:
+    """What the cloud's broker needs as a process, with the rights of its own role."""
+    return broker_environment(cloud, broker_credentials(cloud))
+
+
+@pytest.fixture(scope="module")
+def nursery(
+    instance_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nursery]:
+    """The cloud's broker as processes."""
+    with Nursery(instance_environment, tmp_path_factory.mktemp("instances") / "log") as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def operator(cloud: LocalCloud, instance_environment: dict[str, str]) -> Operator:
+    """An operator of the local cloud."""
+    dynamodb, table = cloud.client("dynamodb"), instance_environment["TOKEN_TABLE"]
+    key_arn = instance_environment["TOKEN_KEY_ARN"]
+    store = TokenStore(dynamodb, cloud.client("kms"), table=table, key_arn=key_arn)
+    return Operator(store, dynamodb, cloud.client("secretsmanager"), table, CREDENTIAL)
+
+
+@pytest.fixture
+def slow_upstream(cloud: LocalCloud) -> Iterator[None]:
+    """Every exchange takes three seconds; the token is there at once, its answer is not."""
+    slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
+    cloud.steer_digishare("POST", "/faults", slow)
+    yield
+    cloud.steer_digishare("DELETE", "/faults")
 
 
 @pytest.fixture
@@ -100,6 +141,25 @@ class Account:
         answer = boto3.client("dynamodb").get_item(TableName=self.table, Key=key, ConsistentRead=True)
         return dict(answer.get("Item", {}))
 
+    def items(self) -> list[dict[str, Any]]:
+        """Return all that the table holds."""
+        return [dict(item) for item in boto3.client("dynamodb").scan(TableName=self.table)["Items"]]
+
+
+def create_token_table(dynamodb: DynamoDBClient) -> None:
+    dynamodb.create_table(
+        TableName="tokens",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[
+            {"AttributeName": "connection", "AttributeType": "S"},
+            {"AttributeName": "record", "AttributeType": "S"},
+        ],
+        KeySchema=[
+            {"AttributeName": "connection", "KeyType": "HASH"},
+            {"AttributeName": "record", "KeyType": "RANGE"},
+        ],
+    )
+
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
@@ -107,21 +167,10 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     with mock_aws():
-        boto3.client("dynamodb").create_table(
-            TableName="tokens",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[
-                {"AttributeName": "connection", "AttributeType": "S"},
-                {"AttributeName": "record", "AttributeType": "S"},
-            ],
-            KeySchema=[
-                {"AttributeName": "connection", "KeyType": "HASH"},
-                {"AttributeName": "record", "KeyType": "RANGE"},
-            ],
-        )
+        create_token_table(boto3.client("dynamodb"))
         key = boto3.client("kms").create_key()
         made = Account("tokens", key["KeyMetadata"]["Arn"])
-        made.put_secret("digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET})
+        made.put_secret("digishare", CREDENTIAL)
         yield made
 
 
@@ -142,7 +191,6 @@ def new_broker(
         "UPSTREAM_CA_FILE": str(digishare.ca_file),
         "DEFAULT_TOKEN_URL": f"{digishare.url}/v1/oauth/token",
         "LEASE_SECONDS": "900",
-        "DAILY_MINT_CEILING": "24",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

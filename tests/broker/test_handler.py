@@ -11,7 +11,8 @@ import pytest
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
 from functions.broker.audit import Audit
-from functions.broker.issue_token import IssuedToken, TokenIssuer
+from functions.broker.issue_token import Issued, TokenIssuer
+from functions.broker.token import ClearToken, Token
 from tests.conftest import LambdaContext, new_event
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def test_the_lease_is_never_longer_than_the_token_lives(invoke: Invoke, digishar
 
 
 def test_a_lease_of_no_time_is_not_given(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    issued = IssuedToken("canary-token", "0123456789abcdef", 1, time.time() + 0.5, None, "memory")
+    token = Token("0123456789abcdef", 0.0, time.time() + 0.5, None, None, "v1")
+    issued = Issued(ClearToken(token, "canary-token"), 1, "memory")
     monkeypatch.setattr(TokenIssuer, "issue", lambda *_: issued)
 
     answer = invoke()
@@ -168,7 +170,7 @@ def test_status_tells_everything_but_the_token(invoke: Invoke) -> None:
     assert connection["state"] == "fresh"
     assert connection["generation"] == 1
     assert connection["token_id"] == token["token_id"]
-    assert connection["mints_today"] == 1
+    assert connection["exchanges_left"] == 23
     assert connection["last_error"] is None
     assert token["access_token"] not in answer["body"]
 
@@ -176,11 +178,12 @@ def test_status_tells_everything_but_the_token(invoke: Invoke) -> None:
 def test_the_ledger_has_a_row_for_the_mint(invoke: Invoke, account: Account) -> None:
     token = body_of(invoke())
 
-    row = account.item(record="mint#0000000001")
+    (row,) = [item for item in account.items() if item["record"]["S"].startswith("mint#0000000001#")]
 
     assert row["token_id"]["S"] == token["token_id"]
     assert row["outcome"]["S"] == "issued"
-    assert row["delete_after_epoch_s"]["N"] == row["expires_at_epoch_s"]["N"].split(".")[0]
+    assert row["caller"]["S"] == "123456789012:role/orders"
+    assert int(row["delete_after_epoch_s"]["N"]) == int(float(row["expires_at_epoch_s"]["N"]) + 86_400)
 
 
 def test_an_unforeseen_error_is_answered_without_a_trace(

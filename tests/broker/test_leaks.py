@@ -126,7 +126,7 @@ def test_what_the_broker_holds_does_not_show_itself(
 
     answers: list[dict[str, Any]] = [invoke(), invoke(), new_broker()()]
     cells = [cell.cell_contents for cell in invoke.__closure__ or ()]
-    held = [vars(cell.issuer) for cell in cells if hasattr(cell, "issuer")]
+    held = [(cell.issuer, cell.issuer.known) for cell in cells if hasattr(cell, "issuer")]
 
     assert all(CANARY_PAT in answer["body"] for answer in answers)
     assert held

@@ -43,10 +43,12 @@ class _Person(io.StringIO):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs one command: `run("token", stdin="...")`; `stdin=None` is a person at a terminal."""
+    """Return a function that runs one command: `run("token", stdin=b"...")`; `stdin=None` is a person at a terminal."""
 
-    def act(*arguments: str, stdin: str | None = "") -> Ended:
-        monkeypatch.setattr(sys, "stdin", _Person() if stdin is None else io.StringIO(stdin))
+    def act(*arguments: str, stdin: str | bytes | None = b"") -> Ended:
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        reader = _Person() if content is None else io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+        monkeypatch.setattr(sys, "stdin", reader)
         capsys.readouterr()
         try:
             exit_code = main(arguments)

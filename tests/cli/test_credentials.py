@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from functions.broker.client_secret import ConnectionSecrets, SecretMalformedError
+from functions.broker.adapters.client_secret import ConnectionSecrets
+from functions.broker.ports import MintFailedError
 from tests.client.fake_broker import REGION, Answer
 from token_broker.cli.credentials import checked_text
 from token_broker.cli.outcome import CommandError
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Run
+    from tests.cli.conftest import Ended, Run
     from tests.client.fake_broker import FakeBroker
     from tests.conftest import Account
 
@@ -58,63 +59,119 @@ def test_put_asks_a_person_without_echo(run: Run, account: Account, monkeypatch:
     assert CANARY not in by_client.out + by_client.err + by_person.out + by_person.err
 
 
-BAD = [
-    "",
-    "null",
-    "[]",
-    CANARY,
-    json.dumps({"client_id": "client-1"}),
-    json.dumps({**CLIENT, "client_id": ""}),
-    json.dumps({**CLIENT, "client_secret": f"{CANARY}\n"}),
-    json.dumps({**CLIENT, "client_secret": [CANARY]}),
-    json.dumps({**CLIENT, "client_secret": f"{CANARY}é"}),
-    json.dumps({**CLIENT, "type": CANARY}),
-    json.dumps({"type": "personal_access_token", "client_secret": CANARY}),
-]
-BAD_HERE_ONLY = [
-    json.dumps({**CLIENT, "clientsecret": CANARY}),
-    json.dumps({**CLIENT, "token_url": "http://api.digishare.ma/t"}),
-    json.dumps({**CLIENT, "token_url": f"https://{CANARY}@api.digishare.ma/t"}),
-    json.dumps({**CLIENT, "client_secret": CANARY * 2000}),
-]
-GOOD = [
-    json.dumps(CLIENT),
-    json.dumps({**CLIENT, "type": "client_credentials", "scope": ""}),
-    json.dumps({**CLIENT, "token_url": "https://api.digishare.ma:8443/t", "scope": "a b"}),
-    json.dumps({"type": "personal_access_token", "access_token": CANARY}),
-]
+def personal(access_token: str) -> str:
+    return json.dumps({"type": "personal_access_token", "access_token": access_token})
 
 
-@pytest.mark.parametrize("text", BAD + BAD_HERE_ONLY, ids=range(len(BAD + BAD_HERE_ONLY)))
+BAD = {
+    "nothing": "",
+    "null": "null",
+    "no object": "[]",
+    "no JSON": CANARY,
+    "UTF-16 without a mark": json.dumps(CLIENT).encode("utf-16-le").decode(),
+    "two marks": "\ufeff\ufeff" + json.dumps(CLIENT),
+    "no secret": json.dumps({"client_id": "client-1"}),
+    "an empty id": json.dumps({**CLIENT, "client_id": ""}),
+    "an empty URL": json.dumps({**CLIENT, "token_url": ""}),
+    "a URL that is null": json.dumps({**CLIENT, "token_url": None}),
+    "a line end in the secret": json.dumps({**CLIENT, "client_secret": f"{CANARY}\n"}),
+    "a list as the secret": json.dumps({**CLIENT, "client_secret": [CANARY]}),
+    "a letter beyond ASCII": json.dumps({**CLIENT, "client_secret": f"{CANARY}é"}),
+    "another type": json.dumps({**CLIENT, "type": CANARY}),
+    "no type": json.dumps({**CLIENT, "type": None}),
+    "a personal token under another name": json.dumps(
+        {"type": "personal_access_token", "client_secret": CANARY}
+    ),
+    "an empty personal token": personal(""),
+    "a personal token with a space": personal(f"{CANARY} {CANARY}"),
+    "a personal token with a space behind": personal(f"{CANARY} "),
+    "a personal token that no header takes": personal("x" * 4097),
+}
+BAD_HERE_ONLY = {
+    "another member": json.dumps({**CLIENT, "clientsecret": CANARY}),
+    "http": json.dumps({**CLIENT, "token_url": "http://api.digishare.ma/t"}),
+    "a user in the URL": json.dumps({**CLIENT, "token_url": f"https://{CANARY}@api.digishare.ma/t"}),
+    "a secret of 50 KB": json.dumps({**CLIENT, "client_secret": CANARY * 2000}),
+}
+GOOD = {
+    "client credentials": json.dumps(CLIENT),
+    "a byte order mark": "\ufeff" + json.dumps(CLIENT),
+    "an empty scope": json.dumps({**CLIENT, "type": "client_credentials", "scope": ""}),
+    "a scope that is null": json.dumps({**CLIENT, "scope": None}),
+    "URL and scope": json.dumps({**CLIENT, "token_url": "https://api.digishare.ma:8443/t", "scope": "a b"}),
+    "a personal token": personal(CANARY),
+    "the longest personal token": personal("!~" * 2048),
+}
+
+
+@pytest.mark.parametrize("text", (BAD | BAD_HERE_ONLY).values(), ids=BAD | BAD_HERE_ONLY)
 def test_what_is_no_credential_is_not_stored_and_not_quoted(run: Run, account: Account, text: str) -> None:
-    ended = run("connection", "put", "marketing", *PREFIX, stdin=text)
+    assert_refused(run("connection", "put", "marketing", *PREFIX, stdin=text))
 
-    assert (ended.exit_code, ended.out) == (2, "")
-    assert "nothing was stored" in ended.err
-    assert CANARY not in ended.err
-    assert (
-        boto3.client("secretsmanager").list_secrets(
-            Filters=[{"Key": "name", "Values": ["token-broker/connections/m"]}]
-        )["SecretList"]
-        == []
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_another_encoding_is_refused_by_its_name(run: Run, account: Account, encoding: str) -> None:
+    ended = run("connection", "put", "marketing", *PREFIX, stdin=json.dumps(CLIENT).encode(encoding))
+
+    assert_refused(ended)
+    assert "UTF-16" in ended.err
+    assert "save it as UTF-8" in ended.err
+
+
+def test_bytes_that_are_no_text_are_refused(run: Run, account: Account) -> None:
+    assert_refused(
+        run("connection", "put", "marketing", *PREFIX, stdin=b"\x80" + json.dumps(CLIENT).encode())
     )
 
 
-@pytest.mark.parametrize("text", BAD + GOOD, ids=range(len(BAD + GOOD)))
-def test_the_broker_takes_what_put_takes_and_refuses_what_it_refuses(text: str) -> None:
-    secrets = ConnectionSecrets(lambda: pytest.fail("reads nothing"), "prefix", "https://default/t")
+def test_a_file_with_a_byte_order_mark_is_stored_without_it(run: Run, account: Account) -> None:
+    ended = run("connection", "put", "marketing", *PREFIX, stdin=json.dumps(CLIENT).encode("utf-8-sig"))
+
+    assert ended.exit_code == 0
+    assert stored("marketing") == {"type": "client_credentials", **CLIENT}
+
+
+def assert_refused(ended: Ended) -> None:
+    """Look that nothing was stored for `marketing`, and that nothing of it is shown."""
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "nothing was stored" in ended.err
+    assert CANARY not in ended.err
+    found = boto3.client("secretsmanager").list_secrets(
+        Filters=[{"Key": "name", "Values": ["token-broker/connections/m"]}]
+    )
+    assert found["SecretList"] == []
+
+
+def taken_here(text: str) -> bool:
     try:
         checked_text(text)
-        here = True
     except CommandError:
-        here = False
-    try:
-        secrets._parse(text, "version-1")
-        there = True
-    except SecretMalformedError:
-        there = False
+        return False
+    return True
 
-    assert here is there
+
+def taken_by_the_broker(text: str) -> bool:
+    client: Any = _OneSecret(text)
+    try:
+        ConnectionSecrets(lambda: client, "prefix", "https://default/t").read("digishare")
+    except MintFailedError as failed:
+        return failed.code != "secret_malformed"
+    return True
+
+
+class _OneSecret:
+    """A Secrets Manager whose every secret has this text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def get_secret_value(self, **_: str) -> dict[str, str]:
+        return {"VersionId": "version-1", "SecretString": self._text}
+
+
+@pytest.mark.parametrize("text", (BAD | GOOD).values(), ids=BAD | GOOD)
+def test_the_broker_takes_what_put_takes_and_refuses_what_it_refuses(text: str) -> None:
+    assert taken_here(text) is taken_by_the_broker(text) is (text in GOOD.values())
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "x" * 65, "é"])
@@ -168,6 +225,64 @@ def test_check_looks_at_the_shape_and_asks_for_nothing(run: Run, account: Accoun
     assert (missing.exit_code, broken.exit_code) == (1, 1)
     assert "`client_secret` must be printable ASCII text" in broken.out
     assert CANARY not in broken.out
+
+
+def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Account) -> None:
+    secrets_manager, name = boto3.client("secretsmanager"), "token-broker/connections/"
+    secrets_manager.create_secret(Name=f"{name}binary", SecretBinary=json.dumps(CLIENT).encode())
+    secrets_manager.create_secret(
+        Name=f"{name}utf-16", SecretString=json.dumps(CLIENT).encode("utf-16-le").decode()
+    )
+
+    binary = run("connection", "check", "binary", *PREFIX)
+    utf_16 = run("connection", "check", "utf-16", *PREFIX)
+
+    assert (binary.exit_code, utf_16.exit_code) == (1, 1)
+    assert "the secret is binary: it must be text (SecretString)" in binary.out
+    assert "it has NUL characters, as UTF-16 has" in utf_16.out
+    assert CANARY not in binary.out + utf_16.out
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"state": "fresh", "exchanges_left": 24}, None),
+        (
+            {
+                "state": "due",
+                "last_error": "upstream_503",
+                "failures_in_a_row": 3,
+                "next_attempt_at": "2027-07-06T12:00:00+00:00",
+                "exchanges_left": 21,
+            },
+            "the last exchange failed: upstream_503, 3 in a row, next attempt 2027-07-06T12:00:00+00:00",
+        ),
+        (
+            {"state": "fresh", "last_error": "current_secret_refused", "exchanges_left": 23},
+            "the upstream refuses the current secret, and the one before it brought the token",
+        ),
+        ({"state": "expired", "exchanges_left": 0}, "no exchanges are left for now"),
+    ],
+    ids=["nothing", "a failure", "the current secret", "the pace"],
+)
+def test_check_says_what_the_broker_has_trouble_with(
+    run: Run,
+    account: Account,
+    broker: FakeBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    facts: dict[str, object],
+    said: str | None,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    row = {"connection": "digishare", "generation": 1, **facts}
+    broker.script.append(Answer(200, json.dumps({"connections": [row]}).encode()))
+
+    ended = run("connection", "check", "digishare", *PREFIX, "--json")
+
+    (finding,) = (each for each in ended.value["findings"] if each["topic"] == "broker")
+    assert ended.exit_code == 0
+    assert finding["verdict"] == ("caution" if said else "ok")
+    assert (said or f"state {facts['state']}") in finding["text"]
 
 
 def test_check_mints_only_if_told(

@@ -1,94 +1,311 @@
-"""`mints` reads what the broker's ledger writes."""
+"""`mints` reads what the broker's store and ledger write, and says which tokens a person must revoke."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 
-from functions.broker.mint_ledger import Mint, MintLedger, Outcome
+from functions.broker.adapters.mint_ledger import Mint, MintLedger, Outcome
+from functions.broker.adapters.token_store import TokenStore
+from functions.broker.token import Failure, FailureKind, Lock, Pace, Token, TokenRecord
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
     from tests.conftest import Account
 
-YEAR_S = 365 * 86_400.0
-IN_SERVICE = "1111111111111111"
+DAY_S = 86_400.0
+YEAR_S = 365 * DAY_S
+CALLER = "123456789012:role/reports"
+
+
+def token(token_id: str, issued_at: float, lifetime_s: float | None = YEAR_S) -> Token:
+    """Return a token; one without a said lifetime has a guessed expiry, after a day."""
+    expires_at = issued_at + (DAY_S if lifetime_s is None else lifetime_s)
+    return Token(token_id * 16, issued_at, expires_at, lifetime_s, None, "version-1")
+
+
+def personal_token(token_id: str, issued_at: float) -> Token:
+    return Token(token_id * 16, issued_at, None, None, None, "version-1")
+
+
+@dataclass
+class Table:
+    """The token table, written to as the broker does."""
+
+    account: Account
+    connection: str = "digishare"
+    fence: int = 0
+
+    def __post_init__(self) -> None:
+        self.now = round(time.time(), 3)
+        self._dynamodb = boto3.client("dynamodb")
+        self._ledger = MintLedger(self._dynamodb, table=self.account.table)
+
+    def add(
+        self, outcome: Outcome, made: Token | None = None, *, age_s: float, jti: str = "", error: str = ""
+    ) -> None:
+        """Write the row of an exchange that began so long ago."""
+        self.fence += 1
+        row = Mint(
+            self.connection,
+            self.fence,
+            f"owner-{self.fence}",
+            made.issued_at_epoch_s if made else self.now - age_s,
+            "refresh",
+            CALLER,
+            "version-1",
+            outcome,
+            made,
+            jti,
+            error,
+        )
+        self._ledger.complete(row)
+
+    def issue(
+        self, token_id: str, *, age_s: float, jti: str = "", lifetime_s: float | None = YEAR_S
+    ) -> Token:
+        made = token(token_id, self.now - age_s, lifetime_s)
+        self.add(Outcome.ISSUED, made, age_s=age_s, jti=jti)
+        return made
+
+    def publish(self, made: Token) -> None:
+        """Make it the item's token, of an item that is new."""
+        kms = boto3.client("kms")
+        store = TokenStore(self._dynamodb, kms, table=self.account.table, key_arn=self.account.key_arn)
+        nothing = Failure("holder_lost", FailureKind.MAY_HAVE_ISSUED, 1, self.now)
+        lock = store.acquire_lock(
+            TokenRecord(self.connection),
+            lock=Lock("owner", self.now + 14.5),
+            pace=Pace(),
+            failure=nothing,
+            refresh_at_epoch_s=0,
+        )
+        assert lock
+        assert store.publish(
+            lock, store.seal(self.connection, lock.fence, made, "token"), reports={}, pace=Pace()
+        )
+
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The parameters of the broker's stack; while there are none, there is no stack."""
+    parameters: dict[str, str] = {}
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def describe(self: BaseClient, operation: str, arguments: object) -> Any:
+        if operation != "DescribeStacks":
+            return call(self, operation, arguments)
+        if not parameters:
+            raise ClientError({"Error": {"Code": "ValidationError", "Message": "does not exist"}}, operation)
+        told = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
+        return {"Stacks": [{"Parameters": told}]}
+
+    # moto's CloudFormation needs packages that nothing else here needs.
+    monkeypatch.setattr(BaseClient, "_make_api_call", describe)
+    return parameters
 
 
 @pytest.fixture
-def ledger(account: Account) -> MintLedger:
-    dynamodb = boto3.client("dynamodb")
-    item = {"connection": "digishare", "record": "token", "token_id": IN_SERVICE}
-    dynamodb.put_item(TableName=account.table, Item={name: {"S": value} for name, value in item.items()})
-    ledger = MintLedger(dynamodb, table=account.table)
-    now = time.time()
-
-    def mint(fence: int, outcome: Outcome, token_id: str, *, age_s: float, generation: int = 0) -> Mint:
-        begun = now - age_s
-        expiry = begun + YEAR_S if token_id else None
-        return Mint("digishare", fence, begun, "soft", outcome, "v1", token_id, generation, expiry)
-
-    for row in (
-        mint(1, Outcome.ISSUED, "a" * 16, age_s=YEAR_S + 60, generation=1),
-        mint(2, Outcome.ISSUED, "b" * 16, age_s=500, generation=2),
-        mint(3, Outcome.FAILED, "", age_s=400),
-        mint(4, Outcome.BEGUN, "", age_s=300),
-        mint(5, Outcome.ORPHAN, "c" * 16, age_s=200),
-        mint(0, Outcome.ISSUED, "d" * 16, age_s=150),
-        mint(6, Outcome.ISSUED, IN_SERVICE, age_s=100, generation=3),
-    ):
-        ledger.write(row)
-    ledger.write(Mint("other", 1, now, "soft", Outcome.ISSUED, "v1", "e" * 16, 1, now + YEAR_S))
-    return ledger
+def table(account: Account) -> Table:
+    return Table(account)
 
 
-def test_mints_names_what_may_be_alive_and_what_it_is_used_for(
-    run: Run, account: Account, ledger: MintLedger
-) -> None:
-    rows = run("mints", "--table", account.table, "--json").value["mints"]
+def read(run: Run, table: Table, *arguments: str) -> list[dict[str, Any]]:
+    ended = run("mints", "--table", table.account.table, "--json", *arguments)
+    assert ended.exit_code == 0
+    rows: list[dict[str, Any]] = ended.value["mints"]
+    return rows
 
-    assert [(row["token_id"], row["use"]) for row in rows] == [
-        ("b" * 16, "superseded"),
+
+def uses(rows: list[dict[str, Any]]) -> list[tuple[str | None, str]]:
+    return [(row["token_id"] and row["token_id"][0], row["use"]) for row in rows]
+
+
+@pytest.fixture
+def busy_table(table: Table) -> Table:
+    """A year of exchanges; the last one's token is in service."""
+    table.issue("a", age_s=YEAR_S + 60)
+    table.issue("b", age_s=5_000, jti="jti-of-b")
+    table.add(Outcome.FAILED, age_s=4_000, error="invalid_client")
+    table.add(Outcome.BEGUN, age_s=3_000)
+    table.publish(table.issue("c", age_s=2_000, jti="jti-of-c"))
+    table.issue("d", age_s=500)  # of a holder that had lost its lock: its caller alone was served
+    table.add(Outcome.BEGUN, age_s=5)
+    return table
+
+
+def test_every_token_that_may_be_alive_is_shown_with_what_to_do_about_it(run: Run, busy_table: Table) -> None:
+    assert uses(read(run, busy_table)) == [
+        ("b", "to revoke"),
         (None, "unknown"),
-        ("c" * 16, "orphan"),
-        ("d" * 16, "direct"),
-        (IN_SERVICE, "in service"),
+        ("c", "in service"),
+        ("d", "still leased"),
+        (None, "under way"),
     ]
 
 
-def test_all_has_failed_and_expired_mints_too(run: Run, account: Account, ledger: MintLedger) -> None:
-    rows = run("mints", "--table", account.table, "--all", "--json").value["mints"]
-
-    assert [row["use"] for row in rows] == [
-        "expired",
-        "superseded",
-        "failed",
-        "unknown",
-        "orphan",
-        "direct",
-        "in service",
+def test_all_shows_failed_exchanges_and_expired_tokens_too(run: Run, busy_table: Table) -> None:
+    assert uses(read(run, busy_table, "--all")) == [
+        ("a", "expired"),
+        ("b", "to revoke"),
+        (None, "failed"),
+        (None, "unknown"),
+        ("c", "in service"),
+        ("d", "still leased"),
+        (None, "under way"),
     ]
 
 
-def test_a_person_is_told_what_to_revoke(
-    run: Run, account: Account, ledger: MintLedger, monkeypatch: pytest.MonkeyPatch
+def test_a_row_says_whose_request_made_the_token_and_how_the_dashboard_names_it(
+    run: Run, table: Table
+) -> None:
+    table.issue("b", age_s=5_000, jti="jti-of-b")
+
+    (row,) = read(run, table)
+
+    assert row["jti"] == "jti-of-b"
+    assert row["caller"] == CALLER
+    assert (row["reason"], row["fence"], row["owner"]) == ("refresh", 1, "owner-1")
+    assert row["outcome"] == "issued"
+    assert datetime.fromisoformat(row["begun_at"]).timestamp() == pytest.approx(table.now - 5_000, abs=1)
+    assert datetime.fromisoformat(row["expires_at"]).timestamp() == pytest.approx(
+        table.now - 5_000 + YEAR_S, abs=1
+    )
+
+
+def test_a_token_is_to_be_revoked_once_the_leases_on_it_have_ended(run: Run, table: Table) -> None:
+    table.issue("a", age_s=YEAR_S / 2)
+    table.publish(table.issue("b", age_s=950))
+
+    (old, _) = read(run, table)
+
+    # Replaced 950 s ago: instances may have served it from memory for a minute more, each time for 900 s.
+    assert old["use"] == "still leased"
+    revoke_after = datetime.fromisoformat(old["revoke_after"]).timestamp()
+    assert revoke_after - (table.now - 950) >= 900 + 60
+
+
+def test_a_token_that_was_replaced_long_ago_is_to_be_revoked(run: Run, table: Table) -> None:
+    table.issue("a", age_s=YEAR_S / 2)
+    table.publish(table.issue("b", age_s=1_000))
+
+    assert uses(read(run, table)) == [("a", "to revoke"), ("b", "in service")]
+
+
+def test_a_longer_lease_of_the_stack_counts(run: Run, table: Table, stack: dict[str, str]) -> None:
+    table.issue("a", age_s=YEAR_S / 2)
+    table.publish(table.issue("b", age_s=1_000))
+    stack["LeaseSeconds"] = "36e2"
+
+    assert uses(read(run, table)) == [("a", "still leased"), ("b", "in service")]
+    assert "cannot be read" not in run("mints", "--table", table.account.table).err
+
+
+def test_a_guessed_expiry_ends_no_token(run: Run, table: Table) -> None:
+    table.issue("a", age_s=2 * DAY_S, lifetime_s=None)
+    table.issue("b", age_s=2 * DAY_S, lifetime_s=DAY_S)
+    table.publish(table.issue("c", age_s=DAY_S / 2, lifetime_s=DAY_S))
+
+    rows = read(run, table)
+
+    assert uses(rows) == [("a", "to revoke"), ("c", "in service")]
+    assert [row["expiry_is_known"] for row in rows] == [False, True]
+
+
+def test_a_personal_token_has_no_expiry_and_is_to_be_revoked_once_replaced(run: Run, table: Table) -> None:
+    table.add(Outcome.ISSUED, personal_token("a", table.now - 5 * YEAR_S), age_s=0)
+    new = personal_token("b", table.now - 5_000)
+    table.add(Outcome.ISSUED, new, age_s=0)
+    table.publish(new)
+
+    rows = read(run, table)
+
+    assert uses(rows) == [("a", "to revoke"), ("b", "in service")]
+    assert [row["expires_at"] for row in rows] == [None, None]
+
+
+def test_a_token_that_was_published_twice_is_in_service(run: Run, table: Table) -> None:
+    table.issue("a", age_s=5_000)
+    table.publish(table.issue("a", age_s=2_000))
+
+    assert uses(read(run, table)) == [("a", "in service"), ("a", "in service")]
+
+
+def test_without_an_item_every_token_is_to_be_revoked(run: Run, table: Table) -> None:
+    table.issue("a", age_s=5_000)
+
+    assert uses(read(run, table)) == [("a", "to revoke")]
+
+
+def test_the_oldest_exchange_is_first_although_a_restored_table_counts_fences_again(
+    run: Run, table: Table
+) -> None:
+    table.fence = 9
+    table.issue("a", age_s=6_000)
+    table.fence = 0
+    table.issue("b", age_s=5_000)
+
+    assert uses(read(run, table)) == [("a", "to revoke"), ("b", "to revoke")]
+
+
+def test_a_person_is_told_what_to_do(
+    run: Run, busy_table: Table, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKEN_BROKER_TABLE", account.table)
 
     ended = run("mints")
 
-    assert len(ended.out.splitlines()) == 6
-    assert "orphan: nobody is served this token: revoke it" in ended.err
+    heading, first, *others = ended.out.splitlines()
+    assert heading.split()[:3] == ["TOKEN", "ID", "USE"]
+    assert first.split()[:3] == ["b" * 16, "to", "revoke"]
+    assert "jti-of-b" in first
+    assert len(others) == 4
+    told = [line.partition(":")[0] for line in ended.err.splitlines()]
+    assert told[:4] == ["to revoke", "still leased", "unknown", "under way"]
+    assert "the longest lease is taken as 900 s" in ended.err
 
 
-def test_other_connections_have_their_own_ledger(run: Run, account: Account, ledger: MintLedger) -> None:
-    rows = run("mints", "--table", account.table, "--connection", "other", "--json").value["mints"]
+def test_other_connections_have_their_own_ledger(run: Run, account: Account, busy_table: Table) -> None:
+    other = Table(account, "other")
+    other.issue("e", age_s=5_000)
 
-    assert [row["token_id"] for row in rows] == ["e" * 16]
-    assert run("mints", "--table", account.table, "--connection", "none").exit_code == 0
+    assert uses(read(run, other, "--connection", "other")) == [("e", "to revoke")]
+    assert read(run, other, "--connection", "none") == []
+
+
+def test_a_row_of_a_later_format_is_told(run: Run, account: Account, table: Table) -> None:
+    row = {"connection": {"S": "digishare"}, "record": {"S": "mint#1"}, "format": {"N": "2"}}
+    boto3.client("dynamodb").put_item(TableName=account.table, Item=row)
+
+    ended = run("mints", "--table", account.table)
+
+    assert ended.exit_code == 1
+    assert "a later version" in ended.err
+
+
+@pytest.mark.parametrize(
+    "written",
+    [{}, {"outcome": {"S": "issued"}, "begun_at_epoch_s": {"N": "1e50"}}, {"outcome": {"S": "nonsense"}}],
+    ids=["no members", "a time far ahead", "another outcome"],
+)
+def test_a_row_that_somebody_else_wrote_hides_no_other(
+    run: Run, account: Account, table: Table, written: dict[str, dict[str, str]]
+) -> None:
+    row = {"connection": {"S": "digishare"}, "record": {"S": "mint#x"}, **written}
+    boto3.client("dynamodb").put_item(TableName=account.table, Item=row)
+    table.issue("a", age_s=5_000)
+
+    rows = read(run, table)
+
+    assert ("a", "to revoke") in uses(rows)
+    assert len(rows) == 2
 
 
 def test_a_table_that_is_not_there_is_told(run: Run, account: Account) -> None:

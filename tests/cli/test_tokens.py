@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
     from tests.client.fake_api import FakeApi
     from tests.client.fake_broker import FakeBroker
+    from tests.conftest import Account
 
 PROGRAM = [sys.executable, "-m", "token_broker.cli"]
 
@@ -115,13 +116,14 @@ def test_exec_runs_nothing_without_a_token(run: Run, broker: FakeBroker, tmp_pat
 
 
 def test_status_is_a_table_for_people_and_the_answer_for_programs(run: Run, broker: FakeBroker) -> None:
-    row = {"connection": "digishare", "state": "fresh", "token_id": "0123456789abcdef", "mints_today": 2}
+    row = {"connection": "digishare", "state": "fresh", "token_id": "0123456789abcdef", "exchanges_left": 22}
     answer = Answer(200, json.dumps({"connections": [row]}).encode())
     broker.script.extend([answer, answer])
 
     heading, line = run("status").out.splitlines()
     assert heading.split()[:2] == ["CONNECTION", "STATE"]
     assert line.split()[:3] == ["digishare", "fresh", "0123456789abcdef"]
+    assert line.split()[-1] == "22"
     assert run("status", "--json").value == {"connections": [row]}
 
 
@@ -130,6 +132,22 @@ def test_status_asks_for_one_connection_only_if_told(run: Run, broker: FakeBroke
     run("status", "--connection", "marketing")
 
     assert [call.query for call in broker.calls] == [{}, {"connection": "marketing"}]
+
+
+def test_the_doctor_warns_of_a_secret_that_the_upstream_refuses_although_there_is_a_token(
+    run: Run, account: Account, broker: FakeBroker
+) -> None:
+    lease = {"access_token": broker.token, "token_type": "Bearer", "expires_in": 900}
+    lease |= {"token_id": broker.token_id, "connection": "digishare"}
+    row = {"connection": "digishare", "state": "fresh", "last_error": "current_secret_refused"}
+    broker.script.extend(Answer(200, json.dumps(told).encode()) for told in (lease, {"connections": [row]}))
+
+    findings = run("doctor", "--json").value["findings"]
+
+    (upstream,) = (finding for finding in findings if finding["topic"] == "upstream")
+    assert upstream["verdict"] == "caution"
+    assert "the upstream refuses the current secret" in upstream["text"]
+    assert "its token is fresh" in upstream["text"]
 
 
 def test_get_prints_the_apis_answer(run: Run, broker: FakeBroker, api: FakeApi) -> None:
@@ -195,7 +213,7 @@ def test_get_follows_no_redirect(run: Run, broker: FakeBroker, api: FakeApi) -> 
     assert [seen.path.split("/")[1] for seen in api.seen] == ["redirect"]
 
 
-def test_get_says_when_the_api_is_away(run: Run, broker: FakeBroker) -> None:
+def test_get_says_when_the_api_cannot_be_reached(run: Run, broker: FakeBroker) -> None:
     ended = run("get", "/campaigns", "--base-url", "http://127.0.0.1:9")
 
     assert ended.exit_code == 4

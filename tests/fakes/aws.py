@@ -43,12 +43,15 @@ class FakeDynamoDB:
         self._table = table
         self.page_items = page_items
         self.items: dict[tuple[str, str], dict[str, Attribute]] = {}
+        self._before: dict[tuple[str, str], dict[str, Attribute] | None] = {}
 
     def get_item(self, **request: Any) -> dict[str, Any]:
         _refuse_unknown(request, "TableName Key ConsistentRead")
 
         def take_effect() -> dict[str, Any]:
-            item = self.items.get(self._key(request))
+            key = self._key(request)
+            is_consistent = request.get("ConsistentRead", False)
+            item = (self.items if is_consistent else {**self.items, **self._before}).get(key)
             return {} if item is None else {"Item": dict(item)}
 
         return self._wire.run("dynamodb.get_item", request, take_effect)
@@ -60,7 +63,7 @@ class FakeDynamoDB:
             item = request["Item"]
             key = self._key({**request, "Key": {name: item.get(name) for name in _KEY_NAMES}})
             self._check_condition("PutItem", request, self.items.get(key))
-            self.items[key] = _stored(item)
+            self._write(key, item)
             return {}
 
         return self._wire.run("dynamodb.put_item", request, take_effect)
@@ -75,7 +78,7 @@ class FakeDynamoDB:
             after = updated(request["UpdateExpression"], before or request["Key"], placeholders)
             if any(after.get(name) != request["Key"][name] for name in _KEY_NAMES):
                 raise aws_error("ValidationException", "UpdateItem")
-            self.items[key] = _stored(after)
+            self._write(key, after)
             return {"Attributes": dict(self.items[key])} if request.get("ReturnValues") == "ALL_NEW" else {}
 
         return self._wire.run("dynamodb.update_item", request, take_effect)
@@ -110,6 +113,10 @@ class FakeDynamoDB:
             return answer
 
         return self._wire.run("dynamodb.query", request, take_effect)
+
+    def _write(self, key: tuple[str, str], item: Item) -> None:
+        # What a read that does not ask for consistency may still be given: the item as it was before.
+        self._before[key], self.items[key] = self.items.get(key), _stored(item)
 
     def _check_condition(self, operation: str, request: Mapping[str, Any], item: Item | None) -> Placeholders:
         placeholders, condition = _placeholders(request), request.get("ConditionExpression", "")
@@ -201,7 +208,7 @@ class FakeKMS:
 
 @dataclass(slots=True)
 class _Secret:
-    versions: dict[str, str]
+    versions: dict[str, str | bytes]
     stages: dict[str, str]
     deleted: bool = False
 
@@ -215,7 +222,7 @@ class FakeSecretsManager:
         self._numbers = itertools.count(1)
 
     def put(self, name: str, value: object) -> str:
-        """Create the secret, or rotate it: the value (text, or what JSON can hold) becomes AWSCURRENT, the one before AWSPREVIOUS.
+        """Create the secret, or rotate it: the value (text, bytes, or what JSON can hold) becomes AWSCURRENT, the one before AWSPREVIOUS.
 
         Returns:
             The new VersionId.
@@ -225,7 +232,7 @@ class FakeSecretsManager:
         if "AWSCURRENT" in secret.stages:
             secret.stages["AWSPREVIOUS"] = secret.stages["AWSCURRENT"]
         secret.stages["AWSCURRENT"] = version_id
-        secret.versions[version_id] = value if isinstance(value, str) else json.dumps(value)
+        secret.versions[version_id] = value if isinstance(value, str | bytes) else json.dumps(value)
         secret.deleted = False
         return version_id
 
@@ -245,7 +252,11 @@ class FakeSecretsManager:
             version_id = secret.stages.get(request.get("VersionStage", "AWSCURRENT"))
             if version_id is None:
                 raise aws_error("ResourceNotFoundException", "GetSecretValue")
-            return {"VersionId": version_id, "SecretString": secret.versions[version_id]}
+            value = secret.versions[version_id]
+            return {
+                "VersionId": version_id,
+                "SecretBinary" if isinstance(value, bytes) else "SecretString": value,
+            }
 
         return self._wire.run("secretsmanager.get_secret_value", request, take_effect)
 

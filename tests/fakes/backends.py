@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.client_secret import ConnectionSecrets
-from functions.broker.mint_ledger import Mint, MintLedger, read_mints
-from functions.broker.token_store import TokenStore
+from functions.broker.adapters.client_secret import ConnectionSecrets
+from functions.broker.adapters.mint_ledger import Mint, MintLedger, read_mints
+from functions.broker.adapters.token_store import TokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,75 +7,64 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from functions.broker.client_secret import ClientCredentials, SecretMalformedError, SecretMissingError
-from functions.broker.mint_ledger import Mint, Outcome
-from functions.broker.token_record import Failure, PublishedToken, StoreUnavailableError, TokenRecord
-from functions.broker.token_store import SealBrokenError
+from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken
+from functions.broker.adapters.mint_ledger import Mint, Outcome
+from functions.broker.adapters.token_store import SealBrokenError
+from functions.broker.lifetime import token_id_of
+from functions.broker.ports import AwsRefusedError, MintFailedError
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
 
 if TYPE_CHECKING:
-    from functions.broker.token_store import TokenStore
+    from functions.broker.adapters.token_store import TokenStore
     from tests.fakes.backends import Backend
 
 NOW = 1_800_000_000.0
-DAY = "2027-01-15"
+LOST = Failure("holder_lost", FailureKind.MAY_HAVE_ISSUED, 1, NOW + 14.5)
+FAILED = Failure("upstream_unreachable", FailureKind.NOTHING_ISSUED, 2, NOW + 1.5)
+REPORTS = {"1:role/r": [NOW - 1.0, NOW]}
 
 
-class Resending:
-    """A client whose every write is sent twice, the first answer being lost: what the SDK does after a cut connection."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, operation: str) -> Any:
-        send = getattr(self._client, operation)
-        if operation not in {"update_item", "put_item"}:
-            return send
-
-        def send_twice(**request: Any) -> Any:
-            send(**request)
-            return send(**request)
-
-        return send_twice
-
-
-def acquire(
-    store: TokenStore, seen: TokenRecord | None = None, *, owner: str = "a"
-) -> tuple[bool, TokenRecord]:
+def acquire(store: TokenStore, seen: TokenRecord | None = None, *, owner: str = "a") -> TokenRecord | None:
     return store.acquire_lock(
-        seen or store.read("digishare"), owner=owner, lock_until_epoch_s=NOW + 20.1234, day=DAY
+        seen or store.read("digishare"),
+        lock=Lock(owner, NOW + 14.5124),
+        pace=Pace(22.5, NOW),
+        failure=LOST,
+        refresh_at_epoch_s=NOW + 30,
     )
 
 
-def token_of(lock: TokenRecord, sealed: bytes = b"sealed", **changes: Any) -> PublishedToken:
-    token = PublishedToken(
-        token_id=f"{lock.fence:016x}",
-        sealed=sealed,
-        fence=lock.fence,
-        generation=lock.generation + 1,
+def locked(store: TokenStore, *, owner: str = "a") -> TokenRecord:
+    lock = acquire(store, owner=owner)
+    assert lock is not None
+    return lock
+
+
+def token_of(access_token: str = "the-token", **changes: Any) -> Token:
+    token = Token(
+        token_id=token_id_of(access_token),
         issued_at_epoch_s=NOW,
-        expires_at_epoch_s=NOW + 3600,
-        lifetime_s=3600.0,
+        expires_at_epoch_s=NOW + 3600.25,
+        lifetime_s=3600.25,
         scope="campaigns",
         secret_version="v1",
+        version_stage="AWSPREVIOUS",
     )
     return replace(token, **changes)
 
 
-def publish(
-    store: TokenStore, lock: TokenRecord, token: PublishedToken | None = None
-) -> tuple[bool, TokenRecord]:
-    rejections = {"1:role/r": [NOW - 1.0, NOW]}
-    return store.publish(lock, token or token_of(lock), next_refresh_at_epoch_s=0.0, rejections=rejections)
+def publish(store: TokenStore, lock: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
+    sealed = sealed or SealedToken(token_of(), b"sealed", lock.fence)
+    return store.publish(lock, sealed, reports=REPORTS, pace=lock.pace)
 
 
-def give_back(store: TokenStore, lock: TokenRecord, *, minted: bool = False) -> TokenRecord:
-    failure = Failure("upstream_unreachable", terminal=False, secret_version="v1", count=1, at_epoch_s=NOW)
-    return store.give_back(
+def give_back(store: TokenStore, lock: TokenRecord, failure: Failure | None = FAILED) -> None:
+    store.give_back(
         lock,
         failure=failure,
-        next_attempt_at_epoch_s=NOW + 1,
-        next_refresh_at_epoch_s=NOW + 300,
-        minted=minted,
+        refresh_at_epoch_s=NOW + 300,
+        refused_versions=("v1", "v0"),
+        pace=Pace(23.5, NOW),
     )
 
 
@@ -88,158 +77,251 @@ def test_an_item_that_is_not_there_reads_as_an_empty_record(backend: Backend) ->
 
 def test_the_first_of_two_who_saw_the_same_gets_the_lock(backend: Backend) -> None:
     seen = backend.store.read("digishare")
-    won, mine = acquire(backend.store, seen)
-    lost, theirs = acquire(backend.store, seen, owner="b")
-    assert (won, lost) == (True, False)
-    assert mine == theirs
-    assert (mine.fence, mine.lock_owner, mine.lock_until_epoch_s) == (1, "a", NOW + 20.123)
-    assert (mine.mints_day, mine.mints_today) == (DAY, 1)
+    mine = acquire(backend.store, seen)
+    assert acquire(backend.store, seen, owner="b") is None
+    assert mine == backend.store.read("digishare")
+    assert mine == TokenRecord(
+        "digishare",
+        fence=1,
+        lock=Lock("a", NOW + 14.512),
+        pace=Pace(22.5, NOW),
+        failure=LOST,
+        refresh_at_epoch_s=NOW + 30,
+    )
 
 
-def test_a_later_acquisition_raises_the_fence_and_goes_by_what_was_seen(backend: Backend) -> None:
-    _, first = acquire(backend.store)
-    won, second = acquire(backend.store, owner="b")
-    assert (won, second.fence, second.mints_today) == (True, 2, 2)
-    assert acquire(backend.store, first, owner="c") == (False, second)
+def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) -> None:
+    first = locked(backend.store)
+    second = acquire(backend.store, first, owner="b")
+    assert second is not None
+    assert second.fence == 2
+    assert acquire(backend.store, first, owner="c") is None
+    assert acquire(backend.store, replace(second, lock=Lock("b", NOW)), owner="c") is None
+    assert acquire(backend.store, replace(second, lock=None), owner="c") is None
+    give_back(backend.store, second)
+    assert acquire(backend.store, second, owner="c") is None  # the lock that was seen is no longer there
 
 
-def test_an_acquisition_whose_answer_was_lost_is_recognised(backend: Backend) -> None:
-    seen = backend.store.read("digishare")
-    resending = replace(backend, dynamodb=Resending(backend.dynamodb))
-    won, record = acquire(resending.store, seen)
-    assert (won, record.fence, record.mints_today) == (True, 1, 1)
-
-
-def test_a_published_token_reads_back_and_frees_the_lock(backend: Backend) -> None:
-    _, lock = acquire(backend.store)
-    won, record = publish(backend.store, lock)
-    assert won
+def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Backend) -> None:
+    give_back(backend.store, locked(backend.store))
+    lock = locked(backend.store)
+    assert lock.refused_versions == ("v1", "v0")
+    record = publish(backend.store, lock)
     assert record == backend.store.read("digishare")
-    assert record.token == token_of(lock)
-    assert (record.lock_until_epoch_s, record.failure) == (0.0, None)
-    assert record.rejections == {"1:role/r": [NOW - 1.0, NOW]}
+    assert record == TokenRecord(
+        "digishare",
+        SealedToken(token_of(), b"sealed", 2),
+        generation=1,
+        fence=2,
+        pace=Pace(22.5, NOW),
+        reports=REPORTS,
+    )
 
 
-def test_an_undated_token_drops_the_expiry_and_scope_of_the_one_before(backend: Backend) -> None:
-    publish(backend.store, acquire(backend.store)[1])
-    _, lock = acquire(backend.store)
-    _, record = publish(backend.store, lock, token_of(lock, expires_at_epoch_s=None, scope=None))
+def test_a_token_without_expiry_lifetime_and_scope_leaves_nothing_of_the_one_before(backend: Backend) -> None:
+    publish(backend.store, locked(backend.store))
+    bare = token_of(expires_at_epoch_s=None, lifetime_s=None, scope=None)
+    record = publish(backend.store, locked(backend.store), SealedToken(bare, b"sealed", 2))
+    assert record is not None
     assert record.token is not None
-    assert (record.token.expires_at_epoch_s, record.token.scope) == (None, None)
+    assert (record.token.token, record.generation) == (bare, 2)
 
 
-def test_a_publish_with_an_older_fence_is_refused_and_shows_the_winner(backend: Backend) -> None:
-    _, old = acquire(backend.store)
-    _, new = acquire(backend.store, owner="b")
-    won, record = publish(backend.store, old)
-    assert (won, record.token) == (False, None)
-    publish(backend.store, new)
-    won, record = publish(backend.store, old)
-    assert (won, record.token) == (False, token_of(new))
+def test_only_the_owner_of_the_newest_fence_publishes(backend: Backend) -> None:
+    old = locked(backend.store)
+    new = locked(backend.store, owner="b")
+    assert publish(backend.store, old) is None
+    assert publish(backend.store, replace(new, lock=Lock("a", NOW)), SealedToken(token_of(), b"x", 2)) is None
+    assert publish(backend.store, new) is not None
+    assert publish(backend.store, old) is None
 
 
-def test_one_fence_publishes_once(backend: Backend) -> None:
-    _, lock = acquire(backend.store)
-    publish(backend.store, lock)
-    won, record = publish(backend.store, lock, token_of(lock, token_id="f" * 16))
-    assert (won, record.token) == (False, token_of(lock))
+def test_one_lock_publishes_once_and_knows_its_own_work(backend: Backend) -> None:
+    lock = locked(backend.store)
+    published = publish(backend.store, lock)
+    assert publish(backend.store, lock) == published  # the answer to the first was lost
+    assert publish(backend.store, lock, SealedToken(token_of("other"), b"other", lock.fence)) is None
+    assert backend.store.read("digishare") == published
 
 
-def test_a_publish_whose_answer_was_lost_is_recognised(backend: Backend) -> None:
-    _, lock = acquire(backend.store)
-    resending = replace(backend, dynamodb=Resending(backend.dynamodb))
-    assert publish(resending.store, lock)[0]
-
-
-def test_a_lock_given_back_leaves_the_failure_and_takes_the_mint_off_the_count(backend: Backend) -> None:
-    _, lock = acquire(backend.store)
-    record = give_back(backend.store, lock)
-    assert record == backend.store.read("digishare")
-    assert record.failure == Failure(
-        "upstream_unreachable", terminal=False, secret_version="v1", count=1, at_epoch_s=NOW
+def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> None:
+    lock = locked(backend.store)
+    give_back(backend.store, lock)
+    record = backend.store.read("digishare")
+    assert record == replace(
+        lock,
+        lock=None,
+        failure=FAILED,
+        refresh_at_epoch_s=NOW + 300,
+        refused_versions=("v1", "v0"),
+        pace=Pace(23.5, NOW),
     )
-    assert (record.lock_until_epoch_s, record.next_attempt_at_epoch_s, record.mints_today) == (
-        0.0,
-        NOW + 1,
-        0,
-    )
+    give_back(backend.store, locked(backend.store), failure=None)
+    assert backend.store.read("digishare").failure is None
 
 
 def test_a_lock_that_somebody_else_has_taken_over_is_not_given_back(backend: Backend) -> None:
-    _, old = acquire(backend.store)
-    _, new = acquire(backend.store, owner="b")
-    assert give_back(backend.store, old) == new
+    old = locked(backend.store)
+    new = locked(backend.store, owner="b")
+    give_back(backend.store, old)
     assert backend.store.read("digishare") == new
 
 
-def test_a_give_back_sent_twice_is_the_same_as_once(backend: Backend) -> None:
-    _, lock = acquire(backend.store)
-    resending = replace(backend, dynamodb=Resending(backend.dynamodb))
-    assert give_back(resending.store, lock).mints_today == 0
+def test_an_item_that_somebody_has_written_into_is_refused_by_name(backend: Backend) -> None:
+    backend.dynamodb.put_item(
+        TableName="tokens",
+        Item={"connection": {"S": "digishare"}, "record": {"S": "token"}, "fence": {"S": "x"}},
+    )
+    with pytest.raises(AwsRefusedError, match="MalformedItem"):
+        backend.store.read("digishare")
 
 
-# --- sealing, secrets, ledger ---------------------------------------------------------------------------------------
+# --- sealing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_sealed_token_opens_for_its_connection_and_fence_only(backend: Backend) -> None:
-    store, (_, lock) = backend.store, acquire(backend.store)
-    sealed = store.seal("digishare", lock.fence, "the-token")
-    assert b"the-token" not in sealed
-    token = token_of(lock, sealed)
-    assert store.open("digishare", token) == "the-token"
+def test_a_sealed_token_opens_for_its_connection_fence_expiry_and_id_only(backend: Backend) -> None:
+    store, token = backend.store, token_of()
+    sealed = store.seal("digishare", 7, token, "the-token")
+    assert b"the-token" not in sealed.sealed
+    assert store.open("digishare", sealed) == "the-token"
+    flipped = sealed.sealed[:-1] + bytes([sealed.sealed[-1] ^ 1])
     for connection, changed in (
-        ("other", token),
-        ("digishare", replace(token, fence=token.fence + 1)),
-        ("digishare", replace(token, sealed=sealed[:-1] + bytes([sealed[-1] ^ 1]))),
+        ("other", sealed),
+        ("digishare", replace(sealed, fence=8)),
+        ("digishare", replace(sealed, sealed=flipped)),
+        ("digishare", replace(sealed, token=replace(token, expires_at_epoch_s=NOW + 3600.26))),
+        ("digishare", replace(sealed, token=replace(token, expires_at_epoch_s=None))),
+        ("digishare", replace(sealed, token=replace(token, token_id="0" * 16))),
     ):
         with pytest.raises(SealBrokenError):
             store.open(connection, changed)
 
 
+def test_an_expiry_that_the_item_has_given_back_opens_what_was_sealed_before(backend: Backend) -> None:
+    lock = locked(backend.store)
+    for expires_at in (NOW + 0.1, NOW, None, NOW + 1234.567):
+        token = token_of(expires_at_epoch_s=expires_at)
+        publish(backend.store, lock, backend.store.seal("digishare", lock.fence, token, "the-token"))
+        record = backend.store.read("digishare")
+        assert record.token is not None
+        assert backend.store.open("digishare", record.token) == "the-token"
+        lock = locked(backend.store)
+
+
 def test_a_token_too_long_for_one_call_is_not_sealed(backend: Backend) -> None:
-    backend.store.seal("digishare", 1, "x" * 4096)
-    with pytest.raises(StoreUnavailableError):
-        backend.store.seal("digishare", 1, "x" * 4097)
+    backend.store.seal("digishare", 1, token_of(), "x" * 4096)
+    with pytest.raises(AwsRefusedError):
+        backend.store.seal("digishare", 1, token_of(), "x" * 4097)
 
 
-def test_a_rotated_secret_moves_to_previous_and_the_one_before_is_gone(backend: Backend) -> None:
-    backend.rotate("other", {"client_id": "c", "client_secret": "first"})
-    with pytest.raises(SecretMissingError):
-        backend.secrets.read("other", previous=True)
-    backend.rotate("other", {"client_id": "c", "client_secret": "second"})
-    backend.rotate("other", {"client_id": "c", "client_secret": "third"})
-    current, previous = backend.secrets.read("other"), backend.secrets.read("other", previous=True)
-    assert isinstance(current.credential, ClientCredentials)
-    assert isinstance(previous.credential, ClientCredentials)
-    assert (current.credential.client_secret, previous.credential.client_secret) == ("third", "second")
-    assert current.version_id != previous.version_id
-    assert backend.secrets.read("other").version_id == current.version_id
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_that_is_missing_or_malformed_says_so(backend: Backend) -> None:
-    with pytest.raises(SecretMissingError):
-        backend.secrets.read("nobody")
-    backend.rotate("broken", "not json")
-    with pytest.raises(SecretMalformedError) as raised:
+def test_the_current_and_the_previous_version_are_read_and_older_ones_are_gone(backend: Backend) -> None:
+    for secret in ("first", "second", "third"):
+        backend.rotate("other", {"client_id": "c", "client_secret": secret})
+        found = backend.secrets.read("other")
+    credentials = [stored.credential for stored in found]
+    assert all(isinstance(credential, ClientCredentials) for credential in credentials)
+    assert [getattr(credential, "client_secret", "") for credential in credentials] == ["third", "second"]
+    assert [stored.stage for stored in found] == ["AWSCURRENT", "AWSPREVIOUS"]
+    assert len({stored.version_id for stored in found}) == 2
+
+
+def test_a_previous_version_that_is_no_credential_is_none(backend: Backend) -> None:
+    backend.rotate("other", "not json")
+    backend.rotate("other", {"client_id": "c", "client_secret": "s"})
+    assert [stored.stage for stored in backend.secrets.read("other")] == ["AWSCURRENT"]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("not json", "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"client_id":"c"}', "client_secret"),
+        ("{\0}", "UTF-16"),
+        ({"type": "api_key"}, "`type`"),
+        ({"client_id": "c", "client_secret": "s\n"}, "client_secret"),
+        ({"type": "personal_access_token", "access_token": "two words"}, "access_token"),
+        ({"type": "personal_access_token", "access_token": "x" * 4097}, "access_token"),
+    ],
+)
+def test_a_secret_that_is_malformed_says_what_is_wrong(backend: Backend, value: object, problem: str) -> None:
+    backend.rotate("broken", value)
+    with pytest.raises(MintFailedError, match="secret_malformed") as raised:
         backend.secrets.read("broken")
-    assert raised.value.version_id
+    assert problem in raised.value.problem
+
+
+def test_a_byte_order_mark_is_no_problem(backend: Backend) -> None:
+    backend.rotate("marked", '\ufeff{"type": "personal_access_token", "access_token": "pat"}')
+    assert backend.secrets.read("marked")[0].credential == PersonalAccessToken("pat")
+
+
+def test_a_secret_that_is_missing_says_so(backend: Backend) -> None:
+    with pytest.raises(MintFailedError, match="secret_missing"):
+        backend.secrets.read("nobody")
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def row_of(fence: int, owner: str = "a", **changes: Any) -> Mint:
+    return replace(Mint("digishare", fence, owner, NOW + fence, "expired", "1:role/r", "v1"), **changes)
 
 
 def test_the_ledger_lists_every_row_oldest_fence_first_across_pages(backend: Backend) -> None:
-    publish(backend.store, acquire(backend.store)[1])
-    rows = [
-        Mint("digishare", fence, NOW + fence, "expired", Outcome.ISSUED, "v1", f"id-{fence}", fence, NOW + 9)
-        for fence in (1, 2, 3, 9, 10, 11, 100)
-    ]
-    direct = Mint("digishare", 0, NOW, "table_away", Outcome.ORPHAN, "v1", "id-direct")
-    for row in (*reversed(rows), direct, Mint("other", 5, NOW, "expired", Outcome.BEGUN)):
-        backend.ledger.write(row)
-    assert backend.mints() == [*rows, direct]
+    publish(backend.store, locked(backend.store))
+    rows = [row_of(fence) for fence in (1, 2, 3, 9, 10, 11, 100)]
+    restored = row_of(2, "b")
+    for row in (*reversed(rows), restored, replace(row_of(5), connection="other")):
+        backend.ledger.begin(row)
+    assert backend.mints() == [*rows[:2], restored, *rows[2:]]
 
 
-def test_a_row_written_again_takes_the_place_of_the_first(backend: Backend) -> None:
-    row = Mint("digishare", 1, NOW, "expired", Outcome.BEGUN, "v1")
-    resending = replace(backend, dynamodb=Resending(backend.dynamodb))
-    resending.ledger.write(row)
-    backend.ledger.write(replace(row, outcome=Outcome.FAILED, error="invalid_client"))
-    assert backend.mints() == [replace(row, outcome=Outcome.FAILED, error="invalid_client")]
+def test_a_row_is_begun_once(backend: Backend) -> None:
+    backend.ledger.begin(row_of(1))
+    with pytest.raises(AwsRefusedError):
+        backend.ledger.begin(row_of(1))
+    backend.ledger.begin(row_of(1, "b"))
+
+
+def test_the_outcome_takes_the_place_of_begun_and_may_be_written_again(backend: Backend) -> None:
+    backend.ledger.begin(row_of(1))
+    failed = row_of(1, outcome=Outcome.FAILED, error="invalid_client")
+    backend.ledger.complete(failed)
+    assert backend.mints() == [failed]
+    issued = row_of(2, outcome=Outcome.ISSUED, token=token_of(), jti="5f2b")
+    backend.ledger.complete(issued)
+    backend.ledger.complete(issued)
+    assert backend.mints() == [failed, issued]
+
+
+def test_a_rows_token_never_changes(backend: Backend) -> None:
+    issued = row_of(1, outcome=Outcome.ISSUED, token=token_of())
+    backend.ledger.complete(issued)
+    for other in (replace(issued, token=token_of("other")), row_of(1, outcome=Outcome.FAILED)):
+        with pytest.raises(AwsRefusedError):
+            backend.ledger.complete(other)
+    assert backend.mints() == [issued]
+
+
+@pytest.mark.parametrize(
+    ("row", "deleted_after_s"),
+    [
+        (row_of(0), 401 * 86_400),
+        (row_of(0, outcome=Outcome.FAILED), 7 * 86_400),
+        (row_of(0, outcome=Outcome.ISSUED, token=token_of()), 86_400 + 3600),
+        (row_of(0, outcome=Outcome.ISSUED, token=token_of(lifetime_s=None)), 401 * 86_400),
+        (row_of(0, outcome=Outcome.ISSUED, token=token_of(lifetime_s=None, expires_at_epoch_s=None)), None),
+    ],
+)
+def test_a_row_outlives_the_longest_life_of_its_token(
+    backend: Backend, row: Mint, deleted_after_s: float | None
+) -> None:
+    backend.ledger.complete(row)
+    key = {"connection": {"S": "digishare"}, "record": {"S": "mint#0000000000#a"}}
+    item = backend.dynamodb.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]
+    found = item.get("delete_after_epoch_s")
+    assert (found and float(found["N"])) == (None if deleted_after_s is None else NOW + deleted_after_s)

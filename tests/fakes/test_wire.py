@@ -7,25 +7,33 @@ from typing import Any
 
 import pytest
 
-from functions.broker.adapters.oauth_exchange import ExchangeError
-from functions.broker.client_secret import ClientCredentials, ConnectionSecrets, SecretMissingError
-from functions.broker.token import FailureKind
-from functions.broker.token_record import StoreUnavailableError, TokenRecord
-from functions.broker.token_store import TokenStore
+from functions.broker.adapters.client_secret import ClientCredentials, ConnectionSecrets
+from functions.broker.adapters.token_store import TokenStore
+from functions.broker.ports import AwsUnavailableError, MintFailedError
+from functions.broker.token import Failure, FailureKind, Lock, Pace, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
 
+GOOD = ClientCredentials("c", "good", "https://api.digishare.ma/v1/oauth/token")
 
-def acquire(store: TokenStore, seen: TokenRecord | None = None) -> tuple[bool, TokenRecord]:
-    seen = seen or store.read("digishare")
-    return store.acquire_lock(seen, owner="a", lock_until_epoch_s=20.0, day="2027-01-15")
+
+def new_store(wire: Wire) -> TokenStore:
+    dynamodb: Any = FakeDynamoDB(wire)
+    kms: Any = FakeKMS(wire)
+    return TokenStore(dynamodb, kms, table="tokens", key_arn="x")
+
+
+def acquire(store: TokenStore, seen: TokenRecord) -> TokenRecord | None:
+    failure = Failure("holder_lost", FailureKind.MAY_HAVE_ISSUED, 1, 20.0)
+    return store.acquire_lock(
+        seen, lock=Lock("a", 20.0), pace=Pace(), failure=failure, refresh_at_epoch_s=0.0
+    )
 
 
 def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> None:
     wire = Wire()
-    dynamodb: Any = FakeDynamoDB(wire)
-    store = TokenStore(dynamodb, FakeKMS(wire), table="tokens", key_arn="x")  # type: ignore[arg-type] # a fake
+    store = new_store(wire)
 
     def refuse(operation: Operation) -> None:
         if operation.name == "dynamodb.update_item":
@@ -34,13 +42,13 @@ def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> Non
     def lose(operation: Operation) -> bool | None:
         raise no_answer()
 
-    wire.before = refuse
-    with pytest.raises(StoreUnavailableError, match="EndpointConnectionError"):
-        acquire(store)
-    assert not dynamodb.items
     seen = store.read("digishare")
+    wire.before = refuse
+    with pytest.raises(AwsUnavailableError, match="EndpointConnectionError"):
+        acquire(store, seen)
+    assert store.read("digishare") == TokenRecord("digishare")
     wire.before, wire.after = lambda _: None, lose
-    with pytest.raises(StoreUnavailableError, match="ReadTimeoutError"):
+    with pytest.raises(AwsUnavailableError, match="ReadTimeoutError"):
         acquire(store, seen)
     wire.after = lambda _: None
     assert store.read("digishare").fence == 1
@@ -50,40 +58,40 @@ def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> Non
 
 def test_an_answer_that_is_lost_once_makes_the_fake_apply_the_call_twice() -> None:
     wire = Wire()
-    dynamodb: Any = FakeDynamoDB(wire)
-    store = TokenStore(dynamodb, FakeKMS(wire), table="tokens", key_arn="x")  # type: ignore[arg-type] # a fake
+    store = new_store(wire)
     seen = store.read("digishare")
     lost = iter([True, False])
     wire.after = lambda _: next(lost)
-    won, record = acquire(store, seen)
-    assert (won, record.fence) == (True, 1)
+    assert acquire(store, seen) is None  # the second finds the first one's fence
     assert wire.contacts["dynamodb.update_item"] == 2
+    wire.after = lambda _: None
+    assert store.read("digishare").fence == 1
 
 
 def test_the_upstream_issues_distinct_tokens_for_valid_secrets_only() -> None:
     upstream = FakeUpstream()
     upstream.secrets["c"] = {"good"}
-    good = ClientCredentials("c", "good", "https://api.digishare.ma/v1/oauth/token")
-    first, second = upstream.exchange(good, 1.0), upstream.exchange(good, 1.0)
+    first, second = upstream.exchange(GOOD, 1.0), upstream.exchange(GOOD, 1.0)
     assert first.access_token != second.access_token
-    with pytest.raises(ExchangeError, match="invalid_client"):
-        upstream.exchange(replace(good, client_secret="bad"), 1.0)
+    with pytest.raises(MintFailedError, match="invalid_client") as refused:
+        upstream.exchange(replace(GOOD, client_secret="bad"), 1.0)
+    assert refused.value.kind is FailureKind.REFUSED
     upstream.revoke(upstream.issued[0].token_id)
     assert (upstream.accepts(first.access_token), upstream.accepts(second.access_token)) == (False, True)
     assert upstream.mints == 2
 
 
-def test_the_upstream_can_lose_an_answer_after_minting() -> None:
+def test_the_upstream_can_lose_an_answer_after_issuing() -> None:
     wire = Wire()
     upstream = FakeUpstream(wire)
     upstream.secrets["c"] = {"good"}
 
     def lose(operation: Operation) -> bool | None:
-        raise ExchangeError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
+        raise MintFailedError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED)
 
     wire.after = lose
-    with pytest.raises(ExchangeError, match="upstream_no_answer"):
-        upstream.exchange(ClientCredentials("c", "good", "https://x"), 1.0)
+    with pytest.raises(MintFailedError, match="upstream_no_answer"):
+        upstream.exchange(GOOD, 1.0)
     assert upstream.mints == 1
 
 
@@ -92,7 +100,7 @@ def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
     client: Any = fake
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     fake.delete("connections/digishare")
-    with pytest.raises(SecretMissingError):
+    with pytest.raises(MintFailedError, match="secret_missing"):
         ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")
 
 

@@ -6,15 +6,16 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from functions.broker.adapters.oauth_exchange import ExchangeError, TokenAnswer
+from functions.broker.adapters.oauth_exchange import TokenAnswer
 from functions.broker.lifetime import token_id_of
+from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
 from tests.fakes.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from functions.broker.client_secret import ClientCredentials
+    from functions.broker.adapters.client_secret import ClientCredentials
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class IssuedUpstream:
 class FakeUpstream:
     """Issues distinct tokens for the secrets that it accepts. Faults come through the wire's hooks.
 
-    A hook `before` "upstream.exchange" that raises ExchangeError is an upstream that has issued nothing; a hook `after`
+    A hook `before` "upstream.exchange" that raises MintFailedError is an upstream that has issued nothing; a hook `after`
     that raises one has issued a token that nobody ever sees.
 
     Attributes:
@@ -55,14 +56,14 @@ class FakeUpstream:
         return len(self.issued)
 
     def prepare(self, credential: ClientCredentials) -> None:
-        """Do nothing: every token URL may be called, and there is nothing to load."""
+        """Accept every token endpoint; the same interface as `OAuthExchange.prepare`."""
 
     def exchange(self, credential: ClientCredentials, timeout_s: float) -> TokenAnswer:
         """Return a token; the same interface as `OAuthExchange.exchange`."""
 
         def take_effect() -> TokenAnswer:
             if credential.client_secret not in self.secrets.get(credential.client_id, set()):
-                raise ExchangeError("invalid_client", FailureKind.REFUSED)
+                raise MintFailedError("invalid_client", FailureKind.REFUSED)
             access_token = self.new_token(len(self.issued) + 1)
             self.issued.append(
                 IssuedUpstream(access_token, token_id_of(access_token), credential.client_secret)

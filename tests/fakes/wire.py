@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from functions.broker.adapters.oauth_exchange import ExchangeError
+from functions.broker.ports import MintFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,10 +53,10 @@ class Wire:
         while True:
             self.contacts[name] += 1
             self.before(operation)
-            refusal: ClientError | ExchangeError | None = None
+            refusal: ClientError | MintFailedError | None = None
             try:
                 answer = take_effect()
-            except (ClientError, ExchangeError) as error:
+            except (ClientError, MintFailedError) as error:
                 refusal = error
             if self.after(operation):
                 continue

@@ -39,7 +39,7 @@ def texts(use: str) -> dict[str, str]:
 
 
 def replace_output(name: str, text: str) -> None:
-    """Write a block's text anew."""
+    """Replace a block's text."""
     page, mark = PAGE.read_text(), f"```text output={name}\n"
     start = page.index(mark) + len(mark)
     end = page.index("```\n", start)

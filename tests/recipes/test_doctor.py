@@ -1,6 +1,6 @@
 """`token-broker doctor` against each of its faults: what it says is what the page shows.
 
-`UPDATE_DOCS=1 pytest tests/recipes/test_doctor.py` writes the page's outputs anew.
+`UPDATE_DOCS=1 pytest tests/recipes/test_doctor.py` writes the page's outputs again.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_permissions_are_missing_and_nobody_says_which(
     assert_on_page("some-permission", consult(new_caller("nobody")))
 
 
-def test_the_prescribed_statement_heals(
+def test_the_prescribed_statement_is_enough(
     cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
 ) -> None:
     environment = new_caller("patient", MAY_ASK)
@@ -183,15 +183,17 @@ def test_refused_secret(
     assert_on_page("refused-secret", consult(new_caller("sender", attach=True), "--connection", "refused"))
 
 
-def test_something_is_away(
+def test_the_upstream_is_unavailable(
     cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
 ) -> None:
-    cloud.put_connection("away", {"client_id": "client-1", "client_secret": "canary-client-secret-5f1c"})
+    cloud.put_connection(
+        "unavailable", {"client_id": "client-1", "client_secret": "canary-client-secret-5f1c"}
+    )
     cloud.steer_digishare(
         "POST", "/faults", {"target": "token", "kind": "status", "status": 503, "times": None}
     )
     try:
-        report = consult(new_caller("night", attach=True), "--connection", "away")
+        report = consult(new_caller("night", attach=True), "--connection", "unavailable")
     finally:
         cloud.steer_digishare("DELETE", "/faults")
-    assert_on_page("away", report)
+    assert_on_page("unavailable", report)

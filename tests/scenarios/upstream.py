@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+TOKEN_URL = "https://api.digishare.ma/v1/oauth/token"
+
 
 class Crash(BaseException):
     """The instance is killed at this moment: nothing that it would still have done happens."""
@@ -26,7 +28,7 @@ class ScriptedUpstream:
     Args:
         replies: what is to be answered, in this order.
         begins: told of every exchange, and how many seconds it takes.
-        learn: told of every token that is made here, because the reply describes a JWT.
+        learn: told of every token whose text is made here (a JWT): its name and its text.
         start_epoch_s: when the scenario begins.
 
     Attributes:
@@ -37,7 +39,7 @@ class ScriptedUpstream:
         self,
         replies: list[Json],
         begins: Callable[[float], None],
-        learn: Callable[[str], None],
+        learn: Callable[[str, str], None],
         start_epoch_s: float,
     ) -> None:
         self.replies = list(replies)
@@ -50,8 +52,11 @@ class ScriptedUpstream:
     ) -> bounded_http.BoundedResponse:
         """Give the next reply; a reply slower than the time-out is no answer."""
         assert self.replies, "the upstream is asked more often than the scenario foresees"
-        assert (method, url) == ("POST", "https://api.digishare.ma/v1/oauth/token")
         reply = self.replies.pop(0)
+        assert (method, url) == ("POST", reply.get("url", TOKEN_URL))
+        assert json_body.get("scope") == reply.get("for_scope"), (
+            f"the scope {json_body.get('scope')} was sent"
+        )
         sent = json_body["client_secret"].removeprefix("secret-of-")
         assert sent == reply.get("for", sent), f"the secret of {sent} was sent"
         takes_s = reply.get("takes_s", 0.0)
@@ -69,20 +74,24 @@ class ScriptedUpstream:
         body: Json = {}
         if "error" in reply:
             body = {"error": reply["error"], "error_description": "no"}
-        elif "jwt_exp_s" in reply:
-            token = _jwt(self._start_epoch_s + reply["jwt_exp_s"])
-            self._learn(token)
-            body = {"token_type": "Bearer", "access_token": token}
         elif "token" in reply:
-            body = {"token_type": "Bearer", "access_token": reply["token"]}
+            body = {"token_type": "Bearer", "access_token": self._text_of(reply)}
         body |= {name: reply[name] for name in ("expires_in", "scope") if name in reply}
         text = reply.get("text", json.dumps(reply.get("body", body)))
         content_type = reply.get("content_type", "application/json")
         headers = CaseInsensitiveDict({"Content-Type": content_type, **reply.get("headers", {})})
         return bounded_http.BoundedResponse(reply.get("status", 200), headers, text.encode())
 
-
-def _jwt(exp_epoch_s: float) -> str:
-    parts = ({"alg": "RS256", "typ": "JWT"}, {"exp": exp_epoch_s, "sub": "1"})
-    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
-    return ".".join([*encoded, "c2lnbmF0dXJl"])
+    def _text_of(self, reply: Json) -> str:
+        """Return the token's text: its name, or a JWT with the claims that are described."""
+        if "jwt" not in reply:
+            return str(reply["token"])
+        claims = {
+            name.removesuffix("_s"): self._start_epoch_s + value if name.endswith("_s") else value
+            for name, value in reply["jwt"].items()
+        }
+        parts = ({"alg": "RS256", "typ": "JWT"}, {"sub": reply["token"], **claims})
+        encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+        text = ".".join([*encoded, "c2lnbmF0dXJl"])
+        self._learn(reply["token"], text)
+        return text

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from functions.broker.adapters.dynamodb import from_attribute, number_text, to_attribute
 from functions.broker.lifetime import token_id_of
-from functions.broker.token_record import from_attribute, to_attribute
 from tests.fakes.aws import FakeKMS
 
 if TYPE_CHECKING:
@@ -17,8 +16,17 @@ Json = dict[str, Any]
 CONNECTION = "digishare"
 KEY_ARN = "arn:aws:kms:x:1:key/a"
 _LIFETIME_S = 10_000
-_COUNTS = ("fence", "token_fence", "generation", "mints_today", "mints_day", "lifetime_s", "scope")
-_TIMES = ("expires_at", "issued_at", "next_refresh_at", "next_attempt_at", "lock_until")
+_UNSAID_S = 86_400
+_TENTH = 0.1
+_CONTACTS: dict[str, Json] = {
+    "nobody": {},
+    "check": {"read": 1},
+    "open": {"read": 1, "open": 1},
+    "mint": {"read": 1, "write": 2, "row": 2, "seal": 2, "secret": 2, "exchange": 1},
+    "failed mint": {"read": 2, "write": 2, "row": 2, "seal": 1, "secret": 2, "exchange": 1},
+    "unsure mint": {"read": 2, "write": 2, "row": 1, "seal": 1, "secret": 2, "exchange": 1},
+}
+"""Names for what nearly every call asks of whom; README.md explains them."""
 
 
 class Words:
@@ -26,13 +34,24 @@ class Words:
 
     Attributes:
         versions: VersionId to the name of each version of the secret.
-        tokens: the tokens that have no name of their own (JWTs): they are called what they are.
     """
 
     def __init__(self, start_epoch_s: float) -> None:
         self._start_epoch_s = start_epoch_s
+        self._texts: dict[str, str] = {}
         self.versions: dict[str, str] = {}
-        self.tokens: list[str] = []
+
+    def learn(self, name: str, text: str) -> None:
+        """Remember a token whose text is not its name."""
+        self._texts[name] = text
+
+    def text_of(self, name: str) -> str:
+        """Return the text of the token of that name."""
+        return self._texts.get(name, name)
+
+    def name_of(self, text: str) -> str:
+        """Return the name of the token with that text."""
+        return next((name for name, known in self._texts.items() if known == text), text)
 
     def relative(self, epoch_s: float) -> float:
         """Return seconds since the start of the scenario."""
@@ -41,110 +60,151 @@ class Words:
     def to_attributes(self, item: Json) -> dict[str, Any]:
         """Return the DynamoDB item that a scenario describes; README.md says what each member means."""
         fence: int = item.get("fence") or item.get("token_fence", 1)
+        pace: Json = {"left": 24, "since_s": 0} | item.get("pace", {})
         fields: dict[str, object] = {
             "connection": CONNECTION,
             "record": "token",
+            "format": 1,
             "fence": fence,
-            "lock_owner": "somebody",
-            "mints_day": item.get("mints_day", self._day()),
-            "mints_today": item.get("mints_today", 1),
-            "rejections": {
-                caller: [self._start_epoch_s + at_s for at_s in times]
-                for caller, times in item.get("rejections", {}).items()
+            "generation": item.get("generation", 1 if "token" in item else 0),
+            "pace": {"left": float(pace["left"]), "since_epoch_s": self._epoch_s(pace["since_s"])},
+            "refused_versions": [_version_id(name) for name in item.get("refused_versions", [])],
+            "reports": {
+                caller: [self._epoch_s(at_s) for at_s in moments]
+                for caller, moments in item.get("reports", {}).items()
             },
         }
-        for name in ("lock_until", "next_refresh_at", "next_attempt_at"):
-            at_s = item.get(f"{name}_s")
-            fields[f"{name}_epoch_s"] = 0.0 if at_s is None else self._start_epoch_s + at_s
+        if "refresh_at_s" in item:
+            fields["refresh_at_epoch_s"] = self._epoch_s(item["refresh_at_s"])
+        if "lock_until_s" in item:
+            fields["lock_owner"] = item.get("lock_owner", "somebody")
+            fields["lock_until_epoch_s"] = self._epoch_s(item["lock_until_s"])
         if "failure" in item:
-            failure = {"terminal": False, "secret_version": "", "count": 1} | item["failure"]
-            failure["secret_version"] = _version_id(failure["secret_version"])
-            failure["terminal"] = int(failure["terminal"])
-            fields["failure"] = failure | {"at_epoch_s": self._start_epoch_s}
+            failure: Json = {"count": 1} | item["failure"]
+            fields["failure"] = failure | {"not_before_epoch_s": self._epoch_s(failure.pop("not_before_s"))}
         if "token" in item:
-            fields |= self._token_fields(item, item.get("token_fence", fence))
+            fields["token"] = self._token_fields(item, item.get("token_fence", fence))
         return {name: to_attribute(value) for name, value in fields.items()}
 
     def from_attributes(self, stored: Mapping[str, Mapping[str, Any]], now_epoch_s: float) -> Json:
         """Return an item in the words of a scenario."""
-        record = _plain(stored)
+        plain = _plain(stored)
+        record: Json = self._in_words(plain)
+        token: Json = self._in_words(plain.get("token", {}))
         found: Json = {
+            **dict.fromkeys(("generation", "failure", "pace", "lock_owner", "lock_until_s", "refresh_at_s")),
+            **dict.fromkeys(("expires_at_s", "issued_at_s", "lifetime_s", "scope", "version_stage")),
+            **record,
+            **token,
             "exists": bool(stored),
-            "locked": record.get("lock_until_epoch_s", 0.0) > now_epoch_s,
-            "failure": record.get("failure"),
-            "token": self._name_of(record.get("token_id", "")),
-            "secret_version": self.versions.get(record.get("secret_version", "")),
-            "rejections": {
-                caller: [self.relative(at) for at in times]
-                for caller, times in record.get("rejections", {}).items()
+            "locked": plain.get("lock_until_epoch_s", 0.0) > now_epoch_s,
+            "fence": record.get("fence"),
+            "token_fence": token.get("fence"),
+            "token": self._name_of_id(token),
+            "secret_version": self.versions.get(token["secret_version"]) if token else None,
+            "refused_versions": [self.versions.get(known) for known in plain.get("refused_versions", [])],
+            "reports": {
+                caller: [self.relative(at) for at in moments]
+                for caller, moments in plain.get("reports", {}).items()
             },
         }
-        for name in _COUNTS:
-            found[name] = record.get(name)
-        for name in _TIMES:
-            at_epoch_s = record.get(f"{name}_epoch_s")
-            found[f"{name}_s"] = self.relative(at_epoch_s) if at_epoch_s else None
-        if found["failure"]:
-            version = found["failure"]["secret_version"]
-            found["failure"]["secret_version"] = self.versions.get(version, version)
-            found["failure"]["terminal"] = bool(found["failure"]["terminal"])
+        if plain.get("refresh_at_epoch_s") == 0:
+            found["refresh_at_s"] = None
         return found
 
     def from_row(self, stored: Mapping[str, Mapping[str, Any]]) -> Json:
         """Return a row of the ledger in the words of a scenario."""
-        row = _plain(stored)
-        row["token"] = self._name_of(row["token_id"])
-        row["secret_version"] = self.versions.get(row["secret_version"], "")
-        for name in ("begun_at", "expires_at", "delete_after"):
-            at_epoch_s = row.pop(f"{name}_epoch_s", None)
-            row[f"{name}_s"] = None if at_epoch_s is None else self.relative(at_epoch_s)
+        nothing: Json = dict.fromkeys(("expires_at_s", "lifetime_s", "delete_after_s", "scope"))
+        row = nothing | self._in_words(_plain(stored))
+        row["token"] = self._name_of_id(row)
+        row["secret_version"] = self.versions[row["secret_version"]]
         return row
 
+    def _in_words(self, plain: Mapping[str, Any]) -> Json:
+        """Return a map whose moments count from the start of the scenario."""
+        return {
+            name.replace("_epoch_s", "_s"): self.relative(value)
+            if name.endswith("_epoch_s")
+            else self._in_words(value)
+            if isinstance(value, dict)
+            else value
+            for name, value in plain.items()
+        }
+
     def _token_fields(self, item: Json, token_fence: int) -> dict[str, object]:
-        lifetime_s, expires_at_s = item.get("lifetime_s", _LIFETIME_S), item["expires_at_s"]
-        issued_at_s = item["issued_at_s"] if expires_at_s is None else expires_at_s - lifetime_s
-        context = {"connection": CONNECTION, "fence": str(item.get("sealed_for_fence", token_fence))}
+        expires_at_s, said_s = item["expires_at_s"], item.get("lifetime_s", _LIFETIME_S)
+        span_s = _UNSAID_S if said_s is None else said_s
+        issued_at_s = item["issued_at_s"] if "issued_at_s" in item else expires_at_s - span_s
+        sealed_text: str = item["sealed"] if "sealed" in item else item["token"]
+        expires_at, sealed_for = (
+            "none" if at_s is None else number_text(self._epoch_s(at_s))
+            for at_s in (expires_at_s, item.get("sealed_for_expiry_s", expires_at_s))
+        )
+        context = {
+            "connection": item.get("sealed_for_connection", CONNECTION),
+            "fence": str(item.get("sealed_for_fence", token_fence)),
+            "expires_at": sealed_for,
+        }
         sealed = FakeKMS(key_arn=KEY_ARN).encrypt(
-            KeyId=KEY_ARN, Plaintext=item["token"].encode(), EncryptionContext=context
+            KeyId=KEY_ARN, Plaintext=sealed_text.encode(), EncryptionContext=context
         )
         fields: dict[str, object] = {
             "token_id": token_id_of(item["token"]),
             "sealed": sealed["CiphertextBlob"],
-            "token_fence": token_fence,
-            "generation": item.get("generation", 1),
-            "issued_at_epoch_s": self._start_epoch_s + issued_at_s,
-            "lifetime_s": float(lifetime_s),
+            "fence": token_fence,
+            "issued_at_epoch_s": self._epoch_s(issued_at_s),
             "secret_version": _version_id(item.get("secret_version", "v1")),
+            "version_stage": item.get("version_stage", "AWSCURRENT"),
         }
-        if expires_at_s is not None:
-            fields["expires_at_epoch_s"] = self._start_epoch_s + expires_at_s
+        if expires_at != "none":
+            fields["expires_at_epoch_s"] = self._epoch_s(expires_at_s)
+            if said_s is not None:
+                fields["lifetime_s"] = float(said_s)
         return fields
 
-    def _day(self) -> str:
-        return datetime.fromtimestamp(self._start_epoch_s, UTC).strftime("%Y-%m-%d")
+    def _epoch_s(self, at_s: float) -> float:
+        return self._start_epoch_s + at_s
 
-    def _name_of(self, token_id: str) -> str | None:
-        known = [f"{kind}{number}" for kind in "TP" for number in range(20)] + self.tokens
-        return next((token for token in known if token_id_of(token) == token_id), None)
+    def _name_of_id(self, token: Json) -> str | None:
+        """Return the name of the token whose id stands in a map; None where there is none."""
+        numbered = {f"{kind}{number}": f"{kind}{number}" for kind in "TP" for number in range(40)}
+        known = numbered | self._texts
+        return next(
+            (name for name, text in known.items() if token_id_of(text) == token.get("token_id")), None
+        )
+
+
+def contacts(described: str | Json) -> Json:
+    """Return how often whom a call asks: by a name, or a name (`like`) with what is different."""
+    if isinstance(described, str):
+        return _CONTACTS[described]
+    return _CONTACTS[described.get("like", "nobody")] | {
+        name: times for name, times in described.items() if name != "like"
+    }
 
 
 def is_as_foreseen(wanted: object, found: object) -> bool:
-    """Compare; numbers to a tenth of a second, and `{"from": a, "to": b}` as a range, both ends included."""
-    if isinstance(wanted, dict) and set(wanted) == {"from", "to"}:
-        return isinstance(found, int | float) and wanted["from"] <= found <= wanted["to"]
-    if isinstance(wanted, dict) and isinstance(found, dict) and "code" in found:
-        return all(is_as_foreseen(value, found.get(name)) for name, value in wanted.items())
-    numbers = [
-        value for value in (wanted, found) if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    if len(numbers) == 2:
-        return abs(numbers[0] - numbers[1]) < 0.1
+    """Compare as README.md says: numbers roughly or as a range, of an object only the members that are wanted."""
+    match wanted, found:
+        case {"from": first, "to": last}, int() | float():
+            return bool(first <= found <= last)
+        case {"has": part}, str():
+            return part in found
+        case dict(), dict():
+            members = all(
+                name in found and is_as_foreseen(value, found[name]) for name, value in wanted.items()
+            )
+            return members and bool(wanted) >= bool(found)
+        case list(), list():
+            return len(wanted) == len(found) and all(map(is_as_foreseen, wanted, found))
+        case ((int() | float()), (int() | float())) if not isinstance(wanted, bool):
+            return abs(wanted - found) < _TENTH
     return wanted == found
 
 
 def _version_id(name: str) -> str:
     """Return the VersionId that `vN` gets: the fake numbers versions in the order in which they are put."""
-    return f"00000000-0000-4000-8000-{int(name[1:]):012d}" if name else ""
+    return f"00000000-0000-4000-8000-{int(name[1:]):012d}"
 
 
 def _plain(stored: Mapping[str, Mapping[str, Any]]) -> Json:

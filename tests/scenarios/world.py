@@ -12,32 +12,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from functions.broker.adapters.dynamodb import token_record
 from functions.broker.adapters.oauth_exchange import OAuthExchange
-from functions.broker.client_secret import ConnectionSecrets
-from functions.broker.issue_token import IssuedToken, TokenIssuer
+from functions.broker.assembly import Clients, assemble_policy
+from functions.broker.decide import TokenWanted
 from functions.broker.lifetime import token_id_of
-from functions.broker.mint_ledger import MintLedger
-from functions.broker.mint_token import Minter
-from functions.broker.replace_token import TokenReplacer
-from functions.broker.surroundings import Surroundings
-from functions.broker.token_need import TokenWanted
-from functions.broker.token_store import TokenStore
+from functions.broker.ports import Ports
+from functions.broker.settings import Settings
+from functions.broker.status import describe
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
-from tests.scenarios.upstream import Crash, ScriptedUpstream
-from tests.scenarios.words import CONNECTION, KEY_ARN, Json, Words, is_as_foreseen
+from tests.scenarios.upstream import TOKEN_URL, Crash, ScriptedUpstream
+from tests.scenarios.words import CONNECTION, KEY_ARN, Json, Words, contacts, is_as_foreseen
 from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_kms import KMSClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from functions.broker.issue_token import Issued, TokenIssuer
 
 _TABLE, _PREFIX = "tokens", "token-broker/connections"
-_TOKEN_URL = "https://api.digishare.ma/v1/oauth/token"
 _START = "2026-11-23T12:00:00Z"
+_RUN_TIME_S = 30.4
 _CALLS = {
     "dynamodb.get_item": "read",
     "dynamodb.update_item": "write",
@@ -66,7 +62,7 @@ class Running:
 
     instance: str
     asked: Counter[str] = field(default_factory=Counter)
-    events: list[str] = field(default_factory=list)
+    events: list[Json] = field(default_factory=list)
 
 
 class World:
@@ -81,21 +77,18 @@ class World:
         self._faults: dict[str, Fault] = {}
         self._ids = 0
         self._chance: float = scenario.get("chance", 0.5)
-        self._ceiling: int = scenario.get("daily_mint_ceiling", 24)
-        self._lease_s: float = scenario.get("lease_s", 900)
+        self._lease_s: int = scenario.get("lease_s", 900)
+        self._upstream_hosts: list[str] = ["api.digishare.ma"]
         self._instances: dict[str, TokenIssuer] = {}
         self.problems: list[str] = []
 
         wire = Wire(self._before, self._after)
-        self._dynamodb = FakeDynamoDB(wire, table=_TABLE)
-        self._kms = FakeKMS(wire, key_arn=KEY_ARN)
-        self._secrets = FakeSecretsManager(wire)
+        self._dynamodb: Any = FakeDynamoDB(wire, table=_TABLE)
+        self._kms: Any = FakeKMS(wire, key_arn=KEY_ARN)
+        self._secrets: Any = FakeSecretsManager(wire)
         self._words = Words(self._start_epoch_s)
         self.upstream = ScriptedUpstream(
-            scenario.get("upstream", []),
-            self._exchange_begins,
-            self._words.tokens.append,
-            self._start_epoch_s,
+            scenario.get("upstream", []), self._exchange_begins, self._words.learn, self._start_epoch_s
         )
         self._put_item(scenario.get("item"))
         for version in scenario.get("secret", ["v1"]):
@@ -106,11 +99,10 @@ class World:
         """Take every step, compare the end, and return what was not as foreseen."""
         while self._steps:
             self._move_to(max(self._steps[0]["at_s"], self._elapsed_s))
-        if self._finally:
-            self._compare("the item", self._finally.get("item", {}), self._described_item())
-            if "ledger" in self._finally:
-                self._compare_rows(self._finally["ledger"])
-        if not self._finally.get("upstream_left") and self.upstream.replies:
+        self._compare("the item", self._finally.get("item", {}), self._described_item())
+        if "ledger" in self._finally:
+            self._compare_rows(self._finally["ledger"])
+        if self.upstream.replies:
             self.problems.append(f"the upstream was not asked for {self.upstream.replies}")
         return self.problems
 
@@ -135,7 +127,14 @@ class World:
     def _take(self, step: Json) -> None:
         if "change" in step:
             self._change(step["change"])
-            return
+        if "status" in step:
+            record = token_record(CONNECTION, self._stored_item())
+            status = describe(record, self._start_epoch_s + self._elapsed_s)
+            self._compare(f"status at {step['at_s']} s", step["status"], status)
+        if "call" in step:
+            self._call(step)
+
+    def _call(self, step: Json) -> None:
         call: Json = step["call"]
         running = Running(call.get("instance", "A"))
         assert running.instance not in {other.instance for other in self._running}, "one request at a time"
@@ -149,25 +148,29 @@ class World:
         if "error" in got and "error" not in step["gets"]:
             self.problems.append(f"{label}: {got}")
         self._compare(label, step["gets"], got)
-        foreseen = step.get("asks", {})
+        foreseen = contacts(step["asks"])
         if any(
             not is_as_foreseen(foreseen.get(name, 0), running.asked[name]) for name in (*_ASKED, *foreseen)
         ):
             self.problems.append(f"{label}: asks {dict(running.asked)}, foreseen {foreseen}")
-        if "events" in step and running.events != step["events"]:
-            self.problems.append(f"{label}: events {running.events}, foreseen {step['events']}")
+        if "events" in step:
+            events = [{"event": one} if isinstance(one, str) else one for one in step["events"]]
+            if not is_as_foreseen(events, running.events):
+                self.problems.append(f"{label}: events {running.events}, foreseen {events}")
 
     def _ask(self, name: str, call: Json) -> Json:
         now = self._clock_of(name)
         wanted = TokenWanted(
             CONNECTION,
             call.get("min_ttl_s", 0.0),
-            token_id_of(call["rejected"]) if "rejected" in call else None,
+            token_id_of(self._words.text_of(call["rejected"])) if "rejected" in call else None,
             call.get("caller", "111111111111:role/orders"),
         )
-        instance = self._instances.setdefault(name, self._new_instance(name))
+        if name not in self._instances:
+            self._instances[name] = self._new_instance(name)
+        deadline_epoch_s = now + call.get("run_time_s", _RUN_TIME_S)
         try:
-            issued = instance.issue(wanted, now + call.get("run_time_s", 28.0))
+            issued = self._instances[name].issue(wanted, deadline_epoch_s)
         except TokenBrokerError as error:
             return {"error": error.code, "retry_after_s": error.retry_after_s}
         except Crash:
@@ -175,15 +178,16 @@ class World:
             return {"crash": True}
         return self._answer(name, issued)
 
-    def _answer(self, name: str, issued: IssuedToken) -> Json:
-        expires_at = issued.expires_at_epoch_s
+    def _answer(self, name: str, issued: Issued) -> Json:
+        token = issued.clear.token
+        expires_at = token.expires_at_epoch_s
         if expires_at is not None and expires_at <= self._clock_of(name):
             self.problems.append(f"{name} was served an expired token")
         return {
-            "token": issued.access_token,
+            "token": self._words.name_of(issued.clear.access_token),
             "from": issued.source,
             "generation": issued.generation,
-            "scope": issued.scope,
+            "scope": token.scope,
             "expires_at_s": None if expires_at is None else self._words.relative(expires_at),
         }
 
@@ -192,6 +196,8 @@ class World:
             match what:
                 case "upstream":
                     self.upstream.replies[:] = value
+                case "upstream_hosts":
+                    self._upstream_hosts = value
                 case "secret":
                     self._rotate(value)
                 case "secret_deleted":
@@ -228,25 +234,24 @@ class World:
         if fault.kind == "crash_before":
             self._faults.pop(call)
             raise Crash
-        if fault.kind in {"no_answer", "retried", "crash_after", "slow"}:
+        if fault.kind in {"no_answer", "crash_after", "slow"}:
             return
         fault.times -= 1
         raise no_connection() if fault.kind == "down" else aws_error(fault.kind)
 
-    def _after(self, operation: Operation) -> bool:
+    def _after(self, operation: Operation) -> None:
         fault = self._faults.get(_CALLS[operation.name])
         if fault is None or not fault.times:
-            return False
+            return
         if fault.skip:
             fault.skip -= 1
-            return False
+            return
         fault.times -= 1
         if fault.kind == "crash_after":
             self._faults.pop(_CALLS[operation.name])
             raise Crash
         if fault.kind == "no_answer":
             raise no_answer()
-        return fault.kind == "retried"
 
     def _exchange_begins(self, takes_s: float) -> None:
         self._running[-1].asked["exchange"] += 1
@@ -256,7 +261,13 @@ class World:
         """Make a version current; a bare name stands for client credentials whose secret is named after it."""
         described: Json = {"version": version} if isinstance(version, str) else version
         name = described["version"]
-        value = {"client_id": "client-1", "client_secret": f"secret-of-{name}"}
+        value: object = {"client_id": "client-1", "client_secret": f"secret-of-{name}"}
+        if "personal" in described:
+            value = {"type": "personal_access_token", "access_token": described["personal"]}
+        elif "with" in described:
+            value = {"client_id": "client-1", "client_secret": f"secret-of-{name}", **described["with"]}
+        elif "binary" in described:
+            value = described["binary"].encode()
         new = self._secrets.put(f"{_PREFIX}/{CONNECTION}", described.get("value", value))
         self._words.versions[new] = name
 
@@ -268,9 +279,11 @@ class World:
 
     # --- comparing ----------------------------------------------------------------------------------------------
 
+    def _stored_item(self) -> dict[str, Any]:
+        return dict(self._dynamodb.items.get((CONNECTION, "token"), {}))
+
     def _described_item(self) -> Json:
-        stored = self._dynamodb.items.get((CONNECTION, "token"), {})
-        return self._words.from_attributes(stored, self._start_epoch_s + self._elapsed_s)
+        return self._words.from_attributes(self._stored_item(), self._start_epoch_s + self._elapsed_s)
 
     def _compare_rows(self, foreseen: list[Json]) -> None:
         stored = sorted(self._dynamodb.items.items())
@@ -295,28 +308,30 @@ class World:
 
         def new_id() -> str:
             self._ids += 1
-            return f"attempt-{self._ids}"
+            return f"owner-{self._ids}"
 
-        surroundings = Surroundings(
+        def notice(event: str, facts: dict[str, object]) -> None:
+            self._running[-1].events.append({"event": event, **facts})
+
+        settings = Settings(
+            token_table=_TABLE,
+            token_key_arn=KEY_ARN,
+            secret_prefix=_PREFIX,
+            upstream_hosts=frozenset(self._upstream_hosts),
+            upstream_ca_file=None,
+            default_token_url=TOKEN_URL,
+            lease_seconds=self._lease_s,
+        )
+        ports = Ports(
             clock=clock,
+            monotonic=lambda: self._elapsed_s,
             sleep=self._move_by,
             randomness=lambda: self._chance,
             new_id=new_id,
-            notice=lambda event, _: self._running[-1].events.append(event),
+            notice=notice,
         )
-        dynamodb: DynamoDBClient = self._dynamodb  # type: ignore[assignment]  # has what the broker uses
-        kms: KMSClient = self._kms  # type: ignore[assignment]  # the same
-        manager: SecretsManagerClient = self._secrets  # type: ignore[assignment]  # the same
-        store = TokenStore(dynamodb, kms, table=_TABLE, key_arn=KEY_ARN)
-        minter = Minter(
-            ConnectionSecrets(lambda: manager, _PREFIX, _TOKEN_URL),
-            OAuthExchange(frozenset({"api.digishare.ma"}), None, clock),
-            clock,
+        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets)
+        _, issuer = assemble_policy(
+            settings, clients, OAuthExchange(settings.upstream_hosts, None, clock), ports
         )
-        return TokenIssuer(
-            store,
-            TokenReplacer(store, MintLedger(dynamodb, table=_TABLE), minter, surroundings),
-            surroundings,
-            longest_lease_s=self._lease_s,
-            daily_mint_ceiling=self._ceiling,
-        )
+        return issuer

@@ -15,17 +15,17 @@ from functions.broker import handler
 from functions.broker.assembly import Broker
 from functions.broker.audit import Audit
 from functions.broker.grants import load_grants
-from functions.broker.issue_token import IssuedToken
+from functions.broker.issue_token import Issued
 from functions.broker.settings import Settings
-from functions.broker.token_record import TokenRecord
+from functions.broker.token import ClearToken, Token, TokenRecord
 from tests.unit.odd_events import BODIES, BOUNDED, JSON_VALUES, LONGEST_ANSWER_S, PATHS, changed, event_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from functions.broker.adapters.token_store import TokenStore
+    from functions.broker.decide import TokenWanted
     from functions.broker.issue_token import TokenIssuer
-    from functions.broker.token_need import TokenWanted
-    from functions.broker.token_store import TokenStore
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class _Context:
     invoked_function_arn: str = "arn:aws:lambda:eu-west-3:000000000000:function:broker:live"
 
     def get_remaining_time_in_millis(self) -> int:
-        return 29_000
+        return 31_000
 
 
 class _Issuer:
-    def issue(self, wanted: TokenWanted, deadline_epoch_s: float) -> IssuedToken:
-        return IssuedToken("T1", "0123456789abcdef", 1, None, "a b", "memory")
+    def issue(self, wanted: TokenWanted, deadline_epoch_s: float) -> Issued:
+        token = Token("0123456789abcdef", 0.0, None, None, "a b", "v1")
+        return Issued(ClearToken(token, "T1"), 1, "memory")
 
 
 class _Store:
@@ -52,7 +53,7 @@ def stub_broker() -> Iterator[None]:
     """The handler with the real grants and audit, and an issuer that always has a token."""
     audit = Audit()
     broker = Broker(
-        Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900, 24),
+        Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900),
         load_grants(),
         audit,
         cast("TokenStore", _Store()),

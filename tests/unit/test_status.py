@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 
 import pytest
 
 from functions.broker.status import describe
-from functions.broker.token_record import Failure, PublishedToken, TokenRecord
+from functions.broker.token import (
+    HOLDER_LOST,
+    Failure,
+    FailureKind,
+    Lock,
+    Pace,
+    SealedToken,
+    Token,
+    TokenRecord,
+)
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
-SEALED = b"sealed-canary"
-TOKEN = PublishedToken(
+TOKEN = Token(
     token_id="0123456789abcdef",
-    sealed=SEALED,
-    fence=7,
-    generation=4,
     issued_at_epoch_s=NOW - 5000,
     expires_at_epoch_s=NOW + 5000,
     lifetime_s=10_000,
     scope="campaigns:read",
     secret_version="v1",
 )
+SEALED = SealedToken(TOKEN, b"sealed-canary", fence=7)
 RECORD = TokenRecord(
-    "digishare", TOKEN, fence=7, lock_owner="owner-canary", mints_day="2026-11-23", mints_today=3,
-    rejections={"111111111111:role/caller-canary": [NOW]},
-)  # fmt: skip
-FAILURE = Failure("upstream_500", terminal=False, secret_version="v1", count=2, at_epoch_s=NOW - 1)
+    "digishare", SEALED, generation=4, fence=7, pace=Pace(20.5, NOW), reports={"1:role/caller-canary": [NOW]}
+)
+FAILURE = Failure("upstream_500", FailureKind.MAY_HAVE_ISSUED, count=2, not_before_epoch_s=NOW + 4)
+
+
+def with_token(**changes: object) -> TokenRecord:
+    return replace(RECORD, token=replace(SEALED, token=replace(TOKEN, **changes)))  # type: ignore[arg-type] # by name
 
 
 def test_a_connection_that_never_had_a_token() -> None:
@@ -44,7 +54,7 @@ def test_a_connection_that_never_had_a_token() -> None:
         "being_replaced": False,
         "last_error": None,
         "failures_in_a_row": 0,
-        "mints_today": 0,
+        "exchanges_left": 24,
     }
 
 
@@ -61,77 +71,95 @@ def test_a_token_in_service() -> None:
         "being_replaced": False,
         "last_error": None,
         "failures_in_a_row": 0,
-        "mints_today": 3,
+        "exchanges_left": 20,
     }
 
 
 @pytest.mark.parametrize(
     ("later_s", "state"),
-    [(0, "fresh"), (3500, "soft"), (4800, "hard"), (5000, "expired"), (99_999, "expired")],
+    [(0, "fresh"), (2999, "fresh"), (3001, "due"), (4998, "due"), (4999.5, "expired"), (99_999, "expired")],
 )
 def test_the_state_is_that_of_the_moment(later_s: float, state: str) -> None:
     assert describe(RECORD, NOW + later_s)["state"] == state
 
 
-def test_a_token_without_a_known_expiry() -> None:
-    record = replace(
-        RECORD, token=replace(TOKEN, expires_at_epoch_s=None, lifetime_s=0), next_refresh_at_epoch_s=NOW + 60
-    )
-    described = describe(record, NOW)
+def test_a_token_without_a_known_expiry_is_fresh() -> None:
+    described = describe(with_token(expires_at_epoch_s=None, lifetime_s=None), NOW + 10**8)
 
     assert (described["state"], described["expires_at"]) == ("fresh", None)
-    assert described["next_attempt_at"] == "2026-11-23T12:01:00+00:00"
-    assert describe(record, NOW + 60)["state"] == "soft"
 
 
-def test_failures_and_the_next_attempt() -> None:
-    record = replace(
-        RECORD, failure=FAILURE, next_attempt_at_epoch_s=NOW + 4, next_refresh_at_epoch_s=NOW + 450
-    )
-    described = describe(record, NOW)
+def test_a_failure_and_the_next_attempt() -> None:
+    described = describe(replace(RECORD, failure=FAILURE, refresh_at_epoch_s=NOW + 450), NOW)
 
     assert (described["last_error"], described["failures_in_a_row"]) == ("upstream_500", 2)
     assert described["next_attempt_at"] == "2026-11-23T12:07:30+00:00"
 
 
 def test_without_a_token_only_the_back_off_is_waited_for() -> None:
-    record = TokenRecord(
-        "digishare", failure=FAILURE, next_attempt_at_epoch_s=NOW + 4, next_refresh_at_epoch_s=NOW + 450
-    )
+    record = TokenRecord("digishare", failure=FAILURE, refresh_at_epoch_s=NOW + 450)
 
     assert describe(record, NOW)["next_attempt_at"] == "2026-11-23T12:00:04+00:00"
 
 
 def test_what_is_past_is_not_waited_for() -> None:
-    record = replace(RECORD, next_attempt_at_epoch_s=NOW - 1, next_refresh_at_epoch_s=NOW)
+    record = replace(RECORD, failure=replace(FAILURE, not_before_epoch_s=NOW - 1), refresh_at_epoch_s=NOW)
 
     assert describe(record, NOW)["next_attempt_at"] is None
 
 
-@pytest.mark.parametrize(("until_s", "being_replaced"), [(5, True), (0, False), (-5, False)])
-def test_a_lock_that_is_held(until_s: float, *, being_replaced: bool) -> None:
-    record = replace(RECORD, lock_until_epoch_s=NOW + until_s)
+@pytest.mark.parametrize(("until_s", "being_replaced"), [(5, True), (0, False), (-5, False), (61, False)])
+def test_a_lock_counts_until_its_end_and_for_a_minute_at_most(
+    until_s: float, *, being_replaced: bool
+) -> None:
+    record = replace(RECORD, lock=Lock("owner-canary", NOW + until_s))
 
     assert describe(record, NOW)["being_replaced"] is being_replaced
 
 
-def test_yesterdays_mints_do_not_count() -> None:
-    assert describe(RECORD, NOW + 86_400)["mints_today"] == 0
+@pytest.mark.parametrize(
+    ("until_s", "told"),
+    [(14.5, (True, None, 2)), (0.0, (False, HOLDER_LOST, 3))],
+    ids=["while it may still follow", "after the lock's end"],
+)
+def test_a_lost_holder_is_reported_only_once_its_lock_has_ended(
+    until_s: float, told: tuple[bool, str | None, int]
+) -> None:
+    failure = Failure(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED, 3, not_before_epoch_s=NOW + until_s)
+    status = describe(replace(RECORD, lock=Lock("owner", NOW + until_s), failure=failure), NOW)
+
+    assert (status["being_replaced"], status["last_error"], status["failures_in_a_row"]) == told
+
+
+def test_a_token_of_the_previous_secret_version_is_said_to_be_one() -> None:
+    previous = with_token(version_stage="AWSPREVIOUS")
+
+    assert describe(previous, NOW)["last_error"] == "current_secret_refused"
+    assert describe(replace(previous, failure=FAILURE), NOW)["last_error"] == "upstream_500"
+
+
+@pytest.mark.parametrize("absurd", [-1e300, 1e300, 253_402_300_800.0, math.inf])
+def test_times_that_nobody_can_write_down_are_no_error(absurd: float) -> None:
+    record = replace(
+        with_token(issued_at_epoch_s=-absurd, expires_at_epoch_s=absurd), refresh_at_epoch_s=absurd
+    )
+
+    assert json.dumps(describe(record, NOW))
 
 
 def test_never_a_token_nor_its_ciphertext_nor_who_reported_it() -> None:
-    record = replace(RECORD, failure=FAILURE, lock_until_epoch_s=NOW + 5)
+    record = replace(RECORD, failure=FAILURE, lock=Lock("owner-canary", NOW + 5))
     text = json.dumps(describe(record, NOW))
 
     assert "canary" not in text
     assert "sealed" not in text
     assert "access_token" not in text
-    assert "canary" not in repr(TOKEN)
+    assert "canary" not in repr(SEALED)
 
 
 def test_every_field_of_the_record_was_considered() -> None:
     # A field that is added later must be looked at here before it can be shown, or forgotten.
     assert {field.name for field in fields(TokenRecord)} == {
-        "connection", "token", "fence", "lock_owner", "lock_until_epoch_s", "next_refresh_at_epoch_s",
-        "next_attempt_at_epoch_s", "failure", "mints_day", "mints_today", "rejections",
+        "connection", "token", "generation", "fence", "lock", "pace", "failure", "refresh_at_epoch_s",
+        "refused_versions", "reports",
     }  # fmt: skip

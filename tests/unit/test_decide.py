@@ -1,0 +1,226 @@
+"""What must hold of a decision for every record, however absurd. No fakes: `decide` is pure."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
+
+from functions.broker.decide import (
+    Need,
+    Refuse,
+    Replace,
+    Serve,
+    TokenWanted,
+    Wait,
+    decide,
+)
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+
+NOW = 1_800_000_000.0
+DEADLINE = NOW + 30.4
+DAY_S = 86_400.0
+ID, OTHER_ID = "0" * 16, "f" * 16
+ME, OTHER = "111111111111:role/me", "111111111111:role/other"
+BOUNDED = settings(max_examples=300, deadline=None, database=None)
+
+# --- random records ------------------------------------------------------------------------------------------------
+# Seconds from now. DynamoDB's numbers reach 1e125; what lies close to a rule's edge is drawn often.
+EDGES_S = (
+    0.0,
+    0.4,
+    1.0,
+    2.5,
+    12.9,
+    13.0,
+    14.5,
+    30.0,
+    59.9,
+    60.0,
+    61.0,
+    720.0,
+    900.0,
+    959.9,
+    960.0,
+    961.0,
+    3600.0,
+)
+OFFSETS_S = (
+    st.sampled_from([*EDGES_S, *(-edge for edge in EDGES_S)])
+    | st.floats(-1e4, 1e4)
+    | st.floats(-5e7, 5e7)
+    | st.sampled_from([-1e125, -1e15, 1e15, 1e125])
+)
+MOMENTS = OFFSETS_S.map(lambda offset_s: NOW + offset_s)
+COUNTS = st.integers(-3, 20) | st.sampled_from([-(10**15), 10**15])
+VERSIONS = st.lists(st.sampled_from(["v1", "v2", "v3"]), max_size=3, unique=True).map(tuple)
+CODES = st.sampled_from(["upstream_500", "invalid_client", "secret_missing", "secret_malformed", ""])
+TOKENS = st.builds(
+    Token,
+    st.sampled_from([ID, OTHER_ID]),
+    MOMENTS,
+    st.none() | MOMENTS,
+    st.none() | st.floats(-10, 5e7) | st.sampled_from([0.0, 1e125]),
+    st.none(),
+    st.just("v1"),
+    st.sampled_from(["AWSCURRENT", "AWSPREVIOUS"]),
+)
+RECORDS = st.builds(
+    TokenRecord,
+    st.just("digishare"),
+    token=st.none() | st.builds(SealedToken, TOKENS, st.just(b""), COUNTS),
+    generation=COUNTS,
+    fence=COUNTS,
+    lock=st.none() | st.builds(Lock, st.just("theirs"), MOMENTS),
+    pace=st.builds(Pace, st.floats(-5, 30) | st.sampled_from([0.0, 0.99, 1.0, -1e125, 1e125]), MOMENTS),
+    failure=st.none() | st.builds(Failure, CODES, st.sampled_from(FailureKind), COUNTS, MOMENTS),
+    refresh_at_epoch_s=st.just(0.0) | MOMENTS,
+    refused_versions=VERSIONS,
+    reports=st.dictionaries(st.sampled_from([ME, OTHER]), st.lists(MOMENTS, max_size=9), max_size=2),
+)
+REQUESTS = st.builds(
+    TokenWanted,
+    st.just("digishare"),
+    st.sampled_from([0.0, 900.0, 1e9]) | st.floats(0, 1e9),
+    st.none() | st.sampled_from([ID, OTHER_ID]),
+    st.sampled_from([ME, OTHER]),
+)
+LEFT_S = st.sampled_from([-1.0, 0.0, 2.4, 2.5, 12.9, 13.0, 30.4]) | st.floats(-10, 40)
+
+
+def may_be_served(record: TokenRecord, wanted: TokenWanted, now: float) -> bool:
+    """The contract's *usable*, in other words than the code's."""
+    if record.token is None:
+        return False
+    token = record.token.token
+    if token.expires_at_epoch_s is not None and token.expires_at_epoch_s - now < 1:
+        return False
+    age_s = now - token.issued_at_epoch_s
+    return token.token_id != wanted.rejected_token_id or 0 <= age_s < 60
+
+
+def ahead_s(moment: float | None, now: float) -> float:
+    return 0.0 if moment is None else moment - now
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
+def test_only_a_usable_token_is_served(
+    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
+) -> None:
+    decision = decide(record, wanted, NOW, NOW + left_s, versions)
+
+    event(type(decision).__name__)
+    if isinstance(decision, Serve):
+        assert may_be_served(record, wanted, NOW)
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
+def test_an_error_or_a_wait_is_only_for_those_who_have_no_usable_token(
+    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
+) -> None:
+    decision = decide(record, wanted, NOW, NOW + left_s, versions)
+
+    if isinstance(decision, Refuse | Wait):
+        assert not may_be_served(record, wanted, NOW)
+    if isinstance(decision, Wait):
+        assert NOW < decision.until_epoch_s <= NOW + 960
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
+def test_a_token_is_replaced_only_with_lock_time_and_limits_free(
+    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
+) -> None:
+    decision = decide(record, wanted, NOW, NOW + left_s, versions)
+
+    if not isinstance(decision, Replace):
+        return
+    assert NOW + left_s - NOW >= 13
+    lock, failure, pace = record.lock, record.failure, record.pace
+    if lock is not None:
+        assert not 0 < lock.until_epoch_s - NOW <= 60
+    if failure is not None and 0 < failure.not_before_epoch_s - NOW <= 960:
+        assert failure.kind is FailureKind.REFUSED
+        assert set(versions) - set(record.refused_versions)
+    said_s = record.token.token.lifetime_s if record.token else None
+    interval_s = min(900.0, 900.0 if said_s is None else max(1.0, said_s / 2))
+    since_s = NOW - pace.since_epoch_s
+    assert max(0.0, pace.left) + (1.0 if since_s < 0 else since_s / interval_s) >= 1
+    if decision.need is Need.REPORTED:
+        counted = [at for at in record.reports.get(wanted.caller, ()) if 0 <= NOW - at < DAY_S]
+        assert len(counted) < 6
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
+def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(
+    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
+) -> None:
+    decision = decide(record, wanted, NOW, NOW + left_s, versions)
+
+    if isinstance(decision, Refuse):
+        retry_after_s = decision.error.retry_after_s
+        assert retry_after_s is None or 1 <= retry_after_s <= 960
+        assert (retry_after_s is None) == (decision.error.status in {403, 502})
+
+
+def seconds_to_a_token(record: TokenRecord, wanted: TokenWanted) -> float:
+    """Ask as told, again and again; return after how many seconds a token is served or replaced."""
+    now = NOW
+    while now < NOW + 2 * DAY_S:
+        deadline = now + 30.4
+        for _ in range(9):
+            decision = decide(record, wanted, now, deadline, record.refused_versions)
+            if not isinstance(decision, Wait):
+                break
+            # As the loop does: it looks again at the end of what it waits for, at the latest when 2.5 s are left.
+            now = decision.until_epoch_s if decision.until_epoch_s < deadline - 2.5 else deadline - 2.4
+        if isinstance(decision, Serve | Replace):
+            return now - NOW
+        assert isinstance(decision, Refuse), "waits beyond its time"
+        now += decision.error.retry_after_s or 5  # an operator's matter: somebody asks now and then
+    return math.inf
+
+
+def is_over_its_share(record: TokenRecord, wanted: TokenWanted) -> bool:
+    """Whether six reports count, or will count once their moment has come."""
+    return wanted.rejected_token_id is not None and len(record.reports.get(wanted.caller, ())) >= 6
+
+
+LOCKED_AND_FAILED = TokenRecord(
+    "digishare",
+    lock=Lock("theirs", NOW + 60),
+    pace=Pace(0.0, NOW),
+    failure=Failure("upstream_500", FailureKind.MAY_HAVE_ISSUED, 11, NOW + 960),
+)
+
+
+@BOUNDED
+@example(LOCKED_AND_FAILED, TokenWanted("digishare"))
+@example(TokenRecord("digishare", pace=Pace(-1e125, NOW + 1e125)), TokenWanted("digishare"))
+@given(RECORDS, REQUESTS)
+def test_with_nothing_usable_a_caller_who_asks_as_told_comes_to_an_exchange_within_16_minutes(
+    record: TokenRecord, wanted: TokenWanted
+) -> None:
+    if may_be_served(record, wanted, NOW) or is_over_its_share(record, wanted):
+        return
+    # What is too far ahead to count today can come within reach while another rule makes one wait: no instance
+    # whose clock agrees with the others' writes that, and even so the waits add up to half an hour, no more.
+    lock_s = ahead_s(record.lock.until_epoch_s if record.lock else None, NOW)
+    not_before_s = ahead_s(record.failure.not_before_epoch_s if record.failure else None, NOW)
+    is_of_our_time = lock_s <= 60 and not_before_s <= 960 and record.pace.since_epoch_s <= NOW
+    limit_s = 960.0 if is_of_our_time else 60 + 900 + 960.0
+
+    # A second for each time that somebody is told whole seconds, five for the one who is told none.
+    assert seconds_to_a_token(record, wanted) <= limit_s + 8
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, st.sampled_from([NOW, 0.0, -1e12, 1e15]), OFFSETS_S, VERSIONS)
+def test_no_record_is_too_absurd_to_decide_on(
+    record: TokenRecord, wanted: TokenWanted, now: float, left_s: float, versions: tuple[str, ...]
+) -> None:
+    assert isinstance(decide(record, wanted, now, now + left_s, versions), Serve | Wait | Replace | Refuse)

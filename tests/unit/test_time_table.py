@@ -1,0 +1,351 @@
+"""The time table: computed from the constants, then tried with the real policy in virtual time.
+
+::
+
+    holder, whose clock is 1.5 s ahead   |x  killed when it had the lock, which lasts 14.5 s by its clock
+    a waiter, arriving at any moment        |..... polls .....| lock |- row -|--- exchange ---|- publish -| answer
+                                          0                 16.0   16.4                                    29.4
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
+
+from functions.broker import lifetime
+from functions.broker.adapters.dynamodb import token_record
+from functions.broker.adapters.mint_ledger import Outcome, mint_of
+from functions.broker.assembly import Clients, assemble_policy
+from functions.broker.decide import TokenWanted
+from functions.broker.ports import Ports
+from functions.broker.settings import Settings
+from functions.broker.token import MOST_EXCHANGES_AT_ONCE
+from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
+from tests.fakes.upstream import FakeUpstream
+from tests.fakes.wire import Wire
+from token_broker.errors import TemporarilyUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from functions.broker.issue_token import TokenIssuer
+    from functions.broker.token import TokenRecord
+    from tests.fakes.wire import Operation
+
+START_EPOCH_S = 1_800_000_000.0
+UPSTREAM_S = [3.0, 7.9, 8.9, 9.9]
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+ARRIVALS = 60
+DEADLINE_S = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
+BUDGETED_AWS_S = 0.5
+"""Lock to sending has 1 s for two calls."""
+
+# --- computed -------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_lasts_as_long_as_everything_under_it_and_the_clocks_difference() -> None:
+    parts_s = [
+        lifetime.LOCK_TO_SEND_S,
+        lifetime.EXCHANGE_S,
+        lifetime.PUBLISH_S,
+        lifetime.CLOCK_DIFFERENCE_S,
+    ]
+
+    assert parts_s == [1, 10, 2, 1.5]
+    assert sum(parts_s) == lifetime.LOCK_S == 14.5
+    assert sum(parts_s[:3]) == lifetime.TO_LOCK_S == 13
+    assert sum(parts_s[1:3]) == lifetime.TO_SEND_S == 12
+
+
+def test_the_worst_waiter_is_answered_before_its_deadline() -> None:
+    worst_s = lifetime.LOCK_S + lifetime.CLOCK_DIFFERENCE_S + lifetime.LONGEST_POLL_S + lifetime.TO_LOCK_S
+
+    assert pytest.approx(30.4) == DEADLINE_S
+    assert worst_s == pytest.approx(29.4)
+    assert worst_s + lifetime.SLOW_AWS_S <= DEADLINE_S
+
+
+def test_the_function_may_run_as_long_as_the_time_table_takes() -> None:
+    function = TEMPLATE.read_text().split("  BrokerFunction:\n")[1].split("\n  Broker")[0]
+
+    (timeout,) = re.findall(r"^      Timeout: (\d+)$", function, re.MULTILINE)
+    assert float(timeout) == lifetime.FUNCTION_TIMEOUT_S
+
+
+def test_one_who_waits_stops_while_an_aws_call_still_fits_into_its_time() -> None:
+    assert lifetime.AWS_CALL_S == lifetime.AWS_CONNECT_TIMEOUT_S + lifetime.AWS_READ_TIMEOUT_S == 2.5
+    assert lifetime.AWS_TROUBLE_S == 10
+    # The longest lock of a slow AWS is still one that counts, and the longest wait after a failure, too.
+    assert lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_LOCK_S == 60
+    longest_wait_s = lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.MAY_HAVE_ISSUED_LIMIT_S
+    assert longest_wait_s + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_NOT_BEFORE_S == 960
+
+
+# --- tried ------------------------------------------------------------------------------------------------------------
+
+
+def arrivals() -> list[float]:
+    """Return moments over the whole time for which a lock counts for somebody."""
+    length_s = lifetime.LOCK_S + lifetime.CLOCK_DIFFERENCE_S
+    return [0.001 + number * length_s / ARRIVALS for number in range(ARRIVALS)]
+
+
+class Killed(BaseException):
+    """Ends a request as SIGKILL does: nothing of the broker can catch it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+class Times:
+    """Instances of the real policy; every call of AWS and of the upstream takes its virtual time.
+
+    Args:
+        upstream_s: how long an exchange takes.
+        aws_s: how long each AWS call takes.
+
+    Attributes:
+        now: seconds since the start.
+        takes_s: how long one kind of call takes, where that is not as above.
+        then: what happens once the next call of a kind has taken effect.
+        clocks_off_s: by how much everybody's wall clock is off.
+        answers: the text of each token that a caller got in the end, or "refused".
+        upstream: counts the tokens that exist.
+    """
+
+    def __init__(self, *, upstream_s: float = 1.0, aws_s: float = 0.0) -> None:
+        self.now = 0.0
+        self.answers: list[str] = []
+        self.takes_s = {"upstream.exchange": upstream_s}
+        self.then: dict[str, Callable[[], None]] = {}
+        self.clocks_off_s = 0.0
+        self.events: Counter[str] = Counter()
+        self._aws_s = aws_s
+        self._numbers = itertools.count()
+        self._waiting: list[tuple[float, int, Any]] = []
+        self._hub = getcurrent()
+        wire = Wire(before=self._pass_time, after=self._go_on)
+        self.upstream = FakeUpstream(wire)
+        self.upstream.secrets["client"] = {"secret"}
+        secrets = FakeSecretsManager(wire)
+        secrets.put("connections/digishare", {"client_id": "client", "client_secret": "secret"})
+        self._secrets: Any = secrets
+        self._dynamodb: Any = FakeDynamoDB(wire)
+        self._kms: Any = FakeKMS(wire)
+
+    def instance(self, *, clock_ahead_s: float = 0.0, randomness: float = 1.0) -> TokenIssuer:
+        """Return the policy of a cold instance; the longest pauses unless said otherwise."""
+        ports = Ports(
+            clock=lambda: START_EPOCH_S + self.now + clock_ahead_s + self.clocks_off_s,
+            monotonic=lambda: self.now,
+            sleep=self.sleep,
+            randomness=lambda: randomness,
+            new_id=lambda: f"owner-{next(self._numbers)}",
+            notice=lambda event, _facts: self.events.update([event]),
+        )
+        settings = Settings(
+            "tokens",
+            "arn:aws:kms:x:1:key/a",
+            "connections",
+            frozenset({"api.digishare.ma"}),
+            None,
+            "https://api.digishare.ma/v1/oauth/token",
+            900,
+        )
+        exchange: Any = self.upstream
+        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets)
+        return assemble_policy(settings, clients, exchange, ports)[1]
+
+    def let_ask(
+        self, moment_s: float, issuer: TokenIssuer, *, most_times: int = 1, run_s: float = DEADLINE_S
+    ) -> None:
+        """Let a caller ask at a moment, and again as it is told; its last answer is added to `answers`."""
+
+        def ask() -> None:
+            for _ in range(most_times):
+                began = self.now
+                try:
+                    answer = self._issue(issuer, run_s)
+                except TemporarilyUnavailable as error:
+                    answer = "refused"
+                    self.sleep(error.retry_after_s or 0)
+                # Where every call takes longer than its budget, the margin for the answer may be used up, too.
+                limit_s = DEADLINE_S if self._aws_s <= BUDGETED_AWS_S else lifetime.FUNCTION_TIMEOUT_S
+                assert self.now - began <= limit_s or answer == "refused", "answered too late"
+                if answer != "refused":
+                    break
+            self.answers.append(answer)
+
+        self.at(moment_s, ask)
+
+    def _issue(self, issuer: TokenIssuer, run_s: float = DEADLINE_S) -> str:
+        deadline = issuer.ports.clock() + run_s
+        return issuer.issue(TokenWanted("digishare", caller="caller"), deadline).clear.access_token
+
+    def at(self, moment_s: float, work: Callable[[], object]) -> None:
+        """Let something begin at a moment."""
+        heapq.heappush(self._waiting, (moment_s, next(self._numbers), greenlet(work)))
+
+    def sleep(self, seconds: float) -> None:
+        heapq.heappush(self._waiting, (self.now + seconds, next(self._numbers), getcurrent()))
+        self._hub.switch()
+
+    def run(self) -> None:
+        """Go on until nothing is left to do."""
+        while self._waiting:
+            self.now, _, waiting = heapq.heappop(self._waiting)
+            waiting.switch()
+
+    def outcomes(self) -> Counter[Outcome]:
+        """Return how many rows of the ledger say what."""
+        rows = [item for (_, record), item in self._dynamodb.items.items() if record.startswith("mint#")]
+        return Counter(mint_of(row).outcome for row in rows)
+
+    def record(self) -> TokenRecord:
+        return token_record("digishare", self._dynamodb.items.get(("digishare", "token")))
+
+    def kill_a_holder(self, clock_ahead_s: float) -> None:
+        """Let an instance take the lock now and be killed before it can do anything with it."""
+
+        def hold() -> None:
+            self.then["dynamodb.update_item"] = kill
+            with pytest.raises(Killed):
+                self._issue(self.instance(clock_ahead_s=clock_ahead_s))
+
+        self.at(self.now, hold)
+
+    def _pass_time(self, operation: Operation) -> None:
+        if takes_s := self.takes_s.get(operation.name, self._aws_s):
+            self.sleep(takes_s)
+
+    def _go_on(self, operation: Operation) -> None:
+        self.then.pop(operation.name, lambda: None)()
+
+
+@pytest.mark.parametrize("clock_ahead_s", [1.5, 0.0, -1.5])
+@pytest.mark.parametrize("upstream_s", UPSTREAM_S)
+def test_behind_a_holder_that_was_killed_every_waiter_gets_a_token_by_its_deadline(
+    upstream_s: float, clock_ahead_s: float
+) -> None:
+    for arrives_s in arrivals():
+        times = Times(upstream_s=upstream_s)
+        times.kill_a_holder(clock_ahead_s)
+        times.let_ask(arrives_s, times.instance())
+        times.run()
+
+        assert times.answers == [token.access_token for token in times.upstream.issued], arrives_s
+        assert times.outcomes() == {Outcome.ISSUED: 1}
+
+
+@pytest.mark.parametrize("upstream_s", UPSTREAM_S)
+def test_behind_a_holder_that_was_killed_all_who_wait_share_one_exchange(upstream_s: float) -> None:
+    times = Times(upstream_s=upstream_s)
+    times.kill_a_holder(1.5)
+    for number, arrives_s in enumerate(arrivals()):
+        ahead_s = (-0.75, 0.0, 0.75)[number % 3]
+        times.let_ask(arrives_s, times.instance(clock_ahead_s=ahead_s, randomness=number / ARRIVALS))
+    times.run()
+
+    (token,) = times.upstream.issued
+    assert times.answers == [token.access_token] * ARRIVALS
+    assert times.outcomes() == {Outcome.ISSUED: 1}
+
+
+@pytest.mark.parametrize("upstream_s", UPSTREAM_S)
+@pytest.mark.parametrize("callers", [1, 5])
+@pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 1), (0.8, 3)])
+def test_where_aws_is_slow_callers_who_come_again_as_told_share_one_exchange(
+    aws_s: float, most_times: int, callers: int, upstream_s: float
+) -> None:
+    times = Times(upstream_s=upstream_s, aws_s=aws_s)
+    for number in range(callers):
+        issuer = times.instance(randomness=number / callers)
+        times.let_ask(number * 0.37, issuer, most_times=most_times)
+    times.run()
+
+    (token,) = times.upstream.issued
+    assert times.answers == [token.access_token] * callers
+    assert times.outcomes() == {Outcome.ISSUED: 1}
+
+
+@pytest.mark.parametrize("upstream_s", UPSTREAM_S)
+@pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 2), (0.8, 3)])
+def test_where_aws_is_slow_and_the_holder_was_killed_a_token_comes_all_the_same(
+    aws_s: float, most_times: int, upstream_s: float
+) -> None:
+    for arrives_s in arrivals():
+        times = Times(upstream_s=upstream_s, aws_s=aws_s)
+        times.kill_a_holder(1.5)
+        times.let_ask(arrives_s, times.instance(), most_times=most_times)
+        times.run()
+
+        assert times.answers == [token.access_token for token in times.upstream.issued], arrives_s
+
+
+def test_a_holder_that_was_killed_leaves_nobody_waiting_beyond_its_lock() -> None:
+    times = Times()
+    times.kill_a_holder(0.0)
+    times.run()
+
+    record = times.record()
+    assert record.lock is not None
+    assert record.failure is not None
+    assert record.lock.until_epoch_s == record.failure.not_before_epoch_s == START_EPOCH_S + lifetime.LOCK_S
+
+
+def test_one_whose_time_ran_out_while_the_secret_was_read_takes_no_lock() -> None:
+    times = Times(aws_s=0.8)
+    times.let_ask(0, times.instance(), run_s=lifetime.TO_LOCK_S + 2)
+    times.run()
+
+    assert times.answers == ["refused"]
+    assert times.record().fence == 0
+
+
+@pytest.mark.parametrize("run_s", [DEADLINE_S, lifetime.TO_LOCK_S + 0.1])
+def test_what_is_too_late_to_finish_is_not_sent_and_the_next_attempt_is(run_s: float) -> None:
+    times = Times()
+
+    def be_quick_again() -> None:
+        del times.takes_s["dynamodb.put_item"]
+
+    times.takes_s["dynamodb.put_item"] = lifetime.LOCK_TO_SEND_S + 0.2
+    times.then["dynamodb.put_item"] = be_quick_again
+    times.let_ask(0, times.instance(), most_times=2, run_s=run_s)
+    times.run()
+
+    assert times.answers == [token.access_token for token in times.upstream.issued]
+    assert times.outcomes() == {Outcome.FAILED: 1, Outcome.ISSUED: 1}
+    assert times.record().pace.left == MOST_EXCHANGES_AT_ONCE - 1
+
+
+def test_a_wall_clock_that_is_set_back_under_the_lock_sends_nothing() -> None:
+    times = Times()
+
+    def set_clocks_back() -> None:
+        times.clocks_off_s = -5.0
+
+    times.then["dynamodb.put_item"] = set_clocks_back
+    times.let_ask(0, times.instance(), most_times=2)
+    times.run()
+
+    assert times.answers == [token.access_token for token in times.upstream.issued]
+    assert times.outcomes() == {Outcome.FAILED: 1, Outcome.ISSUED: 1}
+
+
+def test_where_aws_is_slow_what_cannot_be_finished_by_the_deadline_is_not_sent() -> None:
+    times = Times(upstream_s=9.9, aws_s=0.8)
+    before_the_lock_s = 4 * 0.8
+    times.let_ask(0, times.instance(), run_s=before_the_lock_s + lifetime.TO_LOCK_S + 0.2)
+    times.run()
+
+    assert times.answers == ["refused"]
+    assert times.upstream.mints == 0
