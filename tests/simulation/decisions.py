@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from random import Random
-
-SERVICES = ("dynamodb", "kms", "secretsmanager", "upstream")
 OPERATIONS = (
     "dynamodb.get_item",
     "dynamodb.update_item",
@@ -19,22 +14,27 @@ OPERATIONS = (
     "secretsmanager.get_secret_value",
     "upstream.exchange",
 )
+CONNECTIONS = ("digishare", "partner", "personal")
+"""The last one is a personal access token."""
+RETRY_AFTER_S = 120.0
 
 
 class Fault(StrEnum):
     """What befalls one call of an adapter."""
 
     NONE = "none"
-    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
     """An error at once; the call has no effect."""
+    BUSY = "busy"
+    """Throttled at once; the call has no effect."""
+    DENIED = "denied"
+    """Refused by AWS at once; the call has no effect."""
     TIMED_OUT = "timed_out"
     """No answer within the time-out; the call has no effect."""
     LOST = "lost"
     """The call takes effect; the answer never comes."""
     LATE = "late"
     """No answer within the time-out; the call takes effect two seconds after that."""
-    SENT_AGAIN = "sent_again"
-    """The call takes effect, the answer is lost, the SDK sends it again."""
     SLOW = "slow"
     """The call takes effect at the end of its time-out."""
     CRASH_BEFORE = "crash_before"
@@ -52,13 +52,29 @@ class Weather(StrEnum):
     """429 with a Retry-After of two minutes."""
     BROKEN = "broken"
     """500, and nothing issued."""
-    MINTING_BROKEN = "minting_broken"
+    ISSUING_BROKEN = "issuing_broken"
     """500, although a token was issued."""
     REPEATING = "repeating"
-    """The same token again and again."""
+    """The same token until its end."""
+    EXTENDING = "extending"
+    """The same token, which lives longer each time."""
+    REFUSING = "refusing"
+    """Refuses right credentials."""
 
 
-RETRY_AFTER_S = 120.0
+class Damage(StrEnum):
+    """What a writer of the table does to an item."""
+
+    GARBLED = "garbled"
+    """The sealed token is no ciphertext."""
+    EXTENDED = "extended"
+    """The token has a later expiry."""
+    SWAPPED = "swapped"
+    """The token is another connection's."""
+    LOCKED = "locked"
+    """A lock that ends in a year."""
+    HELD_UP = "held_up"
+    """A failure whose "not before" is in a year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +84,27 @@ class Setup:
     Attributes:
         latency_s: how long a call takes at most where nothing is wrong; until then others may come before it.
         expires_in: what the upstream says at first.
+        exchange_s: how long the upstream takes at first.
         seed: of the broker's own randomness.
     """
 
     skews_s: tuple[float, ...] = (0.0, 0.0)
-    latency_s: float = 0.5
+    latency_s: float = 0.3
     expires_in: object = 3_600
-    daily_mint_ceiling: int = 1_000
+    exchange_s: float = 0.3
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A caller asks an instance, if that is idle."""
+    """A caller asks an instance, if that is idle; `reporting`: about the token that the instance served last."""
 
     instance: int
-    time_left_s: float = 28.0
+    connection: int = 0
+    caller: int = 0
+    time_left_s: float = 30.4
     min_ttl_s: float = 0.0
-    rejecting: bool = False
+    reporting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +128,19 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """The process of an instance stands still, whatever its time-outs say."""
+    """The process of an instance stands still, whatever its time-outs say: now, or at a coming look at its clock."""
 
     instance: int
     seconds: float
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock:
+    """An instance's wall clock is set: by how much it is ahead of true time from now on."""
+
+    instance: int
+    skew_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +151,26 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
-    """A service cannot be reached."""
+class Deploy:
+    """Every instance starts again as soon as it is idle, with another longest lease."""
 
-    service: str
+    lease_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A service, or one operation of it, does not do its part: UNREACHABLE, BUSY or DENIED."""
+
+    name: str
     seconds: float
+    how: Fault = Fault.UNREACHABLE
 
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
     """The secret gets a new value, which the upstream accepts or not; the one before may stay valid."""
 
+    connection: int = 0
     accepted: bool = True
     old_stays: bool = True
 
@@ -142,17 +179,49 @@ class Rotate:
 class Revoke:
     """A person revokes the published token in the dashboard."""
 
+    connection: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Tamper:
-    """Somebody writes over the sealed token in the item."""
+    """Somebody writes into the item."""
+
+    how: Damage
+    connection: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Delete:
+    """Somebody deletes the item, and the connection's rows too or not."""
+
+    connection: int = 0
+    rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The table is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The saved items come back, and the rows as they were then or not."""
+
+    rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
     """What the upstream says about lifetimes from now on."""
 
     expires_in: object
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """How long the upstream takes from now on."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,75 +232,8 @@ class Turn:
     seconds: float = 30.0
 
 
-Decision = (
-    Ask | Run | Wait | Freeze | Crash | Outage | Rotate | Revoke | Tamper | Promise | Turn
+Outside = (
+    Outage | Rotate | Revoke | Tamper | Delete | Snapshot | Restore | Say | Slow | Turn
 )  # fmt: skip
-
-
+Decision = Ask | Run | Wait | Freeze | SetClock | Crash | Deploy | Outside
 Trace = tuple[Setup, list[Decision]]
-
-
-# --- drawn at random ----------------------------------------------------------------------------------------------
-
-# Most of the difficulty lies in the conditional writes and in the exchange.
-_TROUBLED = (*OPERATIONS, *2 * ["dynamodb.update_item"], "upstream.exchange", "kms.encrypt")
-_STOPS = ("answer", "sleep", *(f"{side} {name}" for name in _TROUBLED for side in ("before", "after")))
-_FAULTS = tuple(fault for fault in Fault if fault is not Fault.NONE)
-# Around the margins of a token that lives for 90 s or for an hour, the lock, the trust, the back-off.
-_WAITS_S = (1.0, 5.0, 16.0, 30.0, 61.0, 75.0, 75.0, 88.0, 100.0, 400.0, 2_900.0, 3_500.0, 86_400.0)
-_LASTING_S = (3.0, 30.0, 100.0)
-
-
-def draw_trace(random: Random, *, adrift: bool, longest: int = 40) -> Trace:
-    """Return a trace.
-
-    Args:
-        random: where every choice comes from.
-        adrift: whether clocks may be minutes apart and processes stand still in the middle; only the fence's promises
-            hold then. Otherwise no two clocks differ by more than the margin, and all promises hold.
-        longest: most decisions.
-    """
-    skew_limit_s = 120.0 if adrift else 2.5
-    skews = [0.0, skew_limit_s, -skew_limit_s, skew_limit_s / 2]
-    setup = Setup(
-        skews_s=tuple(random.choice(skews) for _ in range(random.randint(2, 5))),
-        latency_s=random.choice([0.05, 0.5, 1.0]),
-        expires_in=random.choice([90, 90, 3_600, 31_536_000]),
-        daily_mint_ceiling=random.choice([1_000, 1_000, 1_000, 3]),
-        seed=random.randrange(1_000),
-    )
-    return setup, [_draw(random, adrift=adrift) for _ in range(random.randint(5, longest))]
-
-
-def _draw(random: Random, *, adrift: bool) -> Decision:
-    instance = random.randrange(3)
-    match random.choices(range(6), weights=(20, 25, 20, 15, 12, 8 if adrift else 0))[0]:
-        case 0:
-            return Run(instance, random.choice(_STOPS))
-        case 1:
-            return Run(instance, f"before {random.choice(_TROUBLED)}", random.choice(_FAULTS))
-        case 2:
-            return Wait(random.choice(_WAITS_S))
-        case 3:
-            time_left_s, min_ttl_s = (
-                random.choice([28.0, 28.0, 12.0, 3.0]),
-                random.choice([0.0, 0.0, 300.0, 900.0]),
-            )
-            return Ask(instance, time_left_s, min_ttl_s, rejecting=random.random() < 0.4)
-        case 4:
-            return _draw_outside(random, instance)
-        case _:
-            return Freeze(instance, random.choice([6.0, 21.0, 70.0]))
-
-
-def _draw_outside(random: Random, instance: int) -> Decision:
-    choices: list[Decision] = [
-        Crash(instance),
-        Outage(random.choice(SERVICES), random.choice(_LASTING_S)),
-        Rotate(accepted=random.random() < 0.7, old_stays=random.random() < 0.7),
-        Revoke(),
-        Tamper(),
-        Promise(random.choice([90, 2, 3_600, 31_536_000, 0, None, "900"])),
-        Turn(random.choice(list(Weather)), random.choice(_LASTING_S)),
-    ]
-    return random.choice(choices)

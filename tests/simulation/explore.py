@@ -6,7 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.decisions import Fault, Run, Setup, Trace, draw_trace
+from tests.simulation.decisions import Fault, Run, Setup, Trace
+from tests.simulation.draw import draw_trace
 from tests.simulation.promises import BrokenPromiseError
 from tests.simulation.world import World
 
@@ -14,17 +15,15 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
-    from tests.simulation.instance import Parts
 
-
-def simulate(trace: Trace, parts: Parts | None = None, *, counts: Counter[str] | None = None) -> World:
+def simulate(trace: Trace, *, counts: Counter[str] | None = None) -> World:
     """Run one trace to its end and on until everything is settled; return the world as it is then.
 
     Raises:
         BrokenPromiseError: with the log of all that happened.
     """
     setup, decisions = trace
-    world = World(setup, parts, counts=counts)
+    world = World(setup, counts=counts)
     world.counts["runs"] += 1
     for decision in decisions:
         world.decide(decision)
@@ -36,9 +35,9 @@ def explore(
     seeds: Iterable[int],
     *,
     adrift: bool,
-    parts: Parts | None = None,
     counts: Counter[str] | None = None,
     longest: int = 40,
+    is_shortened: bool = True,
 ) -> None:
     """Simulate the trace of each seed.
 
@@ -48,17 +47,17 @@ def explore(
     for seed in seeds:
         trace = draw_trace(Random(seed), adrift=adrift, longest=longest)  # noqa: S311 - repeatable on purpose
         try:
-            simulate(trace, parts, counts=counts)
+            simulate(trace, counts=counts)
         except BrokenPromiseError as broken:
-            shortest, broken = _shorten(trace, broken, parts)
+            if not is_shortened:
+                raise
+            shortest, broken = _shorten(trace, broken)
             setup, decisions = shortest
             broken.add_note("\n".join([f"seed {seed}, cut down to:", repr(setup), *map(repr, decisions)]))
             raise broken from None
 
 
-def _shorten(
-    trace: Trace, broken: BrokenPromiseError, parts: Parts | None
-) -> tuple[Trace, BrokenPromiseError]:
+def _shorten(trace: Trace, broken: BrokenPromiseError) -> tuple[Trace, BrokenPromiseError]:
     """Leave out and simplify as long as some promise stays broken (delta debugging)."""
     setup, decisions = trace
     size = len(decisions)
@@ -66,7 +65,7 @@ def _shorten(
         at = 0
         while at < len(decisions):
             fewer = decisions[:at] + decisions[at + size :]
-            if found := _breaks((setup, fewer), parts):
+            if found := _breaks((setup, fewer)):
                 decisions, broken = fewer, found
             else:
                 at += size
@@ -74,21 +73,21 @@ def _shorten(
     for at, decision in enumerate(decisions):
         if isinstance(decision, Run) and decision.fault is not Fault.NONE:
             simpler = [*decisions[:at], replace(decision, fault=Fault.NONE), *decisions[at + 1 :]]
-            if found := _breaks((setup, simpler), parts):
+            if found := _breaks((setup, simpler)):
                 decisions, broken = simpler, found
     for simpler_setup in (
         replace(setup, skews_s=setup.skews_s[:2]),
         replace(setup, skews_s=(0.0, 0.0)),
-        Setup(expires_in=setup.expires_in, daily_mint_ceiling=setup.daily_mint_ceiling),
+        Setup(expires_in=setup.expires_in),
     ):
-        if found := _breaks((simpler_setup, decisions), parts):
+        if found := _breaks((simpler_setup, decisions)):
             setup, broken = simpler_setup, found
     return (setup, decisions), broken
 
 
-def _breaks(trace: Trace, parts: Parts | None) -> BrokenPromiseError | None:
+def _breaks(trace: Trace) -> BrokenPromiseError | None:
     try:
-        simulate(trace, parts)
+        simulate(trace)
     except BrokenPromiseError as broken:
         return broken
     return None

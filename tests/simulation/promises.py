@@ -1,294 +1,272 @@
-"""What must hold at every moment of a simulation, whatever happens."""
+"""What must hold at every moment of a simulation, whatever happens: of calls and answers. Of what is written: `records.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from functions.broker import lifetime
-from functions.broker.issue_token import IssuedToken
-from functions.broker.token_record import TOKEN_RECORD, from_attribute
+from functions.broker.issue_token import Issued
+from tests.simulation.records import (
+    CLOCK_DIFFERENCE_S,
+    ROUNDING_S,
+    TRUST_S,
+    WITHIN_S,
+    YOUNG_TOKEN_S,
+    BrokenPromiseError,
+    Records,
+)
+from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tests.fakes.wire import Operation
     from tests.simulation.instance import Instance, Request
-    from tests.simulation.world import World
+    from tests.simulation.records import Plain, Watched
     from token_broker.errors import TokenBrokerError
 
-_KEY = ("digishare", TOKEN_RECORD)
+__all__ = ["CLOCK_DIFFERENCE_S", "TRUST_S", "WITHIN_S", "BrokenPromiseError", "Promises"]
+
 # The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
-TRUST_S = 60.0
-DIRECT_MINT_INTERVAL_S = 60.0
-YOUNG_TOKEN_S = 60.0
-CLOCK_MARGIN_S = 5.0
-ANSWER_MARGIN_S = 1.0
-_ROUNDING_S = 0.002  # the item keeps milliseconds
-_LINES_SHOWN = 80
+TO_LOCK_S, TO_SEND_S, EXCHANGE_S = 13.0, 12.0, 10.0
+LONGEST_REQUEST_S = 31.0
+ANSWER_S, AWS_CALL_S = 0.6, 2.5
+SHORTEST_USABLE_S = 1.0
+EXCHANGES_AT_ONCE, INTERVAL_S, DAY_S = 24.0, 900.0, 86_400.0
+_COUNTED_TWICE = 2.0
+"""Exchanges that the pace may lose to clocks that are 1.5 s apart, and to counting both ends of a window."""
 
 
-class BrokenPromiseError(AssertionError):
-    """A promise is broken; the text has the last events before it."""
-
-    def __init__(self, promise: str, log: list[str]) -> None:
-        super().__init__("\n".join([promise, *log[-_LINES_SHOWN:]]))
-        self.promise = promise
-
-
-@dataclass(slots=True)
-class _Birth:
-    """How a token came into being at the upstream."""
-
-    request: Request
-    fence: int | None
-    issued_at_true_epoch_s: float
-    expires_at_true_epoch_s: float
-    believable_until_epoch_s: float
-
-
-class Promises:
+class Promises(Records):
     """Watches one world.
 
     Attributes:
-        clocks_agree: whether no two clocks differ by more than the margin and no process has stood still.
         tokens_answered: how many requests were answered with a token.
-        late_sender: whose call takes effect now, long after it was given up, and the fence that it held then.
     """
 
-    def __init__(self, world: World, *, clocks_agree: bool) -> None:
-        self._world = world
-        self.clocks_agree = clocks_agree
-        self.late_sender: tuple[Request, int | None] | None = None
-        self.tokens_answered = 0
-        self._births: dict[str, _Birth] = {}
-        self._tokens_of_fence: dict[int, str] = {}
-        self._holders: dict[int, Request] = {}
-        self._published_by: dict[int, str] = {}
-        self._item: Mapping[str, Any] = {}
-        self._issued = 0
+    tokens_answered = 0
 
-    def ceiling_reached(self) -> bool:
-        """Return whether the daily ceiling of mints is what stands in the way."""
-        return bool(self._read_item().get("mints_today", 0) >= self._world.setup.daily_mint_ceiling)
+    # --- calls --------------------------------------------------------------------------------------------------------
 
-    # --- while calls are made -----------------------------------------------------------------------------------------
+    def on_ask(self, instance: Instance) -> None:
+        """A caller asks."""
+        request, wanted = instance.asked, instance.asked.wanted
+        watched = self.watched[wanted.connection]
+        self.asked.add(wanted.connection)
+        watched.largest_min_ttl_s = max(watched.largest_min_ttl_s, min(wanted.min_ttl_s, instance.lease_s))
+        if wanted.rejected_token_id:
+            watched.reported.add(wanted.rejected_token_id)
+            instance.reported[wanted.connection, wanted.rejected_token_id] = request.began_epoch_s
 
     def on_call(self, instance: Instance, operation: Operation) -> None:
-        """A call is about to be sent."""
-        self._require(instance.request is not None, "a call outside of a request")
-        if operation.name in {"dynamodb.get_item", "dynamodb.update_item"}:
-            instance.asked_table_at = self._clock(instance)
-        request = _request_of(instance)
-        if operation.name.startswith("secretsmanager") and request.store_faults and not request.minting_alone:
-            self._on_minting_alone(instance, request)
+        """A call is made."""
+        request = instance.asked
+        request.call_clock_epoch_s, request.call_wall_epoch_s = self.clock(instance), self.wall(instance)
+        if operation.name == "dynamodb.update_item":
+            owner = operation.request["ExpressionAttributeValues"].get(":lock_owner")
+            request.tried_owner = owner["S"] if owner else ""
+        ends = request.deadline_epoch_s + request.overtime_s + LONGEST_REQUEST_S
+        self.require(request.call_clock_epoch_s <= ends, "a request goes on long after its deadline")
+        if operation.name == "dynamodb.get_item":
+            instance.looks[request.wanted.connection] = self._world.now
         if operation.name == "upstream.exchange":
-            self._on_exchange_call(instance)
+            self._on_exchange(instance, operation)
 
-    def _on_exchange_call(self, instance: Instance) -> None:
-        request = _request_of(instance)
-        self._require(
-            self._clock(instance) <= request.deadline_epoch_s, "an exchange begins after the deadline"
-        )
-        if request.minting_alone:
+    def _on_exchange(self, instance: Instance, operation: Operation) -> None:
+        request, clock = instance.asked, self.clock(instance)
+        lock, watched = request.lock, self.watched[request.wanted.connection]
+        assert operation.request["credential"].client_id == request.wanted.connection
+        self.require(lock is not None, "an exchange without a lock")
+        assert lock is not None
+        self.require(request.has_sealed, "an exchange although the key has not answered")
+        self.require(request.row is not None, "an exchange without a row of its own")
+        row = request.row
+        request.sent_row, request.row = row, None
+        there = row in self._world.cloud.dynamodb.items or watched.operator_epoch_s >= lock.true_epoch_s
+        self.require(there, "an exchange whose row is not there")
+        self.require(operation.request["timeout_s"] <= EXCHANGE_S, "an exchange that may take too long")
+        if request.is_stale:
             return
-        self._require(request.holds_fence is not None, "a mint without the lock while the table is up")
-        clock = self._clock(instance) + _ROUNDING_S
-        self._require(request.exchange_not_before <= clock, "the back-off is not kept")
-
-    def _on_minting_alone(self, instance: Instance, request: Request) -> None:
-        request.minting_alone = True
-        last, now = instance.minted_alone_at, self._clock(instance)
-        self._require(
-            last is None or now - last >= DIRECT_MINT_INTERVAL_S - _ROUNDING_S,
-            "two direct mints within a minute",
+        self.require(
+            self.wall(instance) >= lock.taken_wall_epoch_s, "an exchange although the clock was set back"
         )
-        instance.minted_alone_at = now
+        if self.is_steady(instance):
+            left_s = request.deadline_epoch_s - clock
+            self.require(left_s >= TO_SEND_S - ROUNDING_S, "an exchange that may end after the deadline")
+            left_s = lock.until_epoch_s - CLOCK_DIFFERENCE_S - clock
+            self.require(left_s >= TO_SEND_S - ROUNDING_S, "an exchange that may end after its lock")
+            self.require(lock.deadline_left_s >= TO_LOCK_S - ROUNDING_S, "a lock taken too late to finish")
+        self._check_version(
+            request, lock.before, self.versions[operation.request["credential"].client_secret]
+        )
 
-    def on_answered(self, instance: Instance) -> None:
-        """A call comes back. Once the table has failed, trust is counted from the last attempt's end."""
-        if _request_of(instance).store_faults and not _request_of(instance).minting_alone:
-            instance.asked_table_at = self._clock(instance)
+    def _check_version(self, request: Request, before: Plain, version: str) -> None:
+        refused = before.get("refused_versions", ())
+        known = [request.versions[name] for name in ("AWSCURRENT", "AWSPREVIOUS") if name in request.versions]
+        next_one = next((one for one in known if one not in refused), known[0])
+        self.require(version == next_one, "an exchange with a version that is not next")
 
-    def before_effect(self, instance: Instance, operation: Operation) -> None:
-        """A call takes effect next."""
-        if operation.name == "upstream.exchange" and self.clocks_agree:
-            request = _request_of(instance)
-            newest = self._read_item().get("fence")
-            self._require(
-                request.minting_alone or request.holds_fence == newest,
-                f"a mint under fence {request.holds_fence}, while {newest} holds the lock",
-            )
+    def on_send(self, instance: Instance, operation: Operation) -> None:
+        """A call leaves the instance."""
+        if operation.name != "upstream.exchange":
+            return
+        request = instance.asked
+        lock, watched = request.lock, self.watched[request.wanted.connection]
+        assert lock is not None
+        request.may_have_issued = True
+        self._count_exchange(watched)
+        if request.is_stale or not self.clocks_agree or watched.operator_epoch_s >= lock.true_epoch_s:
+            return
+        item = watched.item
+        is_mine = (item.get("fence"), item.get("lock_owner")) == (lock.fence, lock.owner)
+        self.require(is_mine, "an exchange while somebody else holds the lock")
+        token = item.get("token")
+        if not token or watched.token_is_broken or "expires_at_epoch_s" not in token:
+            return
+        span_s = token["expires_at_epoch_s"] - token["issued_at_epoch_s"]
+        needed_s = max(min(0.2 * span_s, 30 * DAY_S), min(watched.largest_min_ttl_s, span_s / 2))
+        left_s = token["expires_at_epoch_s"] - self.clock(instance)
+        is_fresh = left_s > needed_s + CLOCK_DIFFERENCE_S and token["token_id"] not in watched.reported
+        self.require(not is_fresh, "an exchange although a fresh token is published")
+
+    def _count_exchange(self, watched: Watched) -> None:
+        """At most 24 at once and one more each interval, whatever window one looks at."""
+        watched.exchanges.append(self._world.now)
+        interval_s = min(INTERVAL_S, max(1.0, self.shortest_said_s / 2))
+        for number, at in enumerate(reversed(watched.exchanges), start=1):
+            allowed = EXCHANGES_AT_ONCE + (self._world.now - at) / interval_s + _COUNTED_TWICE
+            self.require(number <= allowed or not self.clocks_agree, "more exchanges than the pace allows")
+
+    def on_failed(self, instance: Instance, operation: Operation, how: str) -> None:
+        """A call fails."""
+        request, connection = instance.asked, instance.asked.wanted.connection
+        request.is_stale = False
+        request.answered = ""
+        if operation.name == "upstream.exchange":
+            if how not in {"lost", "upstream_error_500"}:
+                self.nothing_issued(request)
+            if how == "invalid_client":
+                self.refused.add(self.versions[operation.request["credential"].client_secret])
+            return
+        instance.looks[connection] = instance.failed_looks[connection] = self._world.now
+        request.trouble += 1
+        request.read_trouble += operation.name in {"dynamodb.get_item", "kms.decrypt"}
+        request.lock_trouble += operation.name == "dynamodb.update_item"
+        request.secret_trouble += operation.name.startswith("secretsmanager")
+        if operation.name.startswith("secretsmanager"):
+            self.secret_trouble_epoch_s = self._world.now
+            if operation.request["VersionStage"] == "AWSPREVIOUS":
+                request.versions.pop("AWSPREVIOUS", None)
+
+    def on_answered(self, instance: Instance, operation: Operation) -> None:
+        """A call comes back."""
+        request = instance.asked
+        request.is_stale = False
+        request.answered = operation.name
+        request.has_sealed = request.has_sealed or operation.name == "kms.encrypt"
+        if operation.name == "dynamodb.get_item":
+            request.read_clock_epoch_s = self.clock(instance)
 
     def on_sleep(self, instance: Instance, seconds: float) -> None:
         """An instance is about to wait."""
-        request = _request_of(instance)
-        self._require(
-            self._clock(instance) + seconds <= request.deadline_epoch_s + 0.01, "a sleep beyond the deadline"
+        request = instance.asked
+        if self.is_steady(instance) and not request.is_stale:
+            ends = self.clock(instance) + seconds
+            self.require(ends <= request.deadline_epoch_s + ROUNDING_S, "a sleep beyond the deadline")
+        owner = (request.item or {}).get("lock_owner")
+        is_mine = owner == request.tried_owner and owner not in self.late_owners
+        waits = request.answered == "dynamodb.get_item" and is_mine
+        waits = (
+            waits
+            and request.sent_row is None
+            and not request.read_trouble
+            and request.lock_trouble <= 1
+            and not request.had_token
         )
-        item = self._read_item()
-        locked = item.get("lock_until_epoch_s", 0.0) > self._clock(instance)
-        mine = request.holds_fence is not None and request.holds_fence == item.get("fence")
-        knows = not request.store_faults
-        self._require(not (locked and mine and knows), "the holder of the lock waits for itself")
-
-    # --- when calls have taken effect ---------------------------------------------------------------------------------
-
-    def on_effect(self, instance: Instance | None, operation: Operation) -> None:
-        """A call has taken effect, or was refused."""
-        if instance:
-            sender = _request_of(instance)
-            fence = None if sender.minting_alone else sender.holds_fence
-        elif self.late_sender:
-            sender, fence = self.late_sender
-        else:
-            return
-        if operation.name == "upstream.exchange" and self._world.cloud.upstream.mints > self._issued:
-            self._on_issue(sender, fence, instance)
-        if operation.name == "dynamodb.update_item":
-            before, self._item = self._item, self._read_item()
-            if self._item != before:
-                self._on_update(sender, instance, before, self._item)
-
-    def _on_issue(self, sender: Request, fence: int | None, instance: Instance | None) -> None:
-        self._issued = self._world.cloud.upstream.mints
-        self._world.counts["tokens issued by the upstream"] += 1
-        issued = self._world.cloud.upstream.issued[-1]
-        skew_s = instance.skew_s if instance else 0.0
-        now = self._world.now
-        expires_at = now + lifetime.believed_lifetime_s(self._world.cloud.upstream.expires_in)
-        birth = _Birth(sender, fence, now, expires_at, expires_at + skew_s)
-        if before := self._births.get(issued.token_id):  # the same token once more
-            birth.expires_at_true_epoch_s = max(expires_at, before.expires_at_true_epoch_s)
-            birth.believable_until_epoch_s = max(expires_at + skew_s, before.believable_until_epoch_s)
-        self._births[issued.token_id] = birth
-        if fence is not None:
-            self._require(fence not in self._tokens_of_fence, f"fence {fence} has minted twice")
-            self._tokens_of_fence[fence] = issued.token_id
-
-    def _on_update(
-        self,
-        sender: Request,
-        instance: Instance | None,
-        before: Mapping[str, Any],
-        after: Mapping[str, Any],
-    ) -> None:
-        old_fence, fence = before.get("fence", 0), after["fence"]
-        self._require(fence >= old_fence, f"the fence falls from {old_fence} to {fence}")
-        if after["lock_owner"] != before.get("lock_owner"):
-            self._on_acquisition(sender, instance, before, after)
-        if before.get("lock_until_epoch_s") and not after["lock_until_epoch_s"] and fence in self._holders:
-            self._holders[fence].holds_fence = None
-        if any(after.get(name) != before.get(name) for name in ("token_id", "token_fence")):
-            self._on_publish(sender, before, after)
-
-    def _on_acquisition(
-        self,
-        sender: Request,
-        instance: Instance | None,
-        before: Mapping[str, Any],
-        after: Mapping[str, Any],
-    ) -> None:
-        fence = after["fence"]
-        self._require(fence not in self._holders, f"fence {fence} is given to two")
-        self._holders[fence] = sender
-        if instance is None:
-            return  # the lock of a request that never learns of it
-        sender.holds_fence, sender.store_faults = fence, 0
-        clock = self._clock(instance) + _ROUNDING_S
-        self._require(before.get("lock_until_epoch_s", 0.0) <= clock, "a lock is taken before its end")
-        sender.exchange_not_before = before["next_attempt_at_epoch_s"] if "failure" in before else 0.0
-
-    def _on_publish(self, sender: Request, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        fence, token_id = after["token_fence"], after["token_id"]
-        self._require(
-            fence > before.get("token_fence", 0),
-            f"fence {fence} is published over {before.get('token_fence')}",
-        )
-        self._require(fence not in self._published_by, f"fence {fence} publishes twice")
-        self._require(fence == after["fence"], f"fence {fence} publishes while {after['fence']} is newer")
-        self._require(self._holders.get(fence) is sender, f"fence {fence} is published by somebody else")
-        self._published_by[fence] = token_id
-        birth = self._births.get(token_id)
-        self._require(birth is not None, "a token is published that the upstream never issued")
-        assert birth is not None
-        too_long_s = after["expires_at_epoch_s"] - birth.believable_until_epoch_s
-        self._require(too_long_s <= _ROUNDING_S, f"a token is believed to live {too_long_s:.3f} s too long")
+        self.require(not waits, "the holder of the lock waits for itself")
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def on_answer(self, instance: Instance, answer: IssuedToken | TokenBrokerError) -> None:
+    def on_answer(self, instance: Instance, answer: Issued | TokenBrokerError) -> None:
         """A request is answered."""
-        request = _request_of(instance)
-        late_s = self._clock(instance) - request.deadline_epoch_s
+        request = instance.asked
+        late_s = self.clock(instance) - request.deadline_epoch_s
         # The last look before the deadline may be under way: one read, one unsealing.
-        allowed_s = ANSWER_MARGIN_S + 2 * self._world.setup.latency_s + request.slow_s
-        self._require(late_s <= allowed_s, f"an answer {late_s:.2f} s after the deadline")
-        if isinstance(answer, IssuedToken):
+        allowed_s = ANSWER_S + 2 * self._world.setup.latency_s + request.overtime_s
+        self.require(late_s <= allowed_s, f"an answer {late_s:.2f} s after the deadline")
+        if request.trouble:
+            connection = request.wanted.connection
+            instance.looks[connection] = instance.failed_looks[connection] = self._world.now
+        if isinstance(answer, Issued):
             self.tokens_answered += 1
             self._on_issued(instance, request, answer)
+        else:
+            self._on_error(instance, request, answer)
 
-    def _on_issued(self, instance: Instance, request: Request, issued: IssuedToken) -> None:
-        clock = self._clock(instance)
-        birth = self._births.get(issued.token_id)
-        self._require(birth is not None, "a token is served that the upstream never issued")
+    def _on_error(self, instance: Instance, request: Request, error: TokenBrokerError) -> None:
+        if isinstance(error, SlowDown | TemporarilyUnavailable):
+            self.require((error.retry_after_s or 0) >= 1, "no Retry-After")
+        self.require(not isinstance(error, AccessDenied), "a connection that exists is denied")
+        watched, item = self.watched[request.wanted.connection], request.item or {}
+        if isinstance(error, UpstreamRejected) and request.wanted.connection != "personal":
+            trouble = self._world.now - self.secret_trouble_epoch_s < WITHIN_S
+            trouble = trouble or self._world.now - self.rotated_epoch_s < TRUST_S + LONGEST_REQUEST_S
+            trouble = trouble or request.deadline_epoch_s - self.clock(instance) < TO_LOCK_S
+            untried = set(request.versions.values()) - self.refused
+            self.require(trouble or not untried, "rejected although a version was never refused")
+        token = item.get("token")
+        if not token or request.read_trouble or request.is_stale or request.is_item_broken:
+            return
+        gives_up = request.lock_trouble > 0 and self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        if gives_up or watched.operator_epoch_s >= request.read_epoch_s:
+            return
+        left_s = token.get("expires_at_epoch_s", float("inf")) - self.clock(instance)
+        usable = left_s > SHORTEST_USABLE_S and token["token_id"] != request.wanted.rejected_token_id
+        self.require(
+            not usable or not self.is_steady(instance), "an error although a valid token is published"
+        )
+
+    def _on_issued(self, instance: Instance, request: Request, issued: Issued) -> None:
+        token, clock, now = issued.clear.token, self.clock(instance), self._world.now
+        connection = request.wanted.connection
+        watched, birth = self.watched[connection], self.births.get(token.token_id)
+        self.require(birth is not None, "a token is served that the upstream never issued")
         assert birth is not None
-        assert issued.expires_at_epoch_s is not None
-        self._require(clock < issued.expires_at_epoch_s, "an expired token is served")
+        self.require(birth.connection == connection, "another connection's token is served")
+        self.require(
+            birth.access_token == issued.clear.access_token, "a token is served under another's name"
+        )
+        if token.expires_at_epoch_s is not None and not request.is_stale:
+            self.require(clock < token.expires_at_epoch_s, "an expired token is served")
+            self.require(
+                token.expires_at_epoch_s <= birth.believable_until_epoch_s + ROUNDING_S,
+                "a token is served as if it lived longer",
+            )
         if self.clocks_agree:
-            self._require(
-                self._world.now < birth.expires_at_true_epoch_s + CLOCK_MARGIN_S,
-                "a token is served that the upstream holds for expired",
+            allowed_s = CLOCK_DIFFERENCE_S + request.overtime_s
+            self.require(
+                now < birth.expires_epoch_s + allowed_s, "a token that has expired upstream is served"
             )
-        if issued.source == "memory":
-            age_s = clock - instance.asked_table_at
-            self._require(age_s < TRUST_S, f"memory is trusted for {age_s:.1f} s")
-        if issued.token_id == request.wanted.rejected_token_id:
-            age_s = self._world.now - birth.issued_at_true_epoch_s
-            young = age_s < YOUNG_TOKEN_S + 2 * CLOCK_MARGIN_S
-            self._require(young or not self.clocks_agree, "a rejected token is served again")
+        self.check_row_of(token.token_id, "a token is served without its row")
+        if issued.source == "memory" and not request.is_stale:
+            age_s = now - instance.looks[connection]
+            was_set = instance.clock_set_epoch_s >= instance.copied[connection]
+            self.require(age_s < TRUST_S + ROUNDING_S or was_set, f"memory is trusted for {age_s:.1f} s")
+        if token.token_id == request.wanted.rejected_token_id and self.is_steady(instance):
+            was_old = request.began_wall_epoch_s - token.issued_at_epoch_s >= YOUNG_TOKEN_S
+            is_unborn = clock < token.issued_at_epoch_s
+            self.require(not (was_old or is_unborn), "a rejected token is served again")
+        self._check_replaced(instance, watched, connection, token.token_id)
+        if issued.source != "memory" or request.trouble:
+            instance.copied[connection] = instance.looks[connection]
 
-    # --- accounts -----------------------------------------------------------------------------------------------------
-
-    def check_accounts(self) -> None:
-        """Every token of a request that is over is accounted for, and the published one is not called an orphan."""
-        rows = [
-            {name: from_attribute(value) for name, value in item.items()}
-            for (_, record), item in self._world.cloud.dynamodb.items.items()
-            if record.startswith("mint#")
-        ]
-        known = {row["token_id"]: row["outcome"] for row in rows}
-        begun = {int(row["fence"]) for row in rows if row["outcome"] == "begun"}
-        at_work = {instance.request.number for instance in self._world.instances if instance.request}
-        for token_id, birth in self._births.items():
-            accounted = (
-                token_id in known
-                or birth.fence in begun
-                or (birth.request.minting_alone and "DirectMintBegun" in birth.request.notices)
-                or birth.request.number in at_work
-            )
-            self._require(accounted, f"nothing accounts for the token {token_id} (fence {birth.fence})")
-        published = self._read_item()
-        holder = self._holders.get(published.get("token_fence", 0))
-        if holder and holder.number not in at_work:
-            outcome = known.get(published["token_id"])
-            self._require(outcome != "orphan", "the ledger calls the published token an orphan")
-
-    # --- means --------------------------------------------------------------------------------------------------------
-
-    def _require(self, kept: bool, promise: str) -> None:  # noqa: FBT001 - reads like assert
-        if not kept:
-            raise BrokenPromiseError(promise, self._world.log)
-
-    def _clock(self, instance: Instance) -> float:
-        return self._world.now + instance.skew_s
-
-    def _read_item(self) -> dict[str, Any]:
-        """Return the token item as plain values."""
-        item = self._world.cloud.dynamodb.items.get(_KEY, {})
-        return {name: from_attribute(value) for name, value in item.items()}
-
-
-def _request_of(instance: Instance) -> Request:
-    assert instance.request is not None
-    return instance.request
+    def _check_replaced(self, instance: Instance, watched: Watched, connection: str, token_id: str) -> None:
+        reported = instance.reported.get((connection, token_id))
+        replaced = watched.replaced.get(token_id)
+        if reported is None or replaced is None or instance.asked.is_stale:
+            return
+        age_s = self._world.now - max(reported, replaced)
+        was_blind = self._world.now - instance.failed_looks[connection] <= TRUST_S
+        was_set = instance.clock_set_epoch_s >= min(self._world.now - age_s, instance.copied[connection])
+        allowed_s = TRUST_S + ROUNDING_S + instance.asked.overtime_s
+        self.require(
+            age_s <= allowed_s or was_blind or was_set,
+            "a token is served long after it was reported and replaced",
+        )

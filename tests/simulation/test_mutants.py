@@ -3,243 +3,220 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker import lifetime
-from functions.broker.issue_token import IssuedToken, TokenIssuer
-from functions.broker.mint_ledger import Mint, MintLedger, Outcome
-from functions.broker.mint_token import MintedToken, Minter
-from functions.broker.replace_token import TokenReplacer
-from functions.broker.token_need import Need, TokenWanted
-from functions.broker.token_store import TokenStore
-from tests.simulation.explore import explore
-from tests.simulation.instance import Parts
+from functions.broker import decide, issue_token, ports, token
+from functions.broker.adapters import mint_ledger
+from tests.simulation import mutants as m
+from tests.simulation.cloud import Cloud
+from tests.simulation.decisions import (
+    Ask,
+    Damage,
+    Decision,
+    Delete,
+    Deploy,
+    Fault,
+    Freeze,
+    Rotate,
+    Run,
+    Say,
+    SetClock,
+    Setup,
+    Tamper,
+    Turn,
+    Wait,
+    Weather,
+)
+from tests.simulation.explore import explore, simulate
 from tests.simulation.promises import BrokenPromiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from functions.broker.surroundings import Surroundings
-    from functions.broker.token_record import TokenRecord
-    from token_broker.errors import TokenBrokerError
+    from tests.simulation.mutants import Patch
 
 MOST_RUNS = 400
 
 
-# --- the fence -----------------------------------------------------------------------------------------------------
-
-
-class PublishWithoutFence(TokenStore):
-    """Whoever has minted publishes, newest fence or not."""
-
-    def _write_as_holder(
-        self, lock: TokenRecord, values: Mapping[str, object], removed: Sequence[str]
-    ) -> tuple[bool, TokenRecord]:
-        condition = "attribute_not_exists(#token_fence) OR #token_fence < :mine"
-        return self._write(
-            lock.connection,
-            values=values,
-            removed=removed,
-            condition=condition,
-            expected={":mine": lock.fence},
-        )
-
-
-class PublishWithoutCondition(TokenStore):
-    """The last to write wins."""
-
-    def _write_as_holder(
-        self, lock: TokenRecord, values: Mapping[str, object], removed: Sequence[str]
-    ) -> tuple[bool, TokenRecord]:
-        return self._write(
-            lock.connection,
-            values=values,
-            removed=removed,
-            condition="attribute_exists(#fence)",
-            expected={},
-        )
-
-
-class AcquireWithStaleFence(TokenStore):
-    """The acquisition leaves the fence as it is, so that two holders have the same one."""
-
-    def _write(
-        self, connection: str, *, values: Mapping[str, object], expected: Mapping[str, object], **rest: Any
-    ) -> tuple[bool, TokenRecord]:
-        if ":seen_fence" in expected:
-            values = {**values, "fence": expected[":seen_fence"]}
-        return super()._write(connection, values=values, expected=expected, **rest)
-
-
-# --- the lock ------------------------------------------------------------------------------------------------------
-
-
-class TakeAnyLock(TokenStore):
-    """A lock that has not ended counts for nothing."""
-
-    def read(self, connection: str) -> TokenRecord:
-        return replace(super().read(connection), lock_until_epoch_s=0.0)
-
-    def acquire_lock(self, seen: TokenRecord, **lock: Any) -> tuple[bool, TokenRecord]:
-        return super().acquire_lock(super().read(seen.connection), **lock)
-
-
-class LockForEver(TokenStore):
-    """A lock whose holder has died never ends."""
-
-    def read(self, connection: str) -> TokenRecord:
-        record = super().read(connection)
-        return replace(record, lock_until_epoch_s=1e12) if record.lock_until_epoch_s else record
-
-
-class AnyWinner(TokenStore):
-    """Who finds the fence that it wanted thinks that it has won, whoever wrote it."""
-
-    def acquire_lock(self, seen: TokenRecord, **lock: Any) -> tuple[bool, TokenRecord]:
-        won, record = super().acquire_lock(seen, **lock)
-        return won or record.fence == seen.fence + 1, record
-
-
-class OwnWriteUnrecognised(TokenStore):
-    """A refused condition is a lost race, although it was this very call's first sending that came first."""
-
-    applied = False
-
-    def _write(self, connection: str, **rest: Any) -> tuple[bool, TokenRecord]:
-        self.applied, record = super()._write(connection, **rest)
-        return self.applied, record
-
-    def acquire_lock(self, seen: TokenRecord, **lock: Any) -> tuple[bool, TokenRecord]:
-        _, record = super().acquire_lock(seen, **lock)
-        return self.applied, record
-
-
-class MintWhileLocked(TokenIssuer):
-    """Does not wait for somebody else's lock: mints for itself, as if the table were away."""
-
-    def _issue_from_table(self, wanted: TokenWanted, deadline_epoch_s: float) -> IssuedToken:
-        if self._surroundings.clock() < self._store.read(wanted.connection).lock_until_epoch_s:
-            return self._issue_without_table(wanted, deadline_epoch_s)
-        return super()._issue_from_table(wanted, deadline_epoch_s)
-
-
-class WaitTooLong(TokenIssuer):
-    """Waits for half a minute more than there is."""
-
-    def _issue_from_table(self, wanted: TokenWanted, deadline_epoch_s: float) -> IssuedToken:
-        return super()._issue_from_table(wanted, deadline_epoch_s + 30.0)
-
-
-class NoBackOff(TokenIssuer):
-    """Asks a failing upstream again at once."""
-
-    def _mint_obstacle(self, *record_and_need: Any) -> TokenBrokerError | None:
-        return None
-
-
-# --- the account ---------------------------------------------------------------------------------------------------
-
-
-class RowAfterExchange(MintLedger):
-    """Nothing is written before the exchange."""
-
-    def write(self, mint: Mint) -> None:
-        if mint.outcome is not Outcome.BEGUN:
-            super().write(mint)
-
-
-class SilentDirectMint(TokenReplacer):
-    """Says nothing before a mint without the table. As the broker was before the simulation found it."""
-
-    def __init__(
-        self, store: TokenStore, ledger: MintLedger, minter: Minter, surroundings: Surroundings
-    ) -> None:
-        def notice(event: str, facts: dict[str, object]) -> None:
-            if event != "DirectMintBegun":
-                surroundings.notice(event, facts)
-
-        super().__init__(store, ledger, minter, replace(surroundings, notice=notice))
-
-
-class OrphanInService(TokenReplacer):
-    """Calls a token an orphan that is in service, if the answer to its publish was lost. As the broker once was."""
-
-    def _set_aside(self, row: Mint, record: TokenRecord) -> None:
-        super()._set_aside(row, replace(record, token=None))
-
-
-# --- the token's life ----------------------------------------------------------------------------------------------
-
-
-class ExpiryFromTheAnswer(Minter):
-    """Counts the lifetime from the moment at which the answer came."""
-
-    def mint(self, connection: str, **rest: Any) -> MintedToken:
-        minted, now = super().mint(connection, **rest), self._clock()
-        assert minted.expires_at_epoch_s is not None
-        later_s = now - minted.issued_at_epoch_s
-        return replace(minted, expires_at_epoch_s=minted.expires_at_epoch_s + later_s)
-
-
 @dataclass(frozen=True)
 class Mutant:
-    """What is changed, and which broken promise tells of it (a regular expression)."""
+    """What is changed, and which broken promise tells of it (a regular expression).
+
+    Attributes:
+        trace: forces the situation; without one, drawn traces have to find it.
+        setup: of the trace.
+        adrift: whether clocks are, in drawn traces.
+    """
 
     tells: str
-    parts: Parts | None = None
-    patch: Callable[[pytest.MonkeyPatch], None] = lambda _: None
+    patch: Patch
+    trace: tuple[Decision, ...] = ()
+    setup: Setup = field(default_factory=Setup)
     adrift: bool = False
 
 
-def constant(name: str, value: float) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda monkeypatch: monkeypatch.setattr(lifetime, name, value)
-
-
-def serve_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    usable = {Need.NOTHING, Need.REFRESH_AHEAD, Need.REFRESH_NOW, Need.EXPIRED}
-    monkeypatch.setattr(Need, "leaves_a_usable_token", property(lambda need: need in usable))
-    monkeypatch.setattr(IssuedToken, "has_expired", lambda _, now: False)
-
-
-def spin_on_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(IssuedToken, "has_expired", lambda _, now: True)
-
+FALSE_REPORTS = (Run(0), *(step for _ in range(9) for step in (Wait(61.0), Ask(0, reporting=True), Run(0))))
+PREVIOUS_IS_UNREADABLE = (
+    Rotate(accepted=False),
+    Turn(Weather.UNREACHABLE, 1.0),
+    Run(0, "before upstream.exchange"),
+    Run(0, "after secretsmanager.get_secret_value"),
+    Run(0, "before secretsmanager.get_secret_value", Fault.UNREACHABLE),
+    Run(0),
+)
+ITEM_IS_MADE_TWICE = (
+    Run(0, "before kms.encrypt"),
+    Run(0, "after upstream.exchange"),
+    Delete(),
+    Run(1, "after upstream.exchange"),
+    Run(0),
+    Run(1),
+)
+GIVEN_BACK_AFTER_A_LOOK = (
+    Turn(Weather.BUSY),
+    Run(0, "before upstream.exchange"),
+    Freeze(0, 15.5),
+    Wait(14.6),
+    Run(1, "before dynamodb.update_item"),
+    Freeze(1, 5.0),
+    Wait(10.0),
+)
+UNCHANGED_PERSONAL_TOKEN = tuple(
+    step for at in (5.0, 3_700.0) for step in (Ask(0, connection=2), Ask(1, connection=2), Wait(at))
+)
+LONG_MIN_TTL = (Deploy(60), Run(0), Wait(2_800.0), Ask(0, min_ttl_s=900.0))
+SWAPPED = (Run(0), Ask(0, connection=1), Wait(5.0), Tamper(Damage.SWAPPED), Wait(61.0), Run(0))
 
 MUTANTS = {
-    "publish without the fence": Mutant(
-        "newer|published over", Parts(store=PublishWithoutFence), adrift=True
+    # the item and its lock
+    "reads that are not consistent": Mutant(
+        "not as seen|error although|no token|waits", m.part(m.ReadsThatAreNotConsistent)
     ),
-    "publish without any condition": Mutant(
-        "newer|published over|twice|falls", Parts(store=PublishWithoutCondition), adrift=True
+    "a lock taken without comparing its end": Mutant(
+        "not as seen", m.condition(" AND #lock_until_epoch_s = :seen_until", ""), GIVEN_BACK_AFTER_A_LOOK
     ),
-    "fence not raised": Mutant("given to two|somebody else", Parts(store=AcquireWithStaleFence)),
-    "lock end ignored: taken too early": Mutant("before its end", Parts(store=TakeAnyLock)),
-    "lock end ignored: never taken": Mutant("no token although|not answered", Parts(store=LockForEver)),
-    "owner of the lock ignored": Mutant("without the lock", Parts(store=AnyWinner)),
-    "own write not recognised": Mutant("waits for itself", Parts(store=OwnWriteUnrecognised)),
-    "unlocked fallback": Mutant("without the lock", Parts(issuer=MintWhileLocked)),
-    "deadline ignored": Mutant("deadline", Parts(issuer=WaitTooLong)),
-    "back-off ignored": Mutant("back-off", Parts(issuer=NoBackOff)),
-    "ledger row after the exchange": Mutant("nothing accounts", Parts(ledger=RowAfterExchange)),
-    "direct mint unannounced": Mutant("nothing accounts", Parts(replacer=SilentDirectMint)),
-    "published token called an orphan": Mutant("orphan", Parts(replacer=OrphanInService)),
-    "expiry counted from the answer": Mutant("too long", Parts(minter=ExpiryFromTheAnswer)),
-    "expired token served": Mutant("expired", patch=serve_expired),
-    "a loop without a pause": Mutant("spins", patch=spin_on_expired),
-    "memory trusted for longer": Mutant("memory is trusted", patch=constant("TRUST_S", 90.0)),
-    "direct mints too often": Mutant("within a minute", patch=constant("DIRECT_MINT_INTERVAL_S", 10.0)),
-    "rejected token served": Mutant("rejected", patch=constant("YOUNG_TOKEN_S", 600.0)),
+    "a lock taken although somebody has it": Mutant(
+        "before its end", m.function(decide, "is_locked", lambda *_: False)
+    ),
+    "who loses the race goes on": Mutant("without a lock|else holds", m.part(m.AnyWinner)),
+    "own lock not recognised after a lost answer": Mutant(
+        "waits for itself", m.part(m.LostLockIsNotRecognised)
+    ),
+    "fence not raised": Mutant("next fence|publishes twice", m.part(m.FenceIsNotRaised)),
+    "lock not removed": Mutant("leaves its lock", m.part(m.LockIsNotRemoved)),
+    "published without the owner": Mutant(
+        "somebody else", m.condition(" AND #lock_owner = :my_owner", ""), ITEM_IS_MADE_TWICE
+    ),
+    "published without any condition": Mutant(
+        "somebody else",
+        m.condition("#fence = :my_fence AND #lock_owner = :my_owner", "attribute_exists(#fence)"),
+    ),
+    "a lock longer than the sum": Mutant("a lock of", m.figure("LOCK_S", 20.0)),
+    "a lock shorter than the sum": Mutant("a lock of", m.figure("LOCK_S", 13.6)),
+    "any lock believed": Mutant(
+        "no token", m.figure("LONGEST_LOCK_S", 1e12), (Run(0), Tamper(Damage.LOCKED), Wait(4_000.0), Run(1))
+    ),
+    "any time to wait believed": Mutant(
+        "no token",
+        m.figure("LONGEST_NOT_BEFORE_S", 1e12),
+        (Turn(Weather.BROKEN), Run(0), Tamper(Damage.HELD_UP), Wait(61.0), Run(1)),
+    ),
+    "SDK repeats what was lost": Mutant(
+        "waits|publishes twice|not as seen|without", m.function(Cloud, "sdk_retries", value=True)
+    ),
+    # limits
+    "nothing taken from the pace": Mutant("not taken from the pace", m.part(m.NothingTakenFromThePace)),
+    "everything given back to the pace": Mutant("given back that may", m.part(m.EverythingGivenBack)),
+    "a faster pace": Mutant("pace", m.figure("EXCHANGE_INTERVAL_S", 60.0, token)),
+    "time to wait ignored": Mutant("sooner than a failure", m.figure("LONGEST_NOT_BEFORE_S", 0.0)),
+    "time of the next refresh ignored": Mutant(
+        "too soon", m.function(decide, "_refresh_not_before", lambda *_: 0.0)
+    ),
+    "reports not counted": Mutant("more tokens replaced", m.part(m.ReportsAreNotCounted), FALSE_REPORTS),
+    "no time said in a refusal": Mutant("no Retry-After", m.function(decide, "whole", lambda _: 0)),
+    # time
+    "time to lock not looked at again": Mutant("too late to finish", m.figure("TO_LOCK_S", 12.1)),
+    "deadline not looked at again": Mutant(
+        "after the deadline|too late to finish", m.part(m.DeadlineIsLaterInside)
+    ),
+    "time to send too short": Mutant("may end after", m.figure("TO_SEND_S", 8.0)),
+    "clocks believed to agree": Mutant("may end after its lock", m.figure("CLOCK_DIFFERENCE_S", 0.0)),
+    "an exchange without an end": Mutant("take too long", m.figure("EXCHANGE_S", 15.0)),
+    "clock going back ignored": Mutant(
+        "set back",
+        m.function(ports.RequestClock, "was_set_back", lambda _: False),
+        (Run(0, "before dynamodb.put_item"), SetClock(0, -120.0), Run(0)),
+    ),
+    "waits beyond the deadline": Mutant("deadline", m.figure("AWS_CALL_S", -20.0)),
+    # ledger
+    "row after the exchange": Mutant("without a row", m.part(m.RowAfterTheExchange)),
+    "exchange although its row failed": Mutant("without a row", m.part(m.ExchangeWithoutItsRow)),
+    "token although its row failed": Mutant("without its row", m.part(m.TokenWithoutItsRow)),
+    "lost exchange called failed": Mutant("says something else", m.part(m.LostExchangeIsCalledFailed)),
+    "rows named by their fence alone": Mutant(
+        "another token's|begins twice|says something else", m.part(m.RowsByFenceAlone)
+    ),
+    "rows that do not outlive their tokens": Mutant(
+        "does not outlive", m.figure("LONGEST_LIFETIME_S", 86_400.0, mint_ledger)
+    ),
+    # exchange
+    "exchange without trying the key": Mutant("key has not answered", m.part(m.KeyIsNotTried)),
+    "list of refused versions ignored": Mutant("not next", m.part(m.RefusedListIsIgnored)),
+    "unreadable previous version called refused": Mutant(
+        "never refused", m.part(m.UnreadablePreviousIsRefused), PREVIOUS_IS_UNREADABLE
+    ),
+    "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
+    "reported token published again": Mutant(
+        "published again|served again",
+        m.part(m.ReportIsARefresh),
+        (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
+    ),
+    "a guessed lifetime of minutes": Mutant(
+        "pace|too long", m.figure("UNSAID_LIFETIME_S", 10 * 86_400.0), (Say(None), Run(0))
+    ),
+    # who is served what
+    "sealed without the expiry": Mutant(
+        "lived longer", m.context("expires_at"), (Run(0), Tamper(Damage.EXTENDED), Run(1))
+    ),
+    "sealed without the connection": Mutant("another connection's", m.context("connection"), SWAPPED),
+    "broken ciphertext served": Mutant(
+        "another's name|never issued",
+        m.part(m.BrokenCiphertextIsServed),
+        (Run(0), Tamper(Damage.GARBLED), Run(1)),
+    ),
+    "expired token served": Mutant("expired", m.figure("SHORTEST_USABLE_S", -30.0)),
+    "memory trusted for longer": Mutant("memory is trusted", m.figure("TRUST_S", 90.0)),
+    "rule for young tokens dropped": Mutant("young", m.figure("YOUNG_TOKEN_S", 0.0)),
+    "old tokens called young": Mutant("rejected token", m.figure("YOUNG_TOKEN_S", 600.0)),
+    "reports ignored": Mutant("rejected token", m.part(m.ReportIsIgnored)),
+    "any min_ttl counts": Mutant("fresh token is published", m.any_min_ttl, LONG_MIN_TTL),
+    "refreshed at half of its life": Mutant("fresh token is published", m.figure("REFRESH_FRACTION", 0.5)),
+    "changed personal token not seen": Mutant(
+        "different tokens",
+        m.figures(PERSONAL_TOKEN_LOOK_S=1e9, REFRESH_RETRY_UNDATED_S=1e9),
+        UNCHANGED_PERSONAL_TOKEN,
+    ),
+    "no token for a caller while it is refreshed": Mutant(
+        "error although|long after its deadline", m.function(decide, "is_usable", lambda *_: False)
+    ),
+    "a loop without an end": Mutant(
+        "spins|long after its deadline", m.function(issue_token, "is_usable", lambda *_: False)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = MUTANTS[name]
+    trace = (mutant.setup, list(mutant.trace)) if mutant.trace else None
+    if trace:
+        simulate(trace)  # it is the bug that breaks the promise, not the trace
     mutant.patch(monkeypatch)
 
-    with pytest.raises(BrokenPromiseError) as found:
-        explore(range(MOST_RUNS), adrift=mutant.adrift, parts=mutant.parts)
+    with pytest.raises(BrokenPromiseError) as found:  # noqa: PT012 - one of two ways to run
+        if trace:
+            simulate(trace)
+        else:
+            explore(range(MOST_RUNS), adrift=mutant.adrift, is_shortened=False)
     assert re.search(mutant.tells, found.value.promise), found.value.promise

@@ -1,47 +1,25 @@
-"""Traces that once broke a promise, as the explorer cut them down; each with the bug that it had found.
+"""Traces that once broke a promise; each with the bug that it had found.
 
 They hold today, and with the bug planted again they still break: so they are worth keeping.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from functions.broker.issue_token import IssuedToken, TokenIssuer
-from functions.broker.replace_token import TokenReplacer
-from tests.simulation.decisions import Ask, Decision, Fault, Outage, Promise, Run, Setup, Trace, Wait
+from functions.broker import issue_token
+from functions.broker.issue_token import TokenIssuer
+from tests.simulation import mutants as m
+from tests.simulation.decisions import Decision, Freeze, Rotate, Run, SetClock, Setup, Wait
 from tests.simulation.explore import simulate
-from tests.simulation.instance import Parts
 from tests.simulation.promises import BrokenPromiseError
-from tests.simulation.test_mutants import OrphanInService, SilentDirectMint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from functions.broker.token_record import TokenRecord
-
-
-class TrustFromTheAnswer(TokenIssuer):
-    """Trusts its memory from the moment at which the token was unsealed, not from the look at the table."""
-
-    def _hold(self, record: TokenRecord, access_token: str, checked_at_epoch_s: float) -> Any:
-        return super()._hold(record, access_token, self._surroundings.clock())
-
-
-class WriteOffAtOnce(TokenReplacer):
-    """Calls a token an orphan as soon as another one is served, though its own publish may still be on the way."""
-
-    def settle(self, record: TokenRecord) -> None:
-        kept = self._kept.get(record.connection)
-        if kept and record.token:
-            self._set_aside(kept.row, record)
-
-
-def never_expired(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(IssuedToken, "has_expired", lambda _, now: False)
+    from tests.simulation.decisions import Trace
+    from tests.simulation.mutants import Patch
 
 
 @dataclass(frozen=True)
@@ -49,73 +27,69 @@ class Regression:
     """A trace, and how the bug is brought back."""
 
     promise: str
-    setup: Setup
+    patch: Patch
     decisions: tuple[Decision, ...]
-    parts: Parts | None = None
-    patch: Callable[[pytest.MonkeyPatch], None] = lambda _: None
+    setup: Setup = field(default_factory=Setup)
 
     @property
     def trace(self) -> Trace:
         return self.setup, list(self.decisions)
 
 
+class TrustFromTheAnswer(TokenIssuer):
+    """Memory is trusted from the answer, by the request's clock, and not from the look at the item by the wall clock."""
+
+    def _serve(self, record: Any, request: Any, known: Any, checked_at: float) -> Any:
+        return super()._serve(record, request, known, request.clock.now())
+
+    def _replace(self, record: Any, need: Any, request: Any, known: Any, checked_at: float) -> Any:
+        return super()._replace(record, need, request, known, request.clock.now())
+
+
 REGRESSIONS = {
-    "memory was trusted for as much longer as unsealing took": Regression(
+    "memory was trusted for as much longer as a clock had been set back": Regression(
         "memory is trusted",
-        Setup(),
-        (Run(0), Run(1, "before kms.decrypt", Fault.SLOW), Run(1), Wait(58.0), Run(1)),
-        parts=Parts(issuer=TrustFromTheAnswer),
+        m.part(TrustFromTheAnswer),
+        (
+            Run(1, "before upstream.exchange"),
+            SetClock(0, 10.0),
+            Run(0, "sleep"),
+            SetClock(0, -30.0),
+            Run(0),
+            Wait(80.0),
+            Run(0),
+        ),
+        Setup(exchange_s=5.0),
     ),
     "a token expired while it was unsealed, and was served": Regression(
         "an expired token is served",
-        Setup(skews_s=(-2.5, 2.5, 1.25, -2.5), latency_s=0.5, expires_in=90, seed=666),
+        m.function(issue_token, "is_usable", lambda *_: True),
         (
-            Run(1, "after upstream.exchange"),
-            Wait(88.0),
-            Ask(2, time_left_s=3.0),
-            Run(0, "after dynamodb.update_item"),
+            Run(0),
+            Wait(80.0),
+            Rotate(accepted=False, old_stays=False),
+            Run(1, "before kms.decrypt"),
+            Freeze(1, 20.0),
+            Run(1),
         ),
-        patch=never_expired,
+        Setup(expires_in=90),
     ),
-    "a token expired while it was minted without the table, and was served": Regression(
+    "a token expired while its publish was lost, and was served": Regression(
         "an expired token is served",
-        Setup(latency_s=1.0),
-        (Promise(2), Run(0, "before dynamodb.get_item", Fault.REFUSED), Wait(61.0)),
-        patch=never_expired,
-    ),
-    "an instance died in a mint without the table, and nothing told of the token": Regression(
-        "nothing accounts",
-        Setup(),
-        (Outage("dynamodb", 3.0), Run(0, "before upstream.exchange", Fault.CRASH_AFTER)),
-        parts=Parts(replacer=SilentDirectMint),
-    ),
-    "the answer to a publish was lost, and the ledger called the token in service an orphan": Regression(
-        "orphan",
-        Setup(),
+        m.figure("SHORTEST_USABLE_S", -1_000.0),
         (
             Run(0, "after upstream.exchange"),
-            Run(0, "before dynamodb.update_item", Fault.LOST),
-            Run(0),
-            Wait(3_300.0),
-            Run(0, "before upstream.exchange"),
+            Run(0, "before dynamodb.update_item"),
+            Freeze(0, 100.0),
+            Run(1),
+            Wait(110.0),
         ),
-        parts=Parts(replacer=OrphanInService),
+        Setup(expires_in=90),
     ),
-    "a publish came late, after its token had been written off": Regression(
-        "orphan",
-        Setup(expires_in=31_536_000),
-        (
-            Run(0),
-            Wait(75.0),
-            Ask(0, rejecting=True),
-            Run(0, "after upstream.exchange"),
-            Run(0, "before dynamodb.update_item", Fault.LATE),
-            Run(0),
-            Ask(0, rejecting=True),
-            Run(0),
-            Wait(5.0),
-        ),
-        parts=Parts(replacer=WriteOffAtOnce),
+    "a holder that stood still sent its exchange while another's token was published": Regression(
+        "may end after its lock",
+        m.figure("TO_SEND_S", -1_000.0),
+        (Run(0, "after dynamodb.put_item"), Freeze(0, 16.0), Run(1), Wait(20.0)),
     ),
 }
 
@@ -130,5 +104,5 @@ def test_the_trace_still_finds_the_bug(found: str, monkeypatch: pytest.MonkeyPat
     regression = REGRESSIONS[found]
     regression.patch(monkeypatch)
     with pytest.raises(BrokenPromiseError) as broken:
-        simulate(regression.trace, regression.parts)
+        simulate(regression.trace)
     assert regression.promise in broken.value.promise

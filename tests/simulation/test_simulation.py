@@ -9,20 +9,99 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.decisions import Fault
-from tests.simulation.explore import explore
+from functions.broker import assembly
+from tests.simulation.decisions import (
+    Ask,
+    Crash,
+    Damage,
+    Decision,
+    Fault,
+    Run,
+    Setup,
+    Trace,
+    Turn,
+    Wait,
+    Weather,
+)
+from tests.simulation.explore import explore, simulate
+from tests.simulation.mutants import NothingTakenFromThePace
+from tests.simulation.promises import BrokenPromiseError, Promises
 
-RUNS = 800
+RUNS = 900
 
 
-@pytest.mark.parametrize("adrift", [False, True], ids=["clocks within the margin", "clocks adrift"])
+@pytest.mark.parametrize("adrift", [False, True], ids=["clocks within 1.5 s", "clocks adrift"])
 def test_every_promise_holds(*, adrift: bool) -> None:
     counts: Counter[str] = Counter()
     explore(range(RUNS), adrift=adrift, counts=counts)
     # The promises are worth something only if the troubles that they speak of have come about.
-    assert counts["steps"] > 50 * RUNS
+    assert counts["steps"] > 100 * RUNS
     assert counts["answers from mint"] > RUNS
-    assert counts["answers from direct"] > RUNS / 10
-    for fault in Fault:
-        if fault is not Fault.NONE:
-            assert any(kind.startswith(f"fault: {fault} ") for kind in counts), fault
+    assert counts["answers from memory"] > RUNS
+    assert counts["answers temporarily_unavailable"] > RUNS / 4
+    happened = {kind.removeprefix("fault: ") for kind in counts if kind.startswith("fault: ")}
+    expected = {
+        *(f"{fault} " for fault in Fault if fault is not Fault.NONE),
+        # Swapping needs tokens of two connections at once, which chance brings too rarely: test_mutants.py does it.
+        *(f"item {damage}" for damage in Damage if damage is not Damage.SWAPPED),
+        *(f"upstream {weather}" for weather in Weather),
+        *(f"outage of dynamodb.put_item: {how}" for how in (Fault.UNREACHABLE, Fault.BUSY, Fault.DENIED)),
+        "frozen process",
+        "frozen at a look at the clock",
+        "clock set",
+        "revocation",
+        "rotation to a refused secret",
+        "deleted item",
+        "restored items",
+    }
+    assert not {kind for kind in expected if not any(found.startswith(kind) for found in happened)}
+
+
+# --- the pace: what a whole day of trouble may cost ------------------------------------------------------------------
+
+DAY_S, YEAR_S = 86_400.0, 365 * 86_400
+MOST_A_DAY = 24 + 96
+
+
+def _all_day(interval_s: float, *steps: Decision) -> list[Decision]:
+    return [one for _ in range(int(DAY_S / interval_s)) for one in (*steps, Wait(interval_s))]
+
+
+# With a thousand callers, nobody's own share is used up; with clocks of one time, the pace alone is what bounds them.
+DAYS: dict[str, list[Decision]] = {
+    "false reports": [
+        step
+        for number in range(int(DAY_S / 61))
+        for step in (Ask(number % 2, caller=number, reporting=True), Run(number % 2), Wait(61.0))
+    ],
+    "an upstream that issues and answers 500": [
+        Turn(Weather.ISSUING_BROKEN, 2 * DAY_S),
+        *_all_day(97.0, Run(0), Run(1)),
+    ],
+    "holders that are killed with the token in hand": _all_day(
+        61.0, Run(0, "after upstream.exchange"), Crash(0)
+    ),
+    "an upstream that issues the same token": [
+        Run(0),
+        Turn(Weather.REPEATING, 2 * DAY_S),
+        *_all_day(97.0, Ask(0, reporting=True), Run(0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_a_day_of_trouble_costs_at_most_120_year_long_tokens(day: str) -> None:
+    world = simulate((Setup(expires_in=YEAR_S), DAYS[day]))
+    assert (
+        world.counts["tokens issued by the upstream"] <= MOST_A_DAY + 2
+    )  # one or two once the trouble is over
+    if day != "an upstream that issues the same token":
+        assert world.counts["tokens issued by the upstream"] > 24  # it is the pace that bounds it
+
+
+def test_more_tokens_than_the_pace_allows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "TokenStore", NothingTakenFromThePace)
+    monkeypatch.setattr(Promises, "_check_pace", lambda *_: None)
+    trace: Trace = (Setup(expires_in=YEAR_S), DAYS["false reports"])
+    with pytest.raises(BrokenPromiseError, match="more exchanges than the pace allows"):
+        simulate(trace)

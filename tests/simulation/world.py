@@ -10,29 +10,34 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
 
-from functions.broker.client_secret import ConnectionSecrets
-from functions.broker.issue_token import IssuedToken, TokenIssuer
-from functions.broker.surroundings import Surroundings
-from functions.broker.token_need import TokenWanted
+from functions.broker import assembly
+from functions.broker.decide import TokenWanted
+from functions.broker.issue_token import Issued
+from functions.broker.lifetime import token_id_of
+from functions.broker.ports import Ports
+from functions.broker.settings import Settings
 from tests.simulation import decisions as d
 from tests.simulation.cloud import AWS_TIMEOUT_S, Cloud
-from tests.simulation.decisions import Fault
-from tests.simulation.instance import CrashedError, Instance, Parts, Request
-from tests.simulation.promises import CLOCK_MARGIN_S, TRUST_S, BrokenPromiseError, Promises
-from token_broker.errors import SlowDown, TemporarilyUnavailable, TokenBrokerError
+from tests.simulation.decisions import CONNECTIONS, Fault
+from tests.simulation.instance import CrashedError, Instance, Request
+from tests.simulation.promises import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S, BrokenPromiseError, Promises
+from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from functions.broker.adapters.oauth_exchange import OAuthExchange
+    from functions.broker.issue_token import TokenIssuer
 
-CONNECTION = "digishare"
 START_EPOCH_S = 1_800_000_000.0
 PACE_S = 0.01
 """How long a step takes of an instance that goes first."""
-LONGEST_LOCK_S, BACKOFF_LIMIT_S = 20.0, 60.0
+_LONGEST_ANSWER_S = 35.0
+_PERSONAL_LOOK_S = 3_600.0
+_LOOKS_BEFORE_ITS_CLOCK = 2
+"""At the second look at the wall clock a request's own clock starts."""
 _MOST_LOOKS = 500
 """How often a sane broker looks at its clock between two calls: a few times."""
 
@@ -44,24 +49,29 @@ class World:
         counts: what happened, by kind: for reports.
         current: the instance that is running now, if one is.
         log: one line per event: the trace that a broken promise shows.
+        lease_s: the longest lease of instances that start now.
     """
 
-    def __init__(
-        self, setup: d.Setup, parts: Parts | None = None, *, counts: Counter[str] | None = None
-    ) -> None:
+    def __init__(self, setup: d.Setup, *, counts: Counter[str] | None = None) -> None:
         self.setup = setup
-        self.parts = parts or Parts()
         self.now = START_EPOCH_S
         self.counts: Counter[str] = Counter() if counts is None else counts
         self.log: list[str] = []
         self.random = random.Random(setup.seed)  # noqa: S311 - repeatable on purpose
+        self.lease_s = 900
         self._numbers = itertools.count(1)
         self._hub = getcurrent()
         self.current: Instance | None = None
         self._looks_at_clock = 0
-        self.promises = Promises(self, clocks_agree=_agree(setup.skews_s))
+        self.promises = Promises(self)
         self.cloud = Cloud(self)
-        self.instances = [Instance(index, skew, self._boot(skew)) for index, skew in enumerate(setup.skews_s)]
+        self.instances: list[Instance] = []
+        for index, skew in enumerate(setup.skews_s):
+            # Its ports belong to it, and it to its ports.
+            instance = Instance(index, skew, cast("TokenIssuer", None), self.lease_s)
+            instance.issuer = self._boot(instance)
+            self.instances.append(instance)
+        self.promises.look_at_clocks()
 
     # --- what a test or a drawn trace does --------------------------------------------------------------------------
 
@@ -71,15 +81,22 @@ class World:
         self.note("·", repr(decision))
         match decision:
             case d.Ask():
-                self._ask(self._instance(decision.instance), decision)
+                self.ask(self._instance(decision.instance), decision)
             case d.Run():
-                self._run(self._instance(decision.instance), decision.until, decision.fault)
+                self.run(self._instance(decision.instance), decision.until, decision.fault)
             case d.Wait():
-                self._pass_time(self.now + decision.seconds)
+                self.pass_time(self.now + decision.seconds)
             case d.Freeze():
-                self._freeze(self._instance(decision.instance), decision.seconds)
+                self._freeze(self._instance(decision.instance), decision)
+            case d.SetClock():
+                self._set_clock(self._instance(decision.instance), decision.skew_s)
             case d.Crash():
                 self._crash(self._instance(decision.instance))
+            case d.Deploy():
+                self.lease_s = decision.lease_s
+                for instance in self.instances:
+                    if not instance.request:
+                        self._restart(instance)
             case _:
                 self.cloud.strike(decision)
         self.promises.check_accounts()
@@ -89,57 +106,61 @@ class World:
         self.note("·", "all faults end")
         self.cloud.calm()
         for instance in self.instances:
+            instance.freeze = None
             instance.due_epoch_s = min(instance.due_epoch_s, self.now + AWS_TIMEOUT_S)
-        self._pass_time(self.now + 60.0)
+        self.pass_time(self.now + _LONGEST_ANSWER_S)
         for instance in self.instances:
             if instance.request:
                 raise BrokenPromiseError(f"{instance.name} is still not answered", self.log)
+            self._set_clock(instance, 0.0)
         self.promises.check_accounts()
-        self._ask_until_served()
-        for _ in range(4):  # the first to look may be the one who mends or refreshes something
-            self._pass_time(self.now + TRUST_S + 2 * CLOCK_MARGIN_S)
-            for instance in self.instances:
-                self._run(instance, "answer", Fault.NONE)
-            self.promises.check_accounts()
-            if self.promises.ceiling_reached():
+        for connection in range(len(CONNECTIONS)):
+            if CONNECTIONS[connection] in self.promises.asked:
+                self._ask_until_served(connection)
+                self._ask_until_same(connection)
+
+    def _ask_until_served(self, connection: int) -> None:
+        """Ask for what nobody has reported: a token must come within 16 minutes, whatever failed before."""
+        limit = self.now + WITHIN_S + _LONGEST_ANSWER_S
+        while self.now <= limit:
+            answered = self.promises.tokens_answered
+            self._ask_and_run(self.instances[0], connection)
+            if self.promises.tokens_answered > answered:
                 return
-            if len({instance.last_token_id for instance in self.instances}) == 1:
+            self.pass_time(self.now + 7.0)
+        raise BrokenPromiseError("no token although all faults have ended", self.log)
+
+    def _ask_until_same(self, connection: int) -> None:
+        is_personal = CONNECTIONS[connection] == "personal"
+        for _ in range(4):  # the first to look may be the one who mends or refreshes something
+            self.pass_time(self.now + TRUST_S + CLOCK_DIFFERENCE_S + is_personal * _PERSONAL_LOOK_S)
+            for instance in self.instances:
+                self._ask_and_run(instance, connection)
+            self.promises.check_accounts()
+            served = {instance.served.get(CONNECTIONS[connection]) for instance in self.instances}
+            newest = token_id_of(self.promises.newest_token("personal")[0])
+            if len(served) == 1 and (not is_personal or served == {newest}):
                 return
         raise BrokenPromiseError("the instances serve different tokens", self.log)
 
-    def _ask_until_served(self) -> None:
-        """Ask as a caller does, waiting as it is told; a token must come within the lock's length and the back-off."""
-        asking = self.instances[0]
-        answered = self.promises.tokens_answered
-        backoff_s = d.RETRY_AFTER_S if self.counts_of("upstream busy") else BACKOFF_LIMIT_S
-        skew_s = max(self.setup.skews_s) - min(self.setup.skews_s)
-        limit = self.now + LONGEST_LOCK_S + backoff_s + skew_s + 15.0
-        while self.now <= limit:
-            self._run(asking, "answer", Fault.NONE)
-            if self.promises.tokens_answered > answered:
-                return
-            if self.promises.ceiling_reached():
-                self._pass_time(self.now + 86_400.0)
-                limit = self.now + backoff_s + skew_s
-            self._pass_time(self.now + 5.0)
-        raise BrokenPromiseError("no token although all faults have ended", self.log)
-
-    def counts_of(self, kind: str) -> int:
-        """Return how often a fault of this kind struck in this simulation."""
-        return sum(kind in line for line in self.log)
+    def _ask_and_run(self, instance: Instance, connection: int) -> None:
+        self.ask(instance, d.Ask(instance.index, connection, caller=9))
+        self.run(instance, "answer", Fault.NONE)
 
     # --- the hub ------------------------------------------------------------------------------------------------------
 
     def _instance(self, index: int) -> Instance:
         return self.instances[index % len(self.instances)]
 
-    def _ask(self, instance: Instance, ask: d.Ask) -> None:
+    def ask(self, instance: Instance, ask: d.Ask) -> None:
         if instance.request:
             return
-        rejected = instance.last_token_id if ask.rejecting else None
-        clock = self.now + instance.skew_s
-        wanted = TokenWanted(CONNECTION, ask.min_ttl_s, rejected, f"caller-{instance.name}")
-        instance.request = Request(wanted, clock + ask.time_left_s, self.next_number())
+        connection = CONNECTIONS[ask.connection]
+        rejected = instance.served.get(connection) if ask.reporting else None
+        wanted = TokenWanted(connection, ask.min_ttl_s, rejected, f"caller-{ask.caller}")
+        deadline = self.now + instance.skew_s + ask.time_left_s
+        instance.request = Request(wanted, deadline, self.next_number(), self.now, self.now + instance.skew_s)
+        self.promises.on_ask(instance)
         instance.fiber = greenlet(lambda _: self._serve(instance))
         instance.point, instance.due_epoch_s, instance.enforced = "start", self.now, False
         self._looks_at_clock = 0
@@ -147,8 +168,7 @@ class World:
 
     def _serve(self, instance: Instance) -> None:
         """Answer one request; runs in the request's greenlet."""
-        request = instance.request
-        assert request is not None
+        request = instance.asked
         try:
             issued = instance.issuer.issue(request.wanted, request.deadline_epoch_s)
         except TokenBrokerError as error:
@@ -159,39 +179,40 @@ class World:
         else:
             self._answered(instance, issued)
 
-    def _answered(self, instance: Instance, answer: IssuedToken | TokenBrokerError) -> None:
-        request = instance.request
-        assert request is not None
-        if isinstance(answer, IssuedToken):
+    def _answered(self, instance: Instance, answer: Issued | TokenBrokerError) -> None:
+        connection = instance.asked.wanted.connection
+        if isinstance(answer, Issued):
+            token_id = answer.clear.token.token_id
             self.counts[f"answers from {answer.source}"] += 1
-            self.note(instance.name, f"answers {answer.token_id} from {answer.source}")
-            instance.last_token_id = answer.token_id
+            self.note(instance.name, f"answers {token_id} from {answer.source}")
         else:
             self.counts[f"answers {answer.code}"] += 1
             self.note(instance.name, f"answers {answer}")
-            if isinstance(answer, SlowDown | TemporarilyUnavailable) and not answer.retry_after_s:
-                raise BrokenPromiseError("no Retry-After", self.log)
         self.promises.on_answer(instance, answer)
+        if isinstance(answer, Issued):
+            instance.served[connection] = answer.clear.token.token_id
         instance.request, instance.point = None, ""
+        if instance.lease_s != self.lease_s:
+            self._restart(instance)
 
-    def _run(self, instance: Instance, until: str, fault: Fault) -> None:
+    def run(self, instance: Instance, until: str, fault: Fault) -> None:
         if not instance.request:
-            self._ask(instance, d.Ask(instance.index))
+            self.ask(instance, d.Ask(instance.index))
         while instance.request and instance.point != until:
-            self._step(instance, Fault.NONE)
+            self.step(instance, Fault.NONE)
         if instance.request and fault is not Fault.NONE:
             self.count_fault(f"{fault} {instance.point.split()[-1]}")
-            self._step(instance, fault)
+            self.step(instance, fault)
 
-    def _step(self, instance: Instance, fault: Fault) -> None:
+    def step(self, instance: Instance, fault: Fault) -> None:
         """Resume an instance at once, or when its sleep or delay is over; others whose time comes first go first."""
         before = instance.fiber
         at = instance.due_epoch_s if instance.enforced else min(instance.due_epoch_s, self.now + PACE_S)
-        self._pass_time(max(at, self.now), besides=instance)
+        self.pass_time(max(at, self.now), besides=instance)
         if instance.fiber is before and instance.request:
             self._resume(instance, fault)
 
-    def _pass_time(self, until_epoch_s: float, *, besides: Instance | None = None) -> None:
+    def pass_time(self, until_epoch_s: float, *, besides: Instance | None = None) -> None:
         while True:
             due = [i for i in self.instances if i.request and i is not besides]
             first = min(due, key=lambda i: i.due_epoch_s, default=None)
@@ -239,54 +260,76 @@ class World:
             self._restart(instance)
 
     def _restart(self, instance: Instance) -> None:
-        instance.request, instance.point = None, ""
-        instance.issuer = self._boot(instance.skew_s)
-        instance.asked_table_at, instance.minted_alone_at = 0.0, None
+        instance.request, instance.point, instance.lease_s = None, "", self.lease_s
+        instance.issuer = self._boot(instance)
+        instance.reported.clear()
 
-    def _freeze(self, instance: Instance, seconds: float) -> None:
-        if instance.request:
+    def _freeze(self, instance: Instance, freeze: d.Freeze) -> None:
+        if freeze.looks:
+            instance.freeze = (freeze.looks, freeze.seconds)
+        elif instance.request:
             self.count_fault("frozen process")
-            self.promises.clocks_agree = False
-            instance.due_epoch_s, instance.enforced = self.now + seconds, True
-            instance.request.slow_s += seconds
+            instance.due_epoch_s, instance.enforced = self.now + freeze.seconds, True
+            instance.request.overtime_s += freeze.seconds
+            instance.request.is_stale = True
+
+    def _set_clock(self, instance: Instance, skew_s: float) -> None:
+        if skew_s != instance.skew_s:
+            self.count_fault("clock set")
+            if instance.request:  # its deadline is counted from the request's beginning
+                instance.request.overtime_s += abs(skew_s - instance.skew_s)
+            instance.skew_s, instance.clock_set_epoch_s = skew_s, self.now
+            self.promises.look_at_clocks()
 
     # --- making an instance -------------------------------------------------------------------------------------------
 
-    def _boot(self, skew_s: float) -> TokenIssuer:
+    def _boot(self, instance: Instance) -> TokenIssuer:
         def clock() -> float:
             self._looks_at_clock += 1
+            if instance.request:
+                instance.request.looks += 1
             if self._looks_at_clock > _MOST_LOOKS:
                 raise BrokenPromiseError("an instance spins", self.log)
-            return self.now + skew_s
+            self._freeze_at_look(instance)
+            return self.now + instance.skew_s
 
-        surroundings = Surroundings(
+        ports = Ports(
             clock=clock,
+            monotonic=lambda: self.now,
             sleep=self._sleep,
             randomness=self.random.random,
             new_id=lambda: f"owner-{self.next_number()}",
             notice=self._notice,
         )
-        fakes: dict[str, Any] = {
-            "dynamodb": self.cloud.dynamodb,
-            "kms": self.cloud.kms,
-            "secrets": self.cloud.secrets,
-            "upstream": self.cloud.upstream,
-        }
-        store = self.parts.store(fakes["dynamodb"], fakes["kms"], table="tokens", key_arn="arn:key")
-        secrets = ConnectionSecrets(lambda: fakes["secrets"], "connections", "https://api.digishare.ma/")
-        replacer = self.parts.replacer(
-            store,
-            self.parts.ledger(fakes["dynamodb"], table="tokens"),
-            self.parts.minter(secrets, fakes["upstream"], clock),
-            surroundings,
+        settings = Settings(
+            token_table="tokens",
+            token_key_arn="arn:key",
+            secret_prefix="connections",
+            upstream_hosts=frozenset(),
+            upstream_ca_file=None,
+            default_token_url="https://api.digishare.ma/",
+            lease_seconds=instance.lease_s,
         )
-        return self.parts.issuer(
-            store,
-            replacer,
-            surroundings,
-            longest_lease_s=900.0,
-            daily_mint_ceiling=self.setup.daily_mint_ceiling,
+        clients = assembly.Clients(
+            cast("Any", self.cloud.dynamodb),
+            cast("Any", self.cloud.kms),
+            lambda: cast("Any", self.cloud.secrets),
         )
+        exchange = cast("OAuthExchange", self.cloud.upstream)
+        return assembly.assemble_policy(settings, clients, exchange, ports)[1]
+
+    def _freeze_at_look(self, instance: Instance) -> None:
+        if instance.freeze and self.current is instance:
+            looks, seconds = instance.freeze
+            instance.freeze = (looks - 1, seconds) if looks > 1 else None
+            if looks == 1:
+                self.count_fault("frozen at a look at the clock")
+                instance.asked.overtime_s += seconds
+                instance.asked.is_stale = True
+                self.stand("look", self.now + seconds, enforced=True)
+                if instance.asked.looks <= _LOOKS_BEFORE_ITS_CLOCK:
+                    instance.asked.began_epoch_s = self.now
+                    instance.asked.began_wall_epoch_s = self.now + instance.skew_s
 
     def _sleep(self, seconds: float) -> None:
         self.promises.on_sleep(self.here(), seconds)
@@ -294,10 +337,7 @@ class World:
 
     def _notice(self, event: str, facts: dict[str, object]) -> None:
         self.counts[f"notice {event}"] += 1
-        instance = self.here()
-        self.note(instance.name, f"notices {event} {facts}")
-        if instance.request:
-            instance.request.notices.add(event)
+        self.note(self.here().name, f"notices {event} {facts}")
 
     def next_number(self) -> int:
         """Return a number that nobody else has."""
@@ -309,7 +349,3 @@ class World:
     def count_fault(self, kind: str) -> None:
         self.counts[f"fault: {kind}"] += 1
         self.note("!", kind)
-
-
-def _agree(skews_s: Sequence[float]) -> bool:
-    return max(skews_s) - min(skews_s) <= CLOCK_MARGIN_S
