@@ -10,8 +10,7 @@ import json
 import socket
 import struct
 import threading
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
@@ -21,9 +20,9 @@ from local.digishare.sockets import SocketServer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["error", "slow", "reset", "close", "garbled", "cut", "lost", "hold_before", "hold_after"]
+Kind = Literal["error", "slow", "silent", "reset", "close", "garbled", "cut", "lost"]
 _FORWARD_TIMEOUT_S = 30.0
-_LONGEST_HOLD_S = 60.0
+_SILENCE_S = 60.0
 SERVICES = {"DynamoDB_20120810": "dynamodb", "TrentService": "kms", "secretsmanager": "secretsmanager"}
 
 
@@ -32,15 +31,14 @@ class AwsFault:
     """One thing that goes wrong with the calls that it matches.
 
     Attributes:
-        kind: `error`: AWS answers `status` and `code`, nothing has happened. `slow`: it takes effect, the answer comes `delay_s` later.
-            `reset`, `close`: the connection ends, nothing has happened. `garbled`: a well-framed half of the true
-            answer. `cut`: half of it, and the connection ends. `lost`: it took effect, the connection is reset.
-            `hold_before`, `hold_after`: waits, before or after it took effect, until the caller is gone.
+        kind: `error`: AWS answers `status` and `code`, nothing has happened. `slow`: it takes effect, the answer comes
+            `delay_s` later. `silent`: nothing happens, and no answer comes. `reset`, `close`: the connection ends,
+            nothing has happened. `garbled`: a well-framed half of the true answer. `cut`: half of it, and the
+            connection ends. `lost`: it took effect, the connection is reset.
         service: "dynamodb", "kms" or "secretsmanager"; "" for all.
         operation: as in "GetItem"; "" for all.
         containing: what the request's body must hold.
         times: how many calls it spoils; None: all.
-        reached: set when the first of them has come in.
     """
 
     kind: Kind
@@ -51,7 +49,6 @@ class AwsFault:
     status: int = 500
     code: str = "InternalServerError"
     delay_s: float = 0.0
-    reached: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def matches(self, service: str, operation: str, body: bytes) -> bool:
         return (
@@ -66,16 +63,14 @@ class AwsProxy:
 
     Attributes:
         url: where the SDK goes.
-        calls: how often what came in, as in "dynamodb.GetItem".
-        held_answers: how many calls have taken effect and wait in `hold_after`.
+        spoilt: how many calls went wrong.
     """
 
     def __init__(self, endpoint_url: str) -> None:
         self._endpoint = urlsplit(endpoint_url).netloc
         self._lock = threading.Lock()
         self._faults: list[AwsFault] = []
-        self.calls: Counter[str] = Counter()
-        self.held_answers = 0
+        self.spoilt = 0
 
     def __enter__(self) -> Self:
         self._server = _ProxyServer(self)
@@ -97,14 +92,13 @@ class AwsProxy:
             self._faults.clear()
 
     def take(self, service: str, operation: str, body: bytes) -> AwsFault | None:
-        """Count a call, and return what is to go wrong with it."""
+        """Return what is to go wrong with a call."""
         with self._lock:
-            self.calls[f"{service}.{operation}"] += 1
             for fault in self._faults:
                 if fault.matches(service, operation, body) and fault.times != 0:
                     if fault.times is not None:
                         fault.times -= 1
-                    fault.reached.set()
+                    self.spoilt += 1
                     return fault
         return None
 
@@ -144,8 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._reset()
             case "close":
                 self.close_connection = True
-            case "hold_before":
-                self._hold()
+            case "silent":
+                self.close_connection = True
+                self.server.stopping.wait(_SILENCE_S)
             case _:
                 self._send_spoilt(fault, *self._forwarded(body))
 
@@ -159,9 +154,6 @@ class _Handler(BaseHTTPRequestHandler):
             case "slow":
                 self.server.stopping.wait(fault.delay_s if fault else 0)
                 self._send(status, headers, body)
-            case "hold_after":
-                self.server.proxy.held_answers += 1
-                self._hold()
             case "garbled":
                 # Without its checksum, which would give it away.
                 unchecked = {name: value for name, value in headers.items() if "crc32" not in name.lower()}
@@ -180,10 +172,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         self.wfile.write(body)
-
-    def _hold(self) -> None:
-        self.close_connection = True
-        self.server.stopping.wait(_LONGEST_HOLD_S)
 
     def _reset(self) -> None:
         self.close_connection = True

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
-from functions.broker.mint_ledger import Outcome
+from functions.broker.adapters.mint_ledger import Outcome
+from functions.broker.token import MOST_EXCHANGES_AT_ONCE
 from local.digishare import faults
 from local.fake_digishare import FakeDigishare
-from tests.faults.bench import ask
+from tests.faults.instances import ONE_ATTEMPT_S, ask
 from token_broker import bounded_http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.faults.conftest import Bench
+    from tests.faults.instances import Instances
 
 
 class Elsewhere:
@@ -48,23 +50,23 @@ def elsewhere() -> Iterator[Elsewhere]:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_never_followed(
-    status: int, bench: Bench, digishare: FakeDigishare, elsewhere: Elsewhere
+    status: int, instances: Instances, digishare: FakeDigishare, elsewhere: Elsewhere
 ) -> None:
     """307 and 308 would repeat the body, and with it the client secret."""
-    connection = bench.operator.new_connection()
+    connection = instances.operator.new_connection()
     digishare.fail(
         "token", faults.redirect(status=status, location=f"https://{elsewhere.host}/v1/oauth/token")
     )
-    answer = ask(bench.one, connection)
+    answer = ask(instances.one, connection, ONE_ATTEMPT_S)
 
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert not elsewhere.was_contacted
-    (row,) = bench.operator.rows(connection)
+    (row,) = instances.operator.rows(connection)
     assert (row.outcome, row.error) == (Outcome.FAILED, f"upstream_{status}")
 
 
 def test_a_followed_redirect_would_be_noticed(
-    bench: Bench, digishare: FakeDigishare, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+    instances: Instances, digishare: FakeDigishare, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: an exchange that follows redirects, as `requests` does by default."""
 
@@ -77,45 +79,49 @@ def test_a_followed_redirect_would_be_noticed(
 
     monkeypatch.setattr(bounded_http, "exchange_json", exchange_carelessly)
     digishare.fail("token", faults.redirect(status=307, location=f"https://{elsewhere.host}/v1/oauth/token"))
-    ask(bench.one, bench.operator.new_connection())
+    ask(instances.one, instances.operator.new_connection(), ONE_ATTEMPT_S)
 
     assert elsewhere.was_contacted
 
 
 @pytest.mark.parametrize("form", ["https://{}/x", "http://{}/x", "https://user:password@{}/x"])
-def test_a_token_url_off_the_list_is_never_contacted(form: str, bench: Bench, elsewhere: Elsewhere) -> None:
-    connection = bench.operator.new_connection(token_url=form.format(elsewhere.host))
-    answer = ask(bench.one, connection)
+def test_a_token_url_off_the_list_is_never_contacted(
+    form: str, instances: Instances, elsewhere: Elsewhere
+) -> None:
+    connection = instances.operator.new_connection(token_url=form.format(elsewhere.host))
+    answer = ask(instances.one, connection, ONE_ATTEMPT_S)
 
     assert (answer.status, answer.body["error"]) == (502, "upstream_rejected")
     assert not elsewhere.was_contacted
 
 
-def test_an_upstream_with_an_unknown_certificate_gets_no_request(bench: Bench, tmp_path: Path) -> None:
+def test_an_upstream_with_an_unknown_certificate_gets_no_request(
+    instances: Instances, tmp_path: Path
+) -> None:
     with FakeDigishare(tls_dir=tmp_path) as impostor:
-        broker = bench.start(
-            UPSTREAM_HOSTS=f"{bench.environment['UPSTREAM_HOSTS']},{impostor.url.removeprefix('https://')}"
+        broker = instances.start(
+            UPSTREAM_HOSTS=f"{instances.environment['UPSTREAM_HOSTS']},{impostor.url.removeprefix('https://')}"
         )
-        connection = bench.operator.new_connection(token_url=f"{impostor.url}/v1/oauth/token")
-        answer = ask(broker, connection)
+        connection = instances.operator.new_connection(token_url=f"{impostor.url}/v1/oauth/token")
+        answer = ask(broker, connection, ONE_ATTEMPT_S)
 
         assert impostor.calls == []
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    _assert_nothing_was_minted(bench, connection, "upstream_certificate_refused")
+    _assert_nothing_was_minted(instances, connection, "upstream_certificate_refused")
 
 
-def test_an_upstream_that_does_not_listen_has_minted_nothing(bench: Bench) -> None:
+def test_an_upstream_that_does_not_listen_has_minted_nothing(instances: Instances) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-    broker = bench.start(UPSTREAM_HOSTS=f"{bench.environment['UPSTREAM_HOSTS']},{host}")
-    connection = bench.operator.new_connection(token_url=f"https://{host}/v1/oauth/token")
-    answer = ask(broker, connection)
+    broker = instances.start(UPSTREAM_HOSTS=f"{instances.environment['UPSTREAM_HOSTS']},{host}")
+    connection = instances.operator.new_connection(token_url=f"https://{host}/v1/oauth/token")
+    answer = ask(broker, connection, ONE_ATTEMPT_S)
 
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    _assert_nothing_was_minted(bench, connection, "upstream_unreachable")
+    _assert_nothing_was_minted(instances, connection, "upstream_unreachable")
 
 
-def _assert_nothing_was_minted(bench: Bench, connection: str, code: str) -> None:
-    (row,) = bench.operator.rows(connection)
+def _assert_nothing_was_minted(instances: Instances, connection: str, code: str) -> None:
+    (row,) = instances.operator.rows(connection)
     assert (row.outcome, row.error) == (Outcome.FAILED, code)
-    assert bench.operator.record(connection).mints_today == 0
+    assert instances.operator.record(connection).exchanges_left(time.time()) == MOST_EXCHANGES_AT_ONCE

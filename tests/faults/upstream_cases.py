@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from functions.broker.mint_ledger import Outcome
+from functions.broker.adapters.mint_ledger import Outcome
 from local.digishare import faults
 
 if TYPE_CHECKING:
@@ -189,13 +189,13 @@ STATUSES = {
     "429": Case(faults.rate_limited(), "upstream_429", Outcome.FAILED),
     "429 with seconds": Case(faults.rate_limited(retry_after_s=120), "upstream_429", Outcome.FAILED, 120),
     "429 with a date": Case(
-        faults.rate_limited(retry_after="Fri, 31 Dec 2060 23:59:59 GMT"), "upstream_429", Outcome.FAILED, 3600
+        faults.rate_limited(retry_after="Fri, 31 Dec 2060 23:59:59 GMT"), "upstream_429", Outcome.FAILED, 900
     ),
     "429 with a date gone by": Case(
         faults.rate_limited(retry_after="Fri, 31 Dec 1999 23:59:59 GMT"), "upstream_429", Outcome.FAILED
     ),
     "429 with words": Case(faults.rate_limited(retry_after="soon"), "upstream_429", Outcome.FAILED),
-    "429 for years": Case(faults.rate_limited(retry_after="9" * 30), "upstream_429", Outcome.FAILED, 3600),
+    "429 for years": Case(faults.rate_limited(retry_after="9" * 30), "upstream_429", Outcome.FAILED, 900),
     "400": Case(_answered(400, "invalid_request"), "upstream_400", Outcome.FAILED),
     "404": Case(faults.status(404), "upstream_404", Outcome.FAILED),
     "422": Case(faults.status(422), "upstream_422", Outcome.FAILED),
@@ -247,7 +247,6 @@ _MALFORMED_BODIES: dict[str, object] = {
         f"token type {kind!r}": {"access_token": A_TOKEN, "token_type": kind, "expires_in": 3600}
         for kind in ("DPoP", "N_A", "Bearer, mac", 7, ["Bearer"], False)
     },
-    "NaN": '{"access_token": "' + A_TOKEN + '", "expires_in": NaN}',
     "the token twice": f'{{"access_token": "{A_TOKEN}", "access_token": "{A_TOKEN}"}}',
     "a token and a refusal that cannot both be true": {"access_token": "a b", "error": "invalid_client"},
     "a token in Latin-1": {"access_token": A_TOKEN + "\u00e9"},
@@ -278,22 +277,31 @@ MALFORMED = {
     },
 }
 CASES = {**NO_ANSWER, **STATUSES, **MALFORMED}
-_ODD_S, _LONGEST_S = 300, 400 * 86_400
+_DAY_S, _YEAR_S, _LONGEST_S = 86_400, 31_536_000, 400 * 86_400
 ODD_LIFETIMES: dict[str, tuple[str, int]] = {
-    "missing": ("", _ODD_S),
+    "missing": ("", _DAY_S),
     **{
-        name: (f', "expires_in": {text}', _ODD_S)
-        for name, text in {
-            "zero": "0",
-            "negative": "-1",
-            "text": '"soon"',
-            "null": "null",
-            "true": "true",
-            "an object": "{}",
-            "infinite": "1e400",
-        }.items()
+        name: (f', "expires_in": {text}', lifetime_s)
+        for name, text, lifetime_s in (
+            ("zero", "0", _DAY_S),
+            ("negative", "-1", _DAY_S),
+            ("a word", '"soon"', _DAY_S),
+            ("an empty text", '""', _DAY_S),
+            ("null", "null", _DAY_S),
+            ("true", "true", _DAY_S),
+            ("an object", "{}", _DAY_S),
+            ("an array", "[31536000]", _DAY_S),
+            ("not a number", "NaN", _DAY_S),
+            ("text", '"31536000"', _YEAR_S),
+            ("text with a fraction", '"31536000.0"', _YEAR_S),
+            ("text with white space", '" 31536000 "', _YEAR_S),
+            ("a fraction", "31536000.0", _YEAR_S),
+            ("an exponent", "3.1536e7", _YEAR_S),
+            ("a thousand years", "31536000000", _LONGEST_S),
+            ("infinite", "1e400", _LONGEST_S),
+            ("infinite, not in JSON", "Infinity", _LONGEST_S),
+            ("beyond floating point", str(10**400), _LONGEST_S),
+        )
     },
-    "a thousand years": (', "expires_in": 31536000000', _LONGEST_S),
-    "beyond floating point": (f', "expires_in": {10**400}', _LONGEST_S),
 }
 """The member as it is sent, and the lifetime in seconds that it is worth."""

@@ -1,49 +1,77 @@
-"""Planted faults: each breaks one promise, and a test shows that the race finds it. Called in the nursery."""
+"""Planted faults: each breaks one promise, and a test shows that it is found. Called in the nursery."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from functions.broker import issue_token
-from functions.broker.token_need import Need
-from functions.broker.token_store import TokenStore
+from functions.broker import decide, lifetime
+from functions.broker.adapters.mint_ledger import MintLedger
+from functions.broker.adapters.token_store import TokenStore
+from functions.broker.ports import AwsError
 
 if TYPE_CHECKING:
-    from functions.broker.token_need import TokenWanted
-    from functions.broker.token_record import TokenRecord
+    from functions.broker.adapters.mint_ledger import Mint
+    from functions.broker.decide import TokenWanted
+    from functions.broker.token import Token, TokenRecord
+
+_ALWAYS = "attribute_exists(#fence) OR attribute_not_exists(#fence)"
 
 
 def lock_without_a_condition() -> None:
     """Everybody gets the lock."""
-    write = TokenStore._write
+    _replace_condition("lock_owner", _ALWAYS)
 
-    def write_anyway(self: TokenStore, connection: str, **step: Any) -> tuple[bool, TokenRecord]:
-        if "lock_owner" in step["values"]:
-            step |= {"condition": "attribute_exists(#fence) OR attribute_not_exists(#fence)", "expected": {}}
-        return write(self, connection, **step)
 
-    TokenStore._write = write_anyway  # type: ignore[method-assign] # the point of it
+def lock_without_comparing_its_end() -> None:
+    """Everybody who saw the same fence gets the lock, also if that fence is another's by now."""
+    _replace_condition("lock_owner", "#fence = :seen_fence", needs="seen_until")
+
+
+def publish_without_a_condition() -> None:
+    """Whoever once had the lock may publish."""
+    _replace_condition("token", _ALWAYS)
+
+
+def exchange_without_a_row() -> None:
+    """Whether the row is written or not, the exchange follows."""
+    begin = MintLedger.begin
+
+    def begin_carelessly(self: MintLedger, mint: Mint) -> None:
+        with suppress(AwsError):
+            begin(self, mint)
+
+    MintLedger.begin = begin_carelessly  # type: ignore[method-assign] # the point of it
 
 
 def lock_without_an_end() -> None:
-    """A holder that dies keeps the lock for ever."""
-    acquire_lock = TokenStore.acquire_lock
-
-    def acquire_for_ever(self: TokenStore, seen: TokenRecord, **step: Any) -> tuple[bool, TokenRecord]:
-        return acquire_lock(self, seen, **{**step, "lock_until_epoch_s": step["lock_until_epoch_s"] + 3600})
-
-    TokenStore.acquire_lock = acquire_for_ever  # type: ignore[method-assign] # the point of it
+    """A holder that dies stands in everybody's way."""
+    lifetime.LOCK_S = lifetime.LONGEST_LOCK_S - 1
 
 
-def rejection_without_a_comparison() -> None:
+def send_without_a_look_at_the_clock() -> None:
+    """However late it is, the exchange is sent."""
+    lifetime.TO_SEND_S = 0.0
+
+
+def report_without_a_comparison() -> None:
     """Whatever token is reported, the present one is replaced."""
-    need_of = issue_token.need_of  # type: ignore[attr-defined] # imported there by name
 
-    def need_of_another_token(record: TokenRecord, wanted: TokenWanted, now: float, **limits: float) -> Need:
-        need: Need = need_of(record, wanted, now, **limits)
-        _, generation = seen.setdefault(id(wanted), (wanted, record.generation))
-        is_reported = wanted.rejected_token_id is not None and record.generation == generation > 0
-        return Need.REJECTED if is_reported else need
+    def is_reported(token: Token, wanted: TokenWanted, now: float) -> bool:
+        return wanted.rejected_token_id is not None
 
-    seen: dict[int, tuple[TokenWanted, int]] = {}
-    issue_token.need_of = need_of_another_token  # type: ignore[attr-defined] # the point of it
+    decide._is_reported = is_reported
+
+
+def _replace_condition(written: str, condition: str, needs: str = "") -> None:
+    """Let every update that writes `written`, and compares `needs`, have another condition."""
+    update = TokenStore._update
+
+    def update_carelessly(self: TokenStore, *step: Any) -> TokenRecord:
+        connection, values, removed, right_condition, expected = step
+        if written not in values or (needs and needs not in expected):
+            return update(self, connection, values, removed, right_condition, expected)
+        used = {name: value for name, value in expected.items() if f":{name}" in condition}
+        return update(self, connection, values, removed, condition, used)
+
+    TokenStore._update = update_carelessly  # type: ignore[assignment,method-assign] # the point of it

@@ -1,4 +1,4 @@
-"""Two hundred callers report the same token at once, over many processes: it is replaced once, and all get the new one."""
+"""Hundreds of callers report the same token at once, over many processes: it is replaced once, and all get the new one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker.mint_ledger import Outcome
-from functions.broker.token_record import to_attribute, token_key
+from functions.broker.adapters.mint_ledger import Outcome
 from local.instances import Nursery
-from local.races import minted_token_ids, new_connection, new_event, read_ledger
+from local.races import minted_token_ids, new_event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,32 +18,39 @@ if TYPE_CHECKING:
 
     from local.cloud import LocalCloud
     from local.instances import Answer
+    from tests.operator import Operator
 
 pytestmark = pytest.mark.cloud
 
 
-def test_one_token_rejected_by_200_callers_is_one_mint(cloud: LocalCloud, nursery: Nursery) -> None:
-    result = reject_at_once(cloud, nursery, instances=20, callers_at_each=10)
+@pytest.mark.usefixtures("slow_upstream")
+def test_one_token_reported_by_300_callers_is_one_exchange(
+    cloud: LocalCloud, nursery: Nursery, operator: Operator
+) -> None:
+    result = report_at_once(cloud, nursery, operator, instances=30, callers_at_each=10)
 
     (new,) = result.minted
-    assert len(result.answers) == 200
+    assert len(result.answers) == 300
     assert {(answer.status, answer.body["token_id"]) for answer in result.answers} == {(200, new)}
-    rows = [(row.reason, row.outcome, row.token_id) for row in read_ledger(cloud, result.connection)]
-    assert rows == [("no_token", Outcome.ISSUED, result.old), ("rejected", Outcome.ISSUED, new)]
+    rows = [
+        (row.reason, row.outcome, row.token and row.token.token_id)
+        for row in operator.rows(result.connection)
+    ]
+    assert rows == [("no_token", Outcome.ISSUED, result.old), ("reported", Outcome.ISSUED, new)]
 
 
-def test_rejections_that_are_not_compared_with_the_present_token_are_noticed(
-    cloud: LocalCloud, instance_environment: dict[str, str], tmp_path: Path
+def test_reports_that_are_not_compared_with_the_present_token_are_noticed(
+    cloud: LocalCloud, instance_environment: dict[str, str], operator: Operator, tmp_path: Path
 ) -> None:
-    planted = "tests.races.sabotage:rejection_without_a_comparison"
+    planted = "tests.races.sabotage:report_without_a_comparison"
     with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as nursery:
-        result = reject_at_once(cloud, nursery, instances=3, callers_at_each=2)
+        result = report_at_once(cloud, nursery, operator, instances=3, callers_at_each=2)
 
     assert len(result.minted) > 1
 
 
 @dataclass(frozen=True)
-class Rejection:
+class Reports:
     """What came of it: the token that was reported, the tokens minted since, every caller's answer."""
 
     connection: str
@@ -53,14 +59,17 @@ class Rejection:
     answers: Sequence[Answer]
 
 
-def reject_at_once(cloud: LocalCloud, nursery: Nursery, *, instances: int, callers_at_each: int) -> Rejection:
+def report_at_once(
+    cloud: LocalCloud, nursery: Nursery, operator: Operator, *, instances: int, callers_at_each: int
+) -> Reports:
     """Let callers of their own names report the token that all instances have served."""
-    connection = new_connection(cloud)
+    connection = operator.new_connection()
     started = nursery.start(instances)
     for instance in started:
         instance.send(new_event(connection))
     (old,) = {instance.receive().body["token_id"] for instance in started}
-    _let_the_token_be_two_minutes_old(cloud, connection)
+    # A younger token would not be replaced: a slow clock upstream is likelier than a dead token.
+    operator.change(connection, {"token.issued_at_epoch_s": time.time() - 120})
     minted_before = minted_token_ids(cloud)
 
     start_at = time.time() + 0.1
@@ -70,14 +79,4 @@ def reject_at_once(cloud: LocalCloud, nursery: Nursery, *, instances: int, calle
             instance.send(new_event(connection, role, rejected_token_id=old), at_epoch_s=start_at)
     answers = [instance.receive() for instance in started for _ in range(callers_at_each)]
     nursery.retire(started)
-    return Rejection(connection, old, minted_token_ids(cloud)[len(minted_before) :], answers)
-
-
-def _let_the_token_be_two_minutes_old(cloud: LocalCloud, connection: str) -> None:
-    """A younger one would not be replaced: a slow clock upstream is likelier than a dead token."""
-    cloud.client("dynamodb").update_item(
-        TableName=cloud.outputs["TokenTableName"],
-        Key=token_key(connection),
-        UpdateExpression="SET issued_at_epoch_s = :then",
-        ExpressionAttributeValues={":then": to_attribute(time.time() - 120)},
-    )
+    return Reports(connection, old, minted_token_ids(cloud)[len(minted_before) :], answers)
