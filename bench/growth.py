@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from bench.virtual import CONNECTION, START_EPOCH_S, Tally, VirtualFleet
+from bench.virtual import START_EPOCH_S, Tally, VirtualFleet
 from functions.broker import lifetime
 
 FLEETS: Final = (1, 10, 100, 1_000, 10_000)
 INSTANCE_LIFE_S: Final = 2 * 3_600
 """Assumed: Lambda retires a busy instance after some two hours."""
-_REFRESH_WATCHED_S: Final = 20.0
-"""Past the lock's end, up to which copies in memory are served without another look at the table."""
+_REFRESH_WATCHED_S: Final = lifetime.TRUST_S + 10
+"""Up to the second look of those whose copy in memory was compared with the item at the moment of the refresh."""
 _YEAR_S: Final = 365 * 86_400.0
-_SERVED: Final = frozenset({"memory", "table", "mint", "direct"})
+_SERVED: Final = frozenset({"memory", "table", "mint"})
 _LAMBDA_SCALES_AT_ONCE, _LAMBDA_SCALES_PER_S = 1_000, 100
 
 
@@ -29,7 +29,8 @@ class Event:
         mints: tokens issued.
         lost_lock_races: conditional updates that came second.
         reads, decrypts: of the token item and its token, in all; their peaks are the busiest second's.
-        throttled: calls that a quota refused, the SDK's repetitions counted.
+        secret_reads: two by each instance that goes for the lock, whether it gets it or not.
+        throttled: calls that a quota refused.
         refused: answers that were errors.
         wait_median_s, wait_last_s: of the answers that did not come from memory.
     """
@@ -41,6 +42,7 @@ class Event:
     peak_reads: int
     decrypts: int
     peak_decrypts: int
+    secret_reads: int
     throttled: int
     refused: int
     wait_median_s: float
@@ -62,7 +64,7 @@ def refresh(instances: int) -> Event:
     """Let a fleet come to the moment at which its year-long token is due for replacement, a call a second to each."""
     fleet = VirtualFleet(expires_in_s=_YEAR_S)
     fleet.mint_first_token()
-    due = START_EPOCH_S + _YEAR_S - lifetime.soft_margin_s(_YEAR_S, CONNECTION, 1)
+    due = START_EPOCH_S + _YEAR_S - lifetime.refresh_margin_s(_YEAR_S)
     issuers = [fleet.new_instance() for _ in range(instances)]
     for number, issuer in enumerate(issuers):
         # Each has last looked at the table at its own moment of the minute before.
@@ -87,9 +89,9 @@ def steady_reads_per_instance_s(instances: int = 50, minutes: int = 5) -> float:
     return fleet.tally.calls["dynamodb.get_item"] / instances / (60 * minutes)
 
 
-def year(token_lifetime_s: float, *, daily_mint_ceiling: int = 24, days: int = 365) -> tuple[float, float]:
+def year(token_lifetime_s: float, *, days: int = 365) -> tuple[float, float]:
     """Return mints a year, and the share of calls refused, of one instance that is asked 200 times in a lifetime."""
-    fleet = VirtualFleet(expires_in_s=token_lifetime_s, daily_mint_ceiling=daily_mint_ceiling)
+    fleet = VirtualFleet(expires_in_s=token_lifetime_s)
     fleet.call_on(
         fleet.new_instance(),
         begin_epoch_s=fleet.now,
@@ -109,12 +111,13 @@ def _event(instances: int, tally: Tally, mints: int) -> Event:
     return Event(
         instances=instances,
         mints=mints,
-        # A mint takes the lock once and gives it back once; what is more came second.
+        # An exchange takes the lock once and publishes once; what is more came second.
         lost_lock_races=tally.calls["dynamodb.update_item"] - 2 * mints,
         reads=tally.calls["dynamodb.get_item"],
         peak_reads=tally.busiest_second("dynamodb.get_item"),
         decrypts=tally.calls["kms.decrypt"],
         peak_decrypts=tally.busiest_second("kms.decrypt"),
+        secret_reads=tally.calls["secretsmanager.get_secret_value"],
         throttled=tally.throttled.total(),
         refused=_refused(tally),
         wait_median_s=statistics.median(waits),

@@ -94,13 +94,13 @@ def _load(part: dict[str, Any], instances: int, calls_per_s: float) -> Load:
 def _events(events: list[dict[str, Any]]) -> str:
     head = (
         "instances", "mints", "lost lock races", "reads", "busiest second", "decrypts", "busiest second",
-        "throttled calls", "refused answers", "median wait s", "longest wait s",
+        "secret reads", "throttled calls", "refused answers", "median wait s", "longest wait s",
     )  # fmt: skip
     rows = [
         [
             f"{event['instances']:,}", event["mints"], f"{event['lost_lock_races']:,}", f"{event['reads']:,}",
             f"{event['peak_reads']:,}", f"{event['decrypts']:,}", f"{event['peak_decrypts']:,}",
-            f"{event['throttled']:,}", f"{event['refused']:,}", f"{event['wait_median_s']:.3f}",
+            f"{event.get('secret_reads', 0):,}", f"{event['throttled']:,}", f"{event['refused']:,}", f"{event['wait_median_s']:.3f}",
             f"{event['wait_last_s']:.2f}",
         ]
         for event in events

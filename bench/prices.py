@@ -24,11 +24,14 @@ SECRET_MONTH: Final = 0.40
 SECRETS_MANAGER_REQUEST: Final = 0.05 / 10_000
 LOGS_GB: Final = 0.50
 METRIC_MONTH: Final = 0.30
+ALARM_MONTH: Final = 0.10
 
 MEMORY_GB: Final = 1.0
 """template.yaml: MemorySize of the broker."""
 METRICS: Final = 30
-"""Answers and Duration for each outcome and source that occurs (about a dozen pairs), and the notices."""
+"""Answers and Duration for each outcome and source that occurs (about a dozen pairs), and the events."""
+ALARMS: Final = 3
+"""template.yaml."""
 LAMBDA_LINES_BYTES: Final = 350
 """START, END and REPORT, which Lambda writes for each invocation."""
 LOG_ENTRY_BYTES: Final = 26
@@ -72,9 +75,11 @@ def monthly_cost(load: Load) -> dict[str, float]:
         "DynamoDB": reads * DYNAMODB_READ_UNIT + load.mints_per_month * 8 * DYNAMODB_WRITE_UNIT,
         "KMS": (decrypts + 2 * load.mints_per_month) * KMS_REQUEST,
         "fixed": METRICS * METRIC_MONTH
+        + ALARMS * ALARM_MONTH
         + KMS_KEY_MONTH
         + SECRET_MONTH
-        + load.mints_per_month * SECRETS_MANAGER_REQUEST,
+        # Each exchange reads the current and the previous version.
+        + load.mints_per_month * 2 * SECRETS_MANAGER_REQUEST,
     }
 
 

@@ -65,7 +65,7 @@ class RuntimeApi:
             connection.close()
 
     def put_event(self, event: bytes, *, sampled: bool = False) -> None:
-        """Offer an event to whoever asks next; `sampled` is X-Ray's flag in its trace header."""
+        """Offer an event to the next that asks; `sampled` is X-Ray's flag in its trace header."""
         self._events.put((event, f"Root=1-69244100-0123456789abcdef01234567;Sampled={int(sampled)}"))
 
     def take_answer(self, timeout_s: float) -> Answer:

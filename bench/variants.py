@@ -43,7 +43,7 @@ _HABITS: Final = {
     "secretsmanager": (
         "the Secrets Manager client at start",
         (
-            "import functions.broker.client_secret as module\n"
+            "import functions.broker.adapters.client_secret as module\n"
             "_make = module.ConnectionSecrets.__init__\n"
             "def __init__(self, make_client, *args):\n"
             "    client = make_client()\n"

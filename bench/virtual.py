@@ -1,7 +1,6 @@
 """Many instances of the real policy on a virtual clock: every call to AWS takes its time, and quotas refuse.
 
-The policy, the lock, the mint and the record are those that are deployed (`functions.broker`); in memory are only the
-services. A second of ten thousand instances takes a second or so of ours.
+The policy is the one that is deployed, put together as it is there (`assemble_policy`); in memory are only the services. A second of ten thousand instances takes a second or so of ours.
 """
 
 from __future__ import annotations
@@ -11,18 +10,15 @@ import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
 
-from functions.broker.client_secret import ConnectionSecrets
-from functions.broker.issue_token import TokenIssuer
-from functions.broker.mint_ledger import MintLedger
-from functions.broker.mint_token import Minter
-from functions.broker.replace_token import TokenReplacer
-from functions.broker.surroundings import Surroundings
-from functions.broker.token_need import TokenWanted
-from functions.broker.token_store import TokenStore
+from functions.broker import lifetime
+from functions.broker.assembly import Clients, assemble_policy
+from functions.broker.decide import TokenWanted
+from functions.broker.ports import Ports
+from functions.broker.settings import Settings
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error
@@ -30,6 +26,8 @@ from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from functions.broker.issue_token import TokenIssuer
 
 CONNECTION: Final = "digishare"
 START_EPOCH_S: Final = 1_800_000_000.0
@@ -47,11 +45,21 @@ QUOTAS_PER_S: Final = {
     "dynamodb.get_item": 3_000,
     "dynamodb.update_item": 1_000,
     "kms.decrypt": 10_000,
+    "kms.encrypt": 10_000,
     "secretsmanager.get_secret_value": 10_000,
 }
 """One DynamoDB partition, which one item is, without its saved-up burst; KMS where its quota is smallest."""
-_RUN_TIME_S: Final = 28.0
-_SDK_ATTEMPTS: Final = 2
+_RUN_TIME_S: Final = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
+_SETTINGS: Final = Settings.from_environment(
+    {
+        "TOKEN_TABLE": "tokens",
+        "TOKEN_KEY_ARN": "arn:aws:kms:x:1:key/a",
+        "SECRET_PREFIX": "connections",
+        "UPSTREAM_HOSTS": "api.digishare.ma",
+        "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
+        "LEASE_SECONDS": "900",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -77,7 +85,7 @@ class VirtualFleet:
 
     Args:
         seed: of everything that chance decides.
-        daily_mint_ceiling, expires_in_s: as deployed, and as the upstream says.
+        expires_in_s: as the upstream says.
 
     Attributes:
         now: epoch seconds.
@@ -85,9 +93,7 @@ class VirtualFleet:
         upstream: the token endpoint, which counts the mints.
     """
 
-    def __init__(
-        self, *, seed: int = 1, daily_mint_ceiling: int = 24, expires_in_s: float = 31_536_000
-    ) -> None:
+    def __init__(self, *, seed: int = 1, expires_in_s: float = 31_536_000) -> None:
         self.now = START_EPOCH_S
         self.tally = Tally()
         self._chance = random.Random(seed)  # noqa: S311 - a simulation
@@ -100,37 +106,23 @@ class VirtualFleet:
         self.upstream.secrets["client"] = {"secret"}
         secrets = FakeSecretsManager(wire)
         secrets.put(f"connections/{CONNECTION}", {"client_id": "client", "client_secret": "secret"})
-        self._dynamodb: Any = FakeDynamoDB(wire)
-        self._kms: Any = FakeKMS(wire)
-        self._secrets: Any = secrets
-        self._daily_mint_ceiling = daily_mint_ceiling
-
-    def new_instance(self) -> TokenIssuer:
-        """Return the policy of one more instance, cold."""
-        surroundings = Surroundings(
+        dynamodb: Any = FakeDynamoDB(wire)
+        kms: Any = FakeKMS(wire)
+        self._clients = Clients(dynamodb, kms, lambda: cast("Any", secrets))
+        self._ports = Ports(
             clock=lambda: self.now,
+            monotonic=lambda: self.now,
             sleep=self.sleep,
             randomness=self._chance.random,
             new_id=lambda: f"owner-{next(self._numbers)}",
             notice=lambda name, _facts: self.tally.calls.update([f"notice.{name}"]),
         )
-        store = TokenStore(self._dynamodb, self._kms, table="tokens", key_arn="arn:aws:kms:x:1:key/a")
+
+    def new_instance(self) -> TokenIssuer:
+        """Return the policy of one more instance, cold."""
         exchange: Any = self.upstream
-        minter = Minter(
-            ConnectionSecrets(
-                lambda: self._secrets, "connections", "https://api.digishare.ma/v1/oauth/token"
-            ),
-            exchange,
-            lambda: self.now,
-        )
-        ledger = MintLedger(self._dynamodb, table="tokens")
-        return TokenIssuer(
-            store,
-            TokenReplacer(store, ledger, minter, surroundings),
-            surroundings,
-            longest_lease_s=900,
-            daily_mint_ceiling=self._daily_mint_ceiling,
-        )
+        _, issuer = assemble_policy(_SETTINGS, self._clients, exchange, self._ports)
+        return issuer
 
     def ask(self, issuer: TokenIssuer) -> None:
         """Ask an instance for a token, and note what came of it."""
@@ -179,16 +171,12 @@ class VirtualFleet:
             waiting.switch()
 
     def _pass_time(self, operation: Operation) -> None:
-        """Let one call take its time; refuse it, after the SDK's own second attempt, where a quota is used up."""
+        """Let one call take its time; refuse it where a quota is used up."""
         name = operation.name
-        for attempt in range(_SDK_ATTEMPTS):
-            self.sleep(LATENCIES_S[name] * (0.75 + 0.5 * self._chance.random()))
-            second = int(self.now)
-            self.tally.calls[name] += 1
-            if self.tally.by_second[name, second] < QUOTAS_PER_S.get(name, 10**9):
-                self.tally.by_second[name, second] += 1
-                return
+        self.sleep(LATENCIES_S[name] * (0.75 + 0.5 * self._chance.random()))
+        second = int(self.now)
+        self.tally.calls[name] += 1
+        if self.tally.by_second[name, second] >= QUOTAS_PER_S.get(name, 10**9):
             self.tally.throttled[name] += 1
-            if attempt + 1 < _SDK_ATTEMPTS:
-                self.sleep(self._chance.random())
-        raise aws_error("ThrottlingException")
+            raise aws_error("ThrottlingException")
+        self.tally.by_second[name, second] += 1
