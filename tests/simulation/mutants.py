@@ -11,7 +11,6 @@ from functions.broker import assembly, lifetime
 from functions.broker.adapters import dynamodb, token_store
 from functions.broker.adapters.mint_ledger import MintLedger, Outcome
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
-from functions.broker.decide import Need
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.mint_token import Candidate, Minter
 from functions.broker.ports import AwsBusyError, AwsError, AwsUnavailableError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
     from functions.broker.adapters.mint_ledger import Mint
+    from functions.broker.decide import Need
     from functions.broker.token import ClearToken, Lock, SealedToken, TokenRecord
 
     Patch = Callable[[pytest.MonkeyPatch], None]
@@ -285,12 +285,11 @@ class DeadlineIsLaterInside(TokenReplacer):
         return super().replace(seen, wanted, need, clock, deadline + 10.0)
 
 
-class ReportIsARefresh(TokenReplacer):
-    """A report is treated as a refresh: the same token may be published again."""
+class ReportedTokenIsForgotten(TokenReplacer):
+    """An attempt does not know which token was reported."""
 
     def replace(self, seen: Any, wanted: Any, need: Need, clock: Any, deadline: float) -> Any:
-        need = Need.REFRESH if need is Need.REPORTED else need
-        return super().replace(seen, wanted, need, clock, deadline)
+        return super().replace(seen, replace(wanted, rejected_token_id=None), need, clock, deadline)
 
 
 # --- who is served what --------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ MUTANTS = {
     "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
     "reported token published again": Mutant(
         "published again|served again",
-        m.part(m.ReportIsARefresh),
+        m.part(m.ReportedTokenIsForgotten),
         (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(

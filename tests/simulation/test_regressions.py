@@ -5,7 +5,7 @@ They hold today, and with the bug planted again they still break: so they are wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from functions.broker import issue_token
 from functions.broker.issue_token import TokenIssuer
 from tests.simulation import mutants as m
-from tests.simulation.decisions import Decision, Freeze, Rotate, Run, SetClock, Setup, Wait
+from tests.simulation.decisions import Decision, Fault, Freeze, Rotate, Run, SetClock, Setup, Wait
 from tests.simulation.explore import simulate
 from tests.simulation.promises import BrokenPromiseError
 
@@ -40,7 +40,10 @@ class TrustFromTheAnswer(TokenIssuer):
     """Memory is trusted from the answer, by the request's clock, and not from the look at the item by the wall clock."""
 
     def _serve(self, record: Any, request: Any, known: Any, checked_at: float) -> Any:
-        return super()._serve(record, request, known, request.clock.now())
+        issued = super()._serve(record, request, known, checked_at)
+        if known.copy:
+            known.copy = replace(known.copy, checked_at_epoch_s=request.clock.now())
+        return issued
 
     def _replace(self, record: Any, need: Any, request: Any, known: Any, checked_at: float) -> Any:
         return super()._replace(record, need, request, known, request.clock.now())
@@ -60,6 +63,11 @@ REGRESSIONS = {
             Run(0),
         ),
         Setup(exchange_s=5.0),
+    ),
+    "memory was trusted for as much longer as unsealing took": Regression(
+        "memory is trusted",
+        m.part(TrustFromTheAnswer),
+        (Run(0), Run(1, "before kms.decrypt", Fault.SLOW), Run(1), Wait(58.0), Run(1)),
     ),
     "a token expired while it was unsealed, and was served": Regression(
         "an expired token is served",
