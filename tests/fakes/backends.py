@@ -68,8 +68,11 @@ class Moto:
             self.secretsmanager.delete_secret(SecretId=secret["Name"], ForceDeleteWithoutRecovery=True)
 
     def rotate(self, connection: str, value: object) -> None:
-        name, text = f"{PREFIX}/{connection}", value if isinstance(value, str) else json.dumps(value)
+        name, text = f"{PREFIX}/{connection}", value if isinstance(value, str) else None
+        if text is None and not isinstance(value, bytes):
+            text = json.dumps(value)
+        content = {"SecretBinary": value} if text is None else {"SecretString": text}
         try:
-            self.secretsmanager.create_secret(Name=name, SecretString=text)
+            self.secretsmanager.create_secret(Name=name, **content)
         except self.secretsmanager.exceptions.ResourceExistsException:
-            self.secretsmanager.put_secret_value(SecretId=name, SecretString=text)
+            self.secretsmanager.put_secret_value(SecretId=name, **content)

@@ -241,10 +241,18 @@ def test_a_previous_version_that_is_no_credential_is_none(backend: Backend) -> N
         ("[]", "not a JSON object"),
         ('{"client_id":"c"}', "client_secret"),
         ("{\0}", "UTF-16"),
+        (b'{"client_id": "c", "client_secret": "s"}', "binary"),
+        ('{"client_id": "c", "client_secret": "s"}'.encode("utf-16"), "binary"),
+        ({"client_id": "", "client_secret": "s"}, "client_id"),
+        ({"client_id": "c", "client_secret": "é"}, "client_secret"),
+        ({"client_id": "c", "client_secret": "s", "token_url": 5}, "token_url"),
+        ({"client_id": "c", "client_secret": "s", "scope": ["a"]}, "scope"),
         ({"type": "api_key"}, "`type`"),
         ({"client_id": "c", "client_secret": "s\n"}, "client_secret"),
         ({"type": "personal_access_token", "access_token": "two words"}, "access_token"),
+        ({"type": "personal_access_token", "access_token": "x" * 5000}, "access_token"),
         ({"type": "personal_access_token", "access_token": "x" * 4097}, "access_token"),
+        ("[" * 5000, "not JSON"),
     ],
 )
 def test_a_secret_that_is_malformed_says_what_is_wrong(backend: Backend, value: object, problem: str) -> None:
@@ -252,6 +260,22 @@ def test_a_secret_that_is_malformed_says_what_is_wrong(backend: Backend, value: 
     with pytest.raises(MintFailedError, match="secret_malformed") as raised:
         backend.secrets.read("broken")
     assert problem in raised.value.problem
+
+
+def test_what_a_credential_does_not_name_is_filled_in(backend: Backend) -> None:
+    backend.rotate("bare", {"client_id": "c", "client_secret": "s"})
+    backend.rotate(
+        "bare", {"client_id": "c", "client_secret": "s", "token_url": "https://x/t", "scope": "a b"}
+    )
+    current, bare = (stored.credential for stored in backend.secrets.read("bare"))
+    assert bare == ClientCredentials("c", "s", "https://api.digishare.ma/v1/oauth/token", None)
+    assert current == ClientCredentials("c", "s", "https://x/t", "a b")
+
+
+def test_a_personal_access_token_may_have_4096_characters(backend: Backend) -> None:
+    longest = "x" * 4096
+    backend.rotate("personal", {"type": "personal_access_token", "access_token": longest})
+    assert backend.secrets.read("personal")[0].credential == PersonalAccessToken(longest)
 
 
 def test_a_byte_order_mark_is_no_problem(backend: Backend) -> None:
@@ -262,6 +286,15 @@ def test_a_byte_order_mark_is_no_problem(backend: Backend) -> None:
 def test_a_secret_that_is_missing_says_so(backend: Backend) -> None:
     with pytest.raises(MintFailedError, match="secret_missing"):
         backend.secrets.read("nobody")
+
+
+def test_item_and_row_say_their_format(backend: Backend) -> None:
+    locked(backend.store)
+    backend.ledger.begin(row_of(1))
+    for record in ("token", "mint#0000000001#a"):
+        key = {"connection": {"S": "digishare"}, "record": {"S": record}}
+        item = backend.dynamodb.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]
+        assert item["format"] == {"N": "1"}
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

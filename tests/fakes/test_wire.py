@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, ConnectionSecrets
-from functions.broker.adapters.token_store import TokenStore
-from functions.broker.ports import AwsUnavailableError, MintFailedError
-from functions.broker.token import Failure, FailureKind, Lock, Pace, TokenRecord
+from functions.broker.adapters.token_store import SealBrokenError, TokenStore
+from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError, MintFailedError
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
@@ -93,6 +93,62 @@ def test_the_upstream_can_lose_an_answer_after_issuing() -> None:
     with pytest.raises(MintFailedError, match="upstream_no_answer"):
         upstream.exchange(GOOD, 1.0)
     assert upstream.mints == 1
+
+
+def test_a_read_that_is_not_consistent_misses_the_last_write() -> None:
+    dynamodb: Any = FakeDynamoDB()
+    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
+    for number in ("1", "2"):
+        dynamodb.put_item(TableName="tokens", Item={**key, "fence": {"N": number}})
+    found = [
+        dynamodb.get_item(TableName="tokens", Key=key, **asked)["Item"]["fence"]["N"]
+        for asked in ({}, {"ConsistentRead": False}, {"ConsistentRead": True})
+    ]
+    assert found == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("InvalidCiphertextException", SealBrokenError),
+        ("IncorrectKeyException", SealBrokenError),
+        ("DisabledException", AwsRefusedError),
+        ("KMSInvalidStateException", AwsRefusedError),
+        ("AccessDeniedException", AwsRefusedError),
+        ("KeyUnavailableException", AwsUnavailableError),
+        ("ThrottlingException", AwsBusyError),
+    ],
+)
+def test_only_what_the_key_says_of_the_ciphertext_breaks_a_seal(code: str, error: type[Exception]) -> None:
+    wire = Wire()
+    store = new_store(wire)
+    token = Token("0" * 16, 0.0, None, None, None, "v1")
+
+    def fail(_: Operation) -> None:
+        raise aws_error(code)
+
+    wire.before = fail
+    with pytest.raises(error):
+        store.open("digishare", SealedToken(token, b"sealed", 1))
+
+
+@pytest.mark.parametrize(
+    "failure", [aws_error("ThrottlingException"), aws_error("AccessDenied"), no_answer()]
+)
+def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) -> None:
+    wire = Wire()
+    fake = FakeSecretsManager(wire)
+    client: Any = fake
+    for secret in ("first", "second"):
+        fake.put("connections/digishare", {"client_id": "c", "client_secret": secret})
+
+    def fail(operation: Operation) -> None:
+        if operation.request["VersionStage"] == "AWSPREVIOUS":
+            raise failure
+
+    wire.before = fail
+    (stored,) = ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")
+    assert stored.stage == "AWSCURRENT"
 
 
 def test_a_secret_marked_for_deletion_cannot_be_read() -> None:

@@ -83,6 +83,15 @@ def test_the_state_is_that_of_the_moment(later_s: float, state: str) -> None:
     assert describe(RECORD, NOW + later_s)["state"] == state
 
 
+def test_exchanges_come_in_while_time_passes() -> None:
+    assert [describe(RECORD, NOW + later_s)["exchanges_left"] for later_s in (0, 449, 451, 10**6)] == [
+        20,
+        20,
+        21,
+        24,
+    ]
+
+
 def test_a_token_without_a_known_expiry_is_fresh() -> None:
     described = describe(with_token(expires_at_epoch_s=None, lifetime_s=None), NOW + 10**8)
 

@@ -1,0 +1,102 @@
+"""How a failed AWS call is named: unavailable and busy are repeated, refused is not; and nothing but a code is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore import exceptions as sdk
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
+from functions.broker.adapters.aws_calls import ConditionFailedError, call_aws
+from functions.broker.ports import AwsBusyError, AwsError, AwsRefusedError, AwsUnavailableError
+
+CANARY = "canary-in-a-message"
+
+
+def answered(code: str, status: int = 400, **members: Any) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": CANARY},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+        **members,
+    }
+    return ClientError(response, CANARY)
+
+
+def failing_with(error: Exception) -> AwsError:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(AwsError) as raised:
+        call_aws(fail)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (answered("ThrottlingException"), AwsBusyError, "ThrottlingException"),
+        (answered("ThrottlingException", 503), AwsBusyError, "ThrottlingException"),
+        (
+            answered("ProvisionedThroughputExceededException"),
+            AwsBusyError,
+            "ProvisionedThroughputExceededException",
+        ),
+        (answered("RequestLimitExceeded"), AwsBusyError, "RequestLimitExceeded"),
+        (answered("InternalServerError", 500), AwsUnavailableError, "InternalServerError"),
+        (answered("KMSInternalException"), AwsUnavailableError, "KMSInternalException"),
+        (answered("DependencyTimeoutException"), AwsUnavailableError, "DependencyTimeoutException"),
+        (answered("SomethingNew", 500), AwsUnavailableError, "SomethingNew"),
+        (answered("503", 503), AwsUnavailableError, "503"),
+        (answered("404", 404), AwsUnavailableError, "404"),
+        (answered("AccessDeniedException"), AwsRefusedError, "AccessDeniedException"),
+        (answered("ValidationException"), AwsRefusedError, "ValidationException"),
+        (answered("ResourceNotFoundException"), AwsRefusedError, "ResourceNotFoundException"),
+        (answered("KMSInvalidStateException"), AwsRefusedError, "KMSInvalidStateException"),
+        (answered("SomethingNew", 499), AwsRefusedError, "SomethingNew"),
+        (sdk.ReadTimeoutError(endpoint_url=CANARY), AwsUnavailableError, "ReadTimeoutError"),
+        (sdk.ConnectTimeoutError(endpoint_url=CANARY), AwsUnavailableError, "ConnectTimeoutError"),
+        (sdk.EndpointConnectionError(endpoint_url=CANARY), AwsUnavailableError, "EndpointConnectionError"),
+        (sdk.ConnectionClosedError(endpoint_url=CANARY), AwsUnavailableError, "ConnectionClosedError"),
+        (sdk.NoCredentialsError(), AwsRefusedError, "NoCredentialsError"),
+        (sdk.ParamValidationError(report=CANARY), AwsRefusedError, "ParamValidationError"),
+        (ResponseParserError(CANARY), AwsUnavailableError, "ResponseParserError"),
+        (KeyError(CANARY), AwsUnavailableError, "MalformedAnswer"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
+)
+def test_a_failed_call_is_named_by_what_it_means(error: Exception, kind: type[AwsError], text: str) -> None:
+    found = failing_with(error)
+
+    assert type(found) is kind
+    assert str(found) == text
+    assert found.__suppress_context__
+
+
+def test_each_kind_is_an_event_of_its_own() -> None:
+    assert [kind.event for kind in (AwsUnavailableError, AwsBusyError, AwsRefusedError)] == [
+        "AwsUnavailable",
+        "AwsBusy",
+        "AwsRefused",
+    ]
+
+
+@pytest.mark.parametrize("members", [{}, {"Item": {"fence": {"N": "7"}}}])
+def test_a_condition_that_failed_brings_the_item_along(members: dict[str, Any]) -> None:
+    def fail() -> None:
+        raise answered("ConditionalCheckFailedException", **members)
+
+    with pytest.raises(ConditionFailedError) as raised:
+        call_aws(fail)
+    assert raised.value.item == members.get("Item")
+    assert CANARY not in repr(raised.value)
+
+
+def test_what_is_no_failure_of_aws_passes() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        call_aws(fail)
+    assert call_aws(lambda: 5) == 5
