@@ -167,12 +167,56 @@ def test_a_lock_that_somebody_else_has_taken_over_is_not_given_back(backend: Bac
     assert backend.store.read("digishare") == new
 
 
-def test_an_item_that_somebody_has_written_into_is_refused_by_name(backend: Backend) -> None:
-    backend.dynamodb.put_item(
-        TableName="tokens",
-        Item={"connection": {"S": "digishare"}, "record": {"S": "token"}, "fence": {"S": "x"}},
-    )
-    with pytest.raises(AwsRefusedError, match="MalformedItem"):
+def item_with_token(**members: Any) -> dict[str, Any]:
+    token: dict[str, Any] = {
+        "token_id": {"S": "0" * 16},
+        "issued_at_epoch_s": {"N": "1"},
+        "secret_version": {"S": "v1"},
+        "version_stage": {"S": "AWSCURRENT"},
+        "sealed": {"B": b"sealed"},
+        "fence": {"N": "1"},
+    }
+    return {"token": {"M": token | members}}
+
+
+TEXT, NUMBER = {"S": "x"}, {"N": "1"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"generation": TEXT},
+        {"fence": {"L": []}},
+        {"token": {"M": {"token_id": TEXT}}},
+        item_with_token(issued_at_epoch_s=TEXT),
+        item_with_token(expires_at_epoch_s={"S": "nan"}),
+        item_with_token(lifetime_s=TEXT),
+        item_with_token(fence=TEXT),
+        {"lock_owner": {"S": "a"}},
+        {"lock_owner": {"S": "a"}, "lock_until_epoch_s": TEXT},
+        {"pace": TEXT},
+        {"pace": {"M": {"left": TEXT, "since_epoch_s": NUMBER}}},
+        {"pace": {"M": {"left": NUMBER, "since_epoch_s": TEXT}}},
+        {"failure": {"M": {"code": TEXT, "kind": TEXT, "count": NUMBER, "not_before_epoch_s": NUMBER}}},
+        {
+            "failure": {
+                "M": {"code": TEXT, "kind": {"S": "refused"}, "count": NUMBER, "not_before_epoch_s": TEXT}
+            }
+        },
+        {"refresh_at_epoch_s": TEXT},
+        {"refused_versions": NUMBER},
+        {"reports": TEXT},
+        {"reports": {"M": {"1:role/r": NUMBER}}},
+        {"reports": {"M": {"1:role/r": {"L": [TEXT]}}}},
+    ],
+)
+def test_an_item_that_somebody_has_written_into_is_refused_by_name(
+    backend: Backend, written: dict[str, Any]
+) -> None:
+    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
+    item = {**key, "fence": {"N": "1"}, "generation": {"N": "0"}, **written}
+    backend.dynamodb.put_item(TableName="tokens", Item=item)
+    with pytest.raises(AwsRefusedError, match=r"^MalformedItem$"):
         backend.store.read("digishare")
 
 

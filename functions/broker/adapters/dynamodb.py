@@ -72,11 +72,12 @@ def plain_token(token: Token) -> dict[str, object]:
 
 def token_from(members: Mapping[str, Any]) -> Token:
     """Return the token of `plain_token`; other members are left alone."""
+    expires_at, lifetime_s = members.get("expires_at_epoch_s"), members.get("lifetime_s")
     return Token(
         token_id=members["token_id"],
-        issued_at_epoch_s=members["issued_at_epoch_s"],
-        expires_at_epoch_s=members.get("expires_at_epoch_s"),
-        lifetime_s=members.get("lifetime_s"),
+        issued_at_epoch_s=_number(members["issued_at_epoch_s"]),
+        expires_at_epoch_s=None if expires_at is None else _number(expires_at),
+        lifetime_s=None if lifetime_s is None else _number(lifetime_s),
         scope=members.get("scope"),
         secret_version=members["secret_version"],
         version_stage=members["version_stage"],
@@ -104,17 +105,28 @@ def _record(connection: str, found: Mapping[str, Any]) -> TokenRecord:
         token=SealedToken(token_from(token), token["sealed"], int(token["fence"])) if token else None,
         generation=int(found["generation"]),
         fence=int(found["fence"]),
-        lock=Lock(found["lock_owner"], found["lock_until_epoch_s"]) if "lock_owner" in found else None,
-        pace=Pace(pace["left"], pace["since_epoch_s"]) if pace else Pace(),
+        lock=Lock(found["lock_owner"], _number(found["lock_until_epoch_s"]))
+        if "lock_owner" in found
+        else None,
+        pace=Pace(_number(pace["left"]), _number(pace["since_epoch_s"])) if pace else Pace(),
         failure=Failure(
             code=failure["code"],
             kind=FailureKind(failure["kind"]),
             count=int(failure["count"]),
-            not_before_epoch_s=failure["not_before_epoch_s"],
+            not_before_epoch_s=_number(failure["not_before_epoch_s"]),
         )
         if failure
         else None,
-        refresh_at_epoch_s=found.get("refresh_at_epoch_s", 0.0),
+        refresh_at_epoch_s=_number(found.get("refresh_at_epoch_s", 0.0)),
         refused_versions=tuple(found.get("refused_versions", ())),
-        reports=found.get("reports", {}),
+        reports={
+            caller: [_number(at) for at in moments] for caller, moments in found.get("reports", {}).items()
+        },
     )
+
+
+def _number(value: object) -> float:
+    """Return a number of the item; a text would fail only where it is reckoned with, and memory would not be served."""
+    if not isinstance(value, float):
+        raise TypeError(type(value).__name__)
+    return value
