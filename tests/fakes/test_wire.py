@@ -151,6 +151,15 @@ def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) 
     assert stored.stage == "AWSCURRENT"
 
 
+def test_one_version_that_carries_both_stages_is_read_once() -> None:
+    fake = FakeSecretsManager()
+    client: Any = fake
+    fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
+    stages = fake._secrets["connections/digishare"].stages
+    stages["AWSPREVIOUS"] = stages["AWSCURRENT"]
+    assert len(ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")) == 1
+
+
 def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
     fake = FakeSecretsManager()
     client: Any = fake
