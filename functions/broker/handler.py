@@ -113,7 +113,8 @@ def _report_status(
         records = [broker.store.read(name) for name in names]
     except AwsError as error:
         broker.audit.notice(error.event, {"error": str(error)})
-        raise TemporarilyUnavailable("AWS does not answer the broker: ask again", retry_after_s=1) from None
+        problem = f"the token table cannot be read ({error}): ask again"
+        raise TemporarilyUnavailable(problem, retry_after_s=error.retry_after_s) from None
     return {"connections": [describe(record, time.time()) for record in records]}
 
 

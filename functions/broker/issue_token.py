@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Source = Literal["memory", "table", "mint"]
 _FIRST_PAUSE_S, _TROUBLE_PAUSE_S = 0.05, 1.0
-_REFUSED_RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ class TokenIssuer:
             return known.copy.issued("memory")
         if isinstance(error, AwsRefusedError):
             problem = f"AWS refuses the broker a call ({error}): an operator must act"
-            raise TemporarilyUnavailable(problem, retry_after_s=_REFUSED_RETRY_AFTER_S) from None
+            raise TemporarilyUnavailable(problem, retry_after_s=error.retry_after_s) from None
         request.trouble_since_epoch_s = request.trouble_since_epoch_s or now
         again_at = now + _TROUBLE_PAUSE_S * (0.5 + self.ports.randomness())
         if again_at > min(

@@ -66,9 +66,11 @@ class AwsError(Exception):
 
     Attributes:
         event: the name of the event that it is.
+        retry_after_s: when a caller is to ask again.
     """
 
     event = "AwsUnavailable"
+    retry_after_s = 1
 
 
 class AwsUnavailableError(AwsError):
@@ -85,6 +87,7 @@ class AwsRefusedError(AwsError):
     """AWS refuses the call (a missing right, a disabled key, a missing table): the deployment is broken."""
 
     event = "AwsRefused"
+    retry_after_s = 60
 
 
 class MintFailedError(Exception):
