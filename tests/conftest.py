@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from moto import mock_aws
 from functions.broker import handler as broker_handler
 from functions.broker.adapters.token_store import TokenStore
 from functions.broker.assembly import assemble
+from functions.broker.audit import SERVICE
 from local.cloud import LocalCloud
 from local.digishare.model import Client
 from local.fake_digishare import FakeDigishare
@@ -177,9 +181,24 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 Invoke = Callable[..., dict[str, Any]]
 
 
+class _PresentOutput(io.TextIOBase):
+    """Standard output as it is when something is written."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+
+@pytest.fixture
+def fresh_log() -> None:
+    """The broker's logger writes to this test's output, and not to that of the test in which it was made."""
+    for handler in logging.getLogger(SERVICE).handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = _PresentOutput()
+
+
 @pytest.fixture
 def new_broker(
-    account: Account, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
+    account: Account, digishare: FakeDigishare, fresh_log: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Invoke]:
     """Return a starter of fresh instances; each answers `invoke(event)` or `invoke(body={...}, user_arn=...)`."""
     host = digishare.url.removeprefix("https://")

@@ -1,0 +1,383 @@
+"""What the handler makes of a request and of what the policy says: an issuer and a store that remember stand in for both."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from functions.broker import handler
+from functions.broker.assembly import Broker
+from functions.broker.audit import Audit
+from functions.broker.grants import load_grants
+from functions.broker.issue_token import Issued
+from functions.broker.lifetime import ANSWER_S
+from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError
+from functions.broker.settings import Settings
+from functions.broker.token import ClearToken, Failure, FailureKind, Token, TokenRecord
+from tests.conftest import ACCOUNT, LambdaContext, new_event
+from token_broker.errors import SlowDown, TemporarilyUnavailable, UpstreamRejected
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from functions.broker.adapters.token_store import TokenStore
+    from functions.broker.decide import TokenWanted
+    from functions.broker.issue_token import TokenIssuer
+
+NOW = 1_800_000_000.0
+TOKEN = Token("0123456789abcdef", NOW - 100, NOW + 10_000, 10_100.0, "read write", "v1")
+RULES = [
+    {"name": "all", "principals": ["self:role/orders"], "connections": ["digishare", "second"]},
+    {"name": "short", "principals": ["self:role/billing"], "connections": ["digishare"], "max_lease_seconds": 120},
+    {"name": "long", "principals": ["self:role/reports"], "connections": ["digishare"], "max_lease_seconds": 5000},
+    {"name": "pattern", "principals": [f"{ACCOUNT}:user/*"], "connections": ["team-*", "digishare"]},
+]  # fmt: skip
+
+
+@dataclass
+class World:
+    """The handler's surroundings, and what it asked of them.
+
+    Attributes:
+        token: that the issuer has.
+        error: that issuer and store raise instead.
+        takes_s: how long the issuer takes.
+        asked: what the issuer was asked for, with the deadline.
+        read: connections that were read from the store.
+    """
+
+    now: float = NOW
+    token: Token = TOKEN
+    error: Exception | None = None
+    takes_s: float = 0.0
+    asked: list[tuple[TokenWanted, float]] = field(default_factory=list)
+    read_names: list[str] = field(default_factory=list)
+
+    def issue(self, wanted: TokenWanted, deadline_epoch_s: float) -> Issued:
+        self.asked.append((wanted, deadline_epoch_s))
+        self.now += self.takes_s
+        if self.error:
+            raise self.error
+        return Issued(ClearToken(self.token, "T1"), 7, "table")
+
+    def read(self, connection: str) -> TokenRecord:
+        self.read_names.append(connection)
+        if self.error:
+            raise self.error
+        failure = Failure("upstream_500", FailureKind.MAY_HAVE_ISSUED, 1, self.now + 60)
+        return TokenRecord(connection, failure=failure)
+
+
+@pytest.fixture
+def world(fresh_log: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    world = World()
+    file = tmp_path / "grants.json"
+    file.write_text(json.dumps({"rules": RULES}))
+    settings = Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900)
+    audit = Audit()
+    broker = Broker(settings, load_grants(file), audit, cast("TokenStore", world), cast("TokenIssuer", world))
+    monkeypatch.setattr(handler, "_audit", lambda: audit)
+    monkeypatch.setattr(handler, "_broker", lambda: broker)
+    monkeypatch.setattr(time, "time", lambda: world.now)
+    return world
+
+
+def ask(context: LambdaContext | None = None, *, role: str = "orders", **changes: Any) -> dict[str, Any]:
+    """Return the body of an answer, with its status and `Retry-After`."""
+    changes.setdefault("user_arn", f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/session-9")
+    answer = handler.lambda_handler(new_event(**changes), cast("Any", context or LambdaContext()))
+    body: dict[str, Any] = json.loads(answer["body"])
+    return body | {"status": answer["statusCode"], "retry_after": answer["headers"].get("Retry-After")}
+
+
+def status(connection: str | None = None, **changes: Any) -> dict[str, Any]:
+    query = None if connection is None else {"connection": connection}
+    return ask(path="/status", method="GET", query=query, **changes)
+
+
+def audited(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (line,) = [line for line in lines if "_aws" in line]
+    return cast("dict[str, Any]", line)
+
+
+# --- what the policy is asked for -------------------------------------------------------------------------------------
+
+
+def test_the_policy_is_told_what_the_caller_asked_for_and_who_it_is(world: World) -> None:
+    rejected = "fedcba9876543210"
+
+    ask(body={"connection": "second", "min_ttl": 77, "rejected_token_id": rejected})
+
+    ((wanted, _),) = world.asked
+    assert (wanted.connection, wanted.min_ttl_s, wanted.rejected_token_id) == ("second", 77, rejected)
+    # Account and role: a caller must not get a new share by choosing another session name.
+    assert wanted.caller == f"{ACCOUNT}:role/orders"
+
+
+@pytest.mark.parametrize("remaining_ms", [31_000, 9_000])
+def test_the_deadline_leaves_time_to_answer(world: World, remaining_ms: int) -> None:
+    ask(LambdaContext(remaining_ms=remaining_ms))
+
+    ((_, deadline_epoch_s),) = world.asked
+    assert deadline_epoch_s == pytest.approx(NOW + remaining_ms / 1000 - ANSWER_S)
+    assert ANSWER_S > 0
+
+
+# --- the lease ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "left_s", "lease_s"),
+    [
+        ("orders", 10_000, 900), ("billing", 10_000, 120), ("reports", 10_000, 900), ("orders", 300.9, 300),
+        ("billing", 300, 120), ("billing", 60, 60), ("orders", None, 900), ("billing", None, 120), ("orders", 1.0, 1),
+    ],
+)  # fmt: skip
+def test_a_lease_is_the_shortest_of_setting_grant_and_what_is_left_of_the_token(
+    world: World, role: str, left_s: float | None, lease_s: int
+) -> None:
+    world.token = replace(TOKEN, expires_at_epoch_s=None if left_s is None else NOW + left_s)
+
+    assert ask(role=role)["expires_in"] == lease_s
+
+
+def test_a_lease_is_counted_from_the_answer(world: World) -> None:
+    world.token, world.takes_s = replace(TOKEN, expires_at_epoch_s=NOW + 100), 12
+
+    assert ask()["expires_in"] == 88
+
+
+@pytest.mark.parametrize("left_s", [0.999, 0.0, -5.0])
+def test_a_lease_of_less_than_a_second_is_none(world: World, left_s: float) -> None:
+    world.token = replace(TOKEN, expires_at_epoch_s=NOW + left_s)
+
+    answer = ask()
+
+    assert (answer["status"], answer["error"], answer["retry_after"]) == (503, "temporarily_unavailable", "1")
+    assert "T1" not in json.dumps(answer)
+
+
+def test_an_answer_has_exactly_these_members(world: World) -> None:
+    expected = {
+        "access_token": "T1", "token_type": "Bearer", "expires_in": 900, "token_id": "0123456789abcdef",
+        "connection": "second", "scope": "read write", "status": 200, "retry_after": None,
+    }  # fmt: skip
+    assert ask(body={"connection": "second"}) == expected
+    world.token = replace(TOKEN, scope=None)
+    del expected["scope"]
+    assert ask(body={"connection": "second"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("scope", "known", "status"),
+    [
+        ("read", "read write", 200), ("write read", "read write", 200), ("  ", "read write", 200), ("read admin", "read write", 400),
+        ("rea", "read write", 400), ("read", None, 400),
+    ],
+)  # fmt: skip
+def test_a_scope_has_to_be_part_of_the_tokens(
+    world: World, scope: str, known: str | None, status: int
+) -> None:
+    world.token = replace(TOKEN, scope=known)
+
+    answer = ask(body={"scope": scope})
+
+    assert answer["status"] == status
+    assert "access_token" in answer or answer["error"] == "invalid_scope"
+
+
+# --- who may ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connection", ["second", "team-a", "missing"])
+def test_a_connection_that_is_not_granted_is_refused_before_anything_is_asked(
+    world: World, connection: str
+) -> None:
+    answer = ask(role="billing", body={"connection": connection})
+
+    assert (answer["status"], answer["error"], answer["retry_after"]) == (403, "access_denied", None)
+    assert not world.asked
+
+
+@pytest.mark.parametrize("connection", ["second", "team-a", "missing"])
+def test_the_status_of_a_connection_that_is_not_granted_is_refused_before_it_is_read(
+    world: World, connection: str
+) -> None:
+    answer = status(connection, role="billing")
+
+    assert (answer["status"], answer["error"]) == (403, "access_denied")
+    assert not world.read_names
+
+
+@pytest.mark.parametrize("path", ["/token", "/status"])
+@pytest.mark.parametrize(
+    "user_arn", [None, "", f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:sts::{ACCOUNT}:federated-user/x"]
+)
+def test_one_who_is_no_role_or_user_is_refused(world: World, path: str, user_arn: str | None) -> None:
+    answer = ask(path=path, method="GET" if path == "/status" else "POST", user_arn=user_arn)
+
+    assert (answer["status"], answer["error"]) == (403, "access_denied")
+    assert not world.asked
+    assert not world.read_names
+
+
+def test_the_own_account_is_the_functions_and_not_the_callers(world: World) -> None:
+    foreign = "arn:aws:sts::999999999999:assumed-role/orders/session"
+    elsewhere = LambdaContext(
+        invoked_function_arn="arn:aws:lambda:eu-west-3:999999999999:function:broker:live"
+    )
+
+    assert ask(user_arn=foreign)["status"] == 403
+    assert status(user_arn=foreign)["connections"] == []
+    assert ask(elsewhere, user_arn=foreign)["status"] == 200
+    assert ask(elsewhere)["status"] == 403
+
+
+# --- status -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("connection", "role", "names"),
+    [(None, "orders", ["digishare", "second"]), ("second", "orders", ["second"]), (None, "billing", ["digishare"]), (None, "nobody", [])],
+)  # fmt: skip
+def test_the_status_tells_of_what_is_granted_by_name_or_of_the_one_that_is_asked_for(
+    world: World, connection: str | None, role: str, names: list[str]
+) -> None:
+    answer = status(connection, role=role)
+
+    assert [one["connection"] for one in answer["connections"]] == names == world.read_names
+
+
+def test_a_connection_granted_by_a_pattern_is_told_of_when_asked_for(world: World) -> None:
+    user = f"arn:aws:iam::{ACCOUNT}:user/path/ana"
+
+    assert [one["connection"] for one in status(user_arn=user)["connections"]] == ["digishare"]
+    assert [one["connection"] for one in status("team-a", user_arn=user)["connections"]] == ["team-a"]
+
+
+def test_the_status_is_that_of_the_moment(world: World) -> None:
+    (described,) = status("second")["connections"]
+
+    assert described["next_attempt_at"] == "2027-01-15T08:01:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "retry_after"),
+    [
+        (AwsUnavailableError("ReadTimeoutError"), "AwsUnavailable", "1"),
+        (AwsBusyError("ThrottlingException"), "AwsBusy", "1"),
+        (AwsRefusedError("AccessDeniedException"), "AwsRefused", "60"),
+    ],
+)
+def test_a_status_that_cannot_be_read_is_an_event_and_a_503(
+    world: World,
+    error: Exception,
+    event: str,
+    retry_after: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world.error = error
+
+    answer = status("second")
+
+    assert (answer["status"], answer["error"]) == (503, "temporarily_unavailable")
+    assert answer["retry_after"] == retry_after
+    assert audited(capsys)[event] == [1]
+    (record,) = [vars(record) for record in caplog.records]
+    assert (record["message"], record["error"], record["request_id"]) == (event, str(error), "request-1")
+
+
+# --- errors and the account of an answer ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (SlowDown("slower", retry_after_s=900), 429, "slow_down", "900"),
+        (UpstreamRejected("refused"), 502, "upstream_rejected", None),
+        (TemporarilyUnavailable("later", retry_after_s=5), 503, "temporarily_unavailable", "5"),
+    ],
+)
+def test_the_policys_errors_are_told_as_they_are(
+    world: World,
+    error: Exception,
+    status: int,
+    code: str,
+    retry_after: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world.error = error
+
+    answer = ask()
+
+    assert (answer["status"], answer["error"], answer["retry_after"]) == (status, code, retry_after)
+    assert answer["request_id"] == "request-1"
+    line = audited(capsys)
+    assert (line["outcome"], line["status"], line["source"]) == (code, status, "none")
+
+
+@pytest.mark.parametrize(
+    "error", [AwsUnavailableError("a bug: the policy bears these"), KeyError("canary"), RecursionError()]
+)
+def test_any_other_error_is_a_bug_with_an_event_and_a_time_to_come_again(
+    world: World, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.error = error
+
+    answer = ask()
+
+    assert (answer["status"], answer["error"], answer["retry_after"]) == (503, "temporarily_unavailable", "5")
+    assert answer["request_id"] == "request-1"
+    assert "canary" not in json.dumps(answer)
+    line = audited(capsys)
+    assert (line["outcome"], line["status"], line["Bug"]) == ("bug", 503, [1])
+
+
+def test_an_answer_is_accounted_for_by_caller_rule_connection_token_and_lease(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(role="billing")
+
+    line = audited(capsys)
+    assert {name: line[name] for name in line if name not in {"_aws", "Duration"}} == {
+        "Answers": [1], "outcome": "ok", "source": "table", "service": "broker", "status": 200, "request_id": "request-1",
+        "caller_account": ACCOUNT, "caller_kind": "role", "caller_name": "billing", "caller_session": "session-9",
+        "connection": "digishare", "rule": "short", "token_id": "0123456789abcdef", "generation": 7, "lease_seconds": 120,
+    }  # fmt: skip
+    assert 0 <= line["Duration"][0] < 10_000
+
+
+def test_an_answer_is_not_accounted_for_with_the_facts_and_events_of_the_one_before(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.error = KeyError("once")
+    ask(LambdaContext(aws_request_id="request-1"))
+    capsys.readouterr()
+    world.error = None
+
+    answer = ask(LambdaContext(aws_request_id="request-2"), path="/nowhere")
+
+    line = audited(capsys)
+    assert answer["request_id"] == line["request_id"] == "request-2"
+    assert {"Bug", "connection", "caller_name", "token_id"}.isdisjoint(line)
+    assert line["outcome"] == "not_found"
+
+
+def test_a_caller_that_is_refused_is_accounted_for_with_its_name_and_connection(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(role="billing", body={"connection": "second"})
+
+    line = audited(capsys)
+    assert (line["caller_name"], line["connection"], line["outcome"]) == (
+        "billing",
+        "second",
+        "access_denied",
+    )
+    assert "rule" not in line
