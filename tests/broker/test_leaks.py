@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from tests.conftest import Account, Invoke
 
 CANARY_PAT = "canary-personal-access-token-90b7"
+ONE_OR_TWO_ATTEMPTS_MS = 14_500
+"""Enough for an exchange, and not for many back-offs."""
 UNUSABLE = "canary token with spaces\nand a line"
 
 FAULTS: dict[str, Callable[[], Fault]] = {
@@ -78,11 +79,12 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    digishare.fail("token", FAULTS[fault]())
+    digishare.fail("token", FAULTS[fault](), times=None)
 
-    answer = invoke(context=LambdaContext(remaining_ms=9_000))
+    answer = invoke(context=LambdaContext(remaining_ms=ONE_OR_TWO_ATTEMPTS_MS))
 
     assert answer["statusCode"] in {502, 503}
+    assert digishare.calls, "the upstream was asked"
     output = shown(caplog, capfd, answer)
     assert CANARY_SECRET not in output
     assert "canary" not in output
@@ -90,18 +92,21 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
 
 
 @pytest.mark.parametrize(
-    "secret",
+    ("secret", "said"),
     [
-        "canary-not-json",
-        json.dumps("canary-text"),
-        json.dumps({"client_id": "x", "client_secret": ["canary"]}),
-        json.dumps({"type": "personal_access_token", "access_token": "canary\nline"}),
-        json.dumps({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"}),
-        json.dumps({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"}),
+        ("canary-not-json", ("secret_malformed", "the secret is not JSON text")),
+        ('"canary-text"', ("secret_malformed", "the secret is not a JSON object")),
+        ("canary\0", ("secret_malformed", "the secret has NUL characters, as UTF-16 has: store it as UTF-8")),
+        ({"type": "canary"}, ("secret_malformed", "`type` must be client_credentials or personal_access_token")),
+        ({"client_id": "x", "client_secret": ["canary"]}, ("secret_malformed", "`client_secret` must be printable ASCII text")),
+        ({"type": "personal_access_token", "access_token": "canary\nline"}, ("secret_malformed", "`access_token` must be printable ASCII text")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"}, ("token_url_not_allowed", "")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"}, ("token_url_malformed", "")),
     ],
-)
-def test_no_malformed_secret_is_shown(
-    secret: str,
+)  # fmt: skip
+def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
+    secret: object,
+    said: tuple[str, str],
     invoke: Invoke,
     account: Account,
     caplog: pytest.LogCaptureFixture,
@@ -112,6 +117,8 @@ def test_no_malformed_secret_is_shown(
     answer = invoke()
 
     assert answer["statusCode"] == 502
+    (record,) = [vars(record) for record in caplog.records if record.message == "MintFailed"]
+    assert (record["error"], record["problem"]) == said
     assert "canary" not in shown(caplog, capfd, answer)
 
 

@@ -213,6 +213,16 @@ def test_a_huge_body_is_refused_at_once() -> None:
     assert isinstance(reason_of(event_of("é" * (LONGEST_BODY_BYTES // 2 + 1))), InvalidRequest)
 
 
+@pytest.mark.parametrize("filler", ["a", "é"])
+def test_a_body_has_at_most_8192_bytes(filler: str) -> None:
+    longest = '{"x":""}'
+    longest = longest.replace('""', f'"{filler * ((8192 - len(longest)) // len(filler.encode()))}"')
+    assert len(longest.encode()) == 8192
+
+    assert read_request(event_of(longest)) == TokenRequest()
+    assert isinstance(reason_of(event_of(longest + " ")), InvalidRequest)
+
+
 @pytest.mark.parametrize(
     "event", [None, [], "text", 5, {}, {"requestContext": None}, {"rawPath": "/token", "requestContext": [1]}]
 )

@@ -1,0 +1,198 @@
+"""What AWS says in its errors, and what the broker does about it, shows neither the secret nor a token."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
+
+from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, LambdaContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local.fake_digishare import FakeDigishare
+    from tests.conftest import Account, Invoke
+
+CANARY = "canary-in-what-aws-says"
+MINTED = "eyJ"
+"""How every token of the fake Digishare begins."""
+
+
+def answered(code: str, status: int = 400) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": CANARY},
+        "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": CANARY},
+        "Item": {"token": {"S": CANARY}},
+    }
+    return ClientError(response, "Operation")
+
+
+ERRORS = {
+    "refused": answered("AccessDeniedException"),
+    "busy": answered("ThrottlingException"),
+    "failed": answered("InternalFailure", 500),
+    "malformed": ResponseParserError(CANARY),
+    "unanswered": ReadTimeoutError(endpoint_url=f"https://{CANARY}"),
+    "without members": KeyError(CANARY),
+}
+
+
+@dataclass
+class Aws:
+    """Lets calls fail: `fails` by operation, the n-th call of it from 0 on, all of them where n is None."""
+
+    fails: dict[str, tuple[Exception, int | None]] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def before(self, operation: str) -> None:
+        number = self.seen.get(operation, 0)
+        self.seen[operation] = number + 1
+        error, wanted = self.fails.get(operation, (None, None))
+        if error and wanted in {None, number}:
+            raise error
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Aws:
+    aws = Aws()
+    send = BaseClient._make_api_call  # type: ignore[attr-defined] # botocore's types leave it out
+
+    def call(self: BaseClient, operation: str, request: dict[str, Any]) -> Any:
+        aws.before(operation)
+        return send(self, operation, request)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    return aws
+
+
+@pytest.fixture
+def output(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return what has been written so far, and the log's records."""
+
+    def read() -> str:
+        out, err = capfd.readouterr()
+        return "\n".join([out, err, *(f"{record.getMessage()} {vars(record)}" for record in caplog.records)])
+
+    return read
+
+
+def events(caplog: pytest.LogCaptureFixture) -> set[str]:
+    return {record.getMessage() for record in caplog.records}
+
+
+def assert_silent(text: str) -> None:
+    assert "canary" not in text
+    assert CANARY_SECRET not in text
+    assert MINTED not in text
+
+
+@pytest.mark.parametrize("operation", ["GetItem", "Encrypt", "GetSecretValue", "UpdateItem", "PutItem"])
+@pytest.mark.parametrize("name", ERRORS)
+def test_no_error_of_aws_shows_what_it_says(
+    name: str, operation: str, new_broker: Callable[[], Invoke], aws: Aws, output: Callable[[], str]
+) -> None:
+    invoke = new_broker()
+    aws.fails[operation] = (ERRORS[name], None)
+    # Long enough for a lock where that comes before the call that fails, and no longer.
+    remaining_ms = 3_500 if operation == "GetItem" else 14_500
+
+    answer = invoke(context=LambdaContext(remaining_ms=remaining_ms))
+
+    assert answer["statusCode"] == 503
+    assert aws.seen[operation]
+    assert_silent(output() + repr(answer))
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_no_error_of_a_key_that_is_to_open_a_token_shows_what_it_says(
+    name: str, new_broker: Callable[[], Invoke], aws: Aws, output: Callable[[], str]
+) -> None:
+    new_broker()()
+    invoke = new_broker()
+    aws.fails["Decrypt"] = (ERRORS[name], None)
+
+    answer = invoke(context=LambdaContext(remaining_ms=3_500))
+
+    assert answer["statusCode"] == 503
+    assert aws.seen["Decrypt"]
+    assert_silent(output() + repr(answer))
+
+
+@pytest.mark.parametrize("name", ["refused", "busy"])
+def test_a_token_whose_publication_was_lost_is_told_of_by_its_id_only(
+    name: str,
+    invoke: Invoke,
+    aws: Aws,
+    account: Account,
+    output: Callable[[], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    aws.fails["UpdateItem"] = (ERRORS[name], 1)  # the first is the lock
+
+    answer = invoke()
+
+    token = json.loads(answer["body"])
+    assert answer["statusCode"] == 200
+    assert token["access_token"].startswith(MINTED)
+    text = output()
+    assert {
+        {"refused": "AwsRefused", "busy": "AwsBusy"}[name],
+        "PublishLost" if name == "refused" else "Mint",
+    } <= events(caplog)
+    assert token["token_id"] in text
+    assert_silent(text + repr(account.items()))
+
+
+def test_an_item_that_somebody_has_changed_and_its_token_are_not_shown(
+    new_broker: Callable[[], Invoke],
+    account: Account,
+    output: Callable[[], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = json.loads(new_broker()()["body"])
+    item = account.item()
+    item["token"]["M"]["expires_at_epoch_s"] = {"N": "1900000000"}
+    boto3.client("dynamodb").put_item(TableName=account.table, Item=item)
+
+    answer = new_broker()()
+
+    assert json.loads(answer["body"])["token_id"] != first["token_id"]
+    assert {"SealBroken", "Mint"} <= events(caplog)
+    assert_silent(output() + repr(account.items()))
+
+
+def test_a_secret_that_is_refused_and_the_one_before_it_are_not_shown(
+    invoke: Invoke, account: Account, output: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    account.put_secret("digishare", {"client_id": CANARY_CLIENT_ID, "client_secret": "canary-wrong"})
+
+    answer = invoke()
+
+    assert answer["statusCode"] == 200
+    assert {"MintFailed", "Mint", "PreviousSecretUsed"} <= events(caplog)
+    assert_silent(output() + repr(account.items()))
+
+
+def test_a_refused_secret_that_cannot_be_read_again_is_not_shown(
+    invoke: Invoke,
+    account: Account,
+    aws: Aws,
+    digishare: FakeDigishare,
+    output: Callable[[], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    digishare.set_clients([])
+    aws.fails["GetSecretValue"] = (ERRORS["refused"], 2)  # after current and previous
+
+    answer = invoke()
+
+    assert answer["statusCode"] == 502
+    assert {"MintFailed", "SecretUnreadable"} <= events(caplog)
+    assert_silent(output() + repr(answer) + repr(account.items()))
