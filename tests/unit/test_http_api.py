@@ -141,7 +141,7 @@ def test_malformed_json_is_an_invalid_request(body: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        "connection=a&connection=b", "connection", "&", "=", "a=b;c", "connection=%ff", "min_ttl=1.5", "min_ttl=", "min_ttl=%D9%A3",
+        "connection=a&connection=b", "connection", "&", "=", "a=b;c", "connection=%ff", "other=%ff", "min_ttl=1.5", "min_ttl=", "min_ttl=%D9%A3",
         "connection=", "connection=%00", "&".join(f"a{n}=1" for n in range(40)), "x=" + "a" * LONGEST_BODY_BYTES, "rejected_token_id=",
     ],
     ids=lambda body: body[:30],
@@ -155,7 +155,7 @@ def test_malformed_form_is_an_invalid_request(body: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "encoded"),
-    [("not base64!", True), ("/w==", True), ("é", True), ("{}", True), (5, False), ([], False), ({}, False), (True, False), (b"x", False)],
+    [("not base64!", True), ("e!30=", True), ("/w==", True), ("é", True), ("{}", True), (5, False), ([], False), ({}, False), (True, False), (b"x", False)],
 )  # fmt: skip
 def test_a_body_that_is_no_text_is_an_invalid_request(body: object, *, encoded: bool) -> None:
     assert isinstance(reason_of(event_of(body, isBase64Encoded=encoded)), InvalidRequest)
@@ -203,6 +203,10 @@ def test_status_of_a_malformed_connection_is_an_invalid_request(query: object) -
     assert isinstance(
         reason_of(event_of(path="/status", method="GET", queryStringParameters=query)), InvalidRequest
     )
+
+
+def test_half_a_character_in_a_body_is_no_error_of_ours() -> None:
+    assert reason_of(event_of('{"other": "\ud800"}')) is None
 
 
 def test_a_huge_body_is_refused_at_once() -> None:

@@ -1,0 +1,128 @@
+"""The broker is put together from its settings, with clients that give up soon and repeat nothing."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import botocore.session
+import pytest
+
+from functions.broker.assembly import assemble, new_session
+from functions.broker.audit import Audit
+from functions.broker.settings import SettingsError
+
+if TYPE_CHECKING:
+    from functions.broker.assembly import Broker
+
+KEY_ARN = "arn:aws:kms:eu-west-3:123456789012:key/1"
+ENVIRONMENT = {
+    "TOKEN_TABLE": "the-table",
+    "TOKEN_KEY_ARN": KEY_ARN,
+    "SECRET_PREFIX": "the/prefix",
+    "UPSTREAM_HOSTS": "api.digishare.ma",
+    "UPSTREAM_CA_FILE": "/opt/ca.pem",
+    "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
+    "LEASE_SECONDS": "600",
+}
+
+
+class WatchedSession:
+    """A session of the broker's own kind that remembers the clients it has made."""
+
+    def __init__(self) -> None:
+        self._session = new_session()
+        self.clients: dict[str, Any] = {}
+
+    def create_client(self, name: str, **options: Any) -> Any:
+        self.clients[name] = self._session.create_client(name, **options)
+        return self.clients[name]
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> WatchedSession:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    return WatchedSession()
+
+
+@pytest.fixture
+def audit() -> Audit:
+    return Audit()
+
+
+@pytest.fixture
+def broker(session: WatchedSession, audit: Audit) -> Broker:
+    return assemble(ENVIRONMENT, audit, session)  # type: ignore[arg-type] # makes clients, as a session does
+
+
+def test_a_start_makes_the_clients_that_every_start_needs_and_no_other(
+    broker: Broker, session: WatchedSession
+) -> None:
+    assert set(session.clients) == {"dynamodb", "kms"}
+
+
+def test_every_client_gives_up_in_time_and_repeats_nothing(broker: Broker, session: WatchedSession) -> None:
+    broker.issuer.minter._secrets._client()
+
+    assert set(session.clients) == {"dynamodb", "kms", "secretsmanager"}
+    for client in session.clients.values():
+        config = client.meta.config
+        assert (config.connect_timeout, config.read_timeout) == (1.0, 1.5)
+        assert config.retries["total_max_attempts"] == 1
+
+
+def test_what_the_environment_says_reaches_the_part_that_needs_it(broker: Broker) -> None:
+    store, minter, ledger = broker.store, broker.issuer.minter, broker.issuer.replacer.ledger
+    secrets, exchange = minter._secrets, minter._exchange
+
+    assert (store._table, store._key_arn, ledger._table) == ("the-table", KEY_ARN, "the-table")
+    assert (secrets._prefix, secrets._default_token_url) == ("the/prefix", ENVIRONMENT["DEFAULT_TOKEN_URL"])
+    assert exchange._allowed_hosts == {"api.digishare.ma"}
+    assert (exchange._ca_file, exchange._clock) == ("/opt/ca.pem", time.time)
+    assert broker.issuer.longest_lease_s == broker.settings.lease_seconds == 600
+
+
+def test_policy_and_handler_share_one_store_and_one_replacer_with_the_same_ports(broker: Broker) -> None:
+    issuer = broker.issuer
+
+    assert issuer.store is issuer.replacer.store is broker.store
+    assert issuer.minter is issuer.replacer.minter
+    assert issuer.ports is issuer.replacer.ports
+
+
+def test_time_chance_and_events_are_the_real_ones(broker: Broker, audit: Audit) -> None:
+    ports = broker.issuer.ports
+
+    assert (ports.clock, ports.monotonic, ports.sleep) == (time.time, time.monotonic, time.sleep)
+    assert ports.notice == audit.notice
+    assert len({ports.new_id() for _ in range(1000)}) == 1000
+    # A generator with a state of its own would give the instances of one snapshot the same chance.
+    assert isinstance(getattr(ports.randomness, "__self__", None), random.SystemRandom)
+
+
+def test_without_a_session_the_sdks_usual_one_is_used(monkeypatch: pytest.MonkeyPatch, audit: Audit) -> None:
+    made = WatchedSession()
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    monkeypatch.setattr(botocore.session, "get_session", lambda: made)
+
+    assemble(ENVIRONMENT, audit)
+
+    assert set(made.clients) == {"dynamodb", "kms"}
+
+
+def test_incomplete_settings_make_no_client(session: WatchedSession, audit: Audit) -> None:
+    with pytest.raises(SettingsError):
+        assemble({}, audit, session)  # type: ignore[arg-type] # as above
+    assert not session.clients
+
+
+def test_the_loggers_that_print_secrets_are_silent_before_the_first_line_is_logged() -> None:
+    loggers = [logging.getLogger(name) for name in ("boto3", "botocore", "urllib3", "requests")]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+
+    Audit()
+
+    assert [logger.level for logger in loggers] == [logging.WARNING] * 4
