@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
 from functions.broker.audit import Audit
-from functions.broker.issue_token import Issued, TokenIssuer
-from functions.broker.token import ClearToken, Token
 from tests.conftest import LambdaContext, new_event
 
 if TYPE_CHECKING:
@@ -115,27 +112,10 @@ def test_an_ordinary_oauth_client_is_served(invoke: Invoke) -> None:
     assert body_of(answer)["token_type"] == "Bearer"
 
 
-def test_a_scope_that_the_connection_is_not_known_to_have_is_refused(invoke: Invoke) -> None:
-    answer = invoke(body={"scope": "campaigns.write"})
-
-    assert (answer["statusCode"], body_of(answer)["error"]) == (400, "invalid_scope")
-
-
 def test_the_lease_is_never_longer_than_the_token_lives(invoke: Invoke, digishare: FakeDigishare) -> None:
     digishare.configure(token_lifetime_s=400)
 
     assert 390 <= body_of(invoke())["expires_in"] <= 400
-
-
-def test_a_lease_of_no_time_is_not_given(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = Token("0123456789abcdef", 0.0, time.time() + 0.5, None, None, "v1")
-    issued = Issued(ClearToken(token, "canary-token"), 1, "memory")
-    monkeypatch.setattr(TokenIssuer, "issue", lambda *_: issued)
-
-    answer = invoke()
-
-    assert (answer["statusCode"], answer["headers"]["Retry-After"]) == (503, "1")
-    assert "canary" not in answer["body"]
 
 
 def test_a_wrong_client_secret_is_an_operators_matter(
@@ -201,27 +181,6 @@ def test_an_unforeseen_error_is_answered_without_a_trace(
     assert record["exception"] == "KeyError"
     assert "break_down" in record["frames"][-1]
     assert "canary" not in answer["body"] + repr(record)
-
-
-def test_one_line_accounts_for_an_answer(invoke: Invoke, capsys: pytest.CaptureFixture[str]) -> None:
-    invoke()
-    capsys.readouterr()
-
-    token = body_of(invoke())
-
-    (line,) = capsys.readouterr().out.splitlines()
-    record = json.loads(line)
-    assert record["outcome"] == "ok"
-    assert record["source"] == "memory"
-    assert record["rule"] == "own-account"
-    assert record["connection"] == "digishare"
-    assert record["token_id"] == token["token_id"]
-    assert record["lease_seconds"] == token["expires_in"]
-    assert (record["caller_account"], record["caller_name"], record["caller_session"]) == (
-        "123456789012",
-        "orders",
-        "session-1",
-    )
 
 
 def test_a_function_that_is_deployed_incompletely_says_what_is_missing_to_its_operator_only(

@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken, StoredCredential
+from functions.broker.adapters.oauth_exchange import TokenAnswer
+from functions.broker.issue_token import Issued
+from functions.broker.mint_token import Candidate
+from functions.broker.replace_token import Replaced
+from functions.broker.token import ClearToken, SealedToken, Token, TokenRecord
 from local.digishare import faults
 from tests.conftest import CANARY_SECRET, LambdaContext
 
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from local.fake_digishare import FakeDigishare
     from tests.conftest import Account, Invoke
 
+TOKEN = Token("0123456789abcdef", 0.0, None, None, None, "v1")
 CANARY_PAT = "canary-personal-access-token-90b7"
 ONE_OR_TWO_ATTEMPTS_MS = 14_500
 """Enough for an exchange, and not for many back-offs."""
@@ -139,6 +146,25 @@ def test_what_the_broker_holds_does_not_show_itself(
     assert held
     assert CANARY_PAT not in shown(caplog, capfd, held, cells)
     assert CANARY_PAT not in repr(account.item())
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ClientCredentials("c", "canary", "https://x"),
+        PersonalAccessToken("canary"),
+        StoredCredential("v1", "AWSCURRENT", ClientCredentials("c", "canary", "https://x")),
+        TokenAnswer("canary", 3600, None),
+        ClearToken(TOKEN, "canary"),
+        SealedToken(TOKEN, b"canary", 1),
+        Issued(ClearToken(TOKEN, "canary"), 1, "mint"),
+        Candidate(StoredCredential("v1", "AWSCURRENT", PersonalAccessToken("canary")), (), is_last=True),
+        Replaced(ClearToken(TOKEN, "canary"), TokenRecord("digishare", SealedToken(TOKEN, b"canary", 1))),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_what_holds_a_secret_or_a_token_does_not_show_it(made: object) -> None:
+    assert "canary" not in f"{made} {made!r}"
 
 
 def test_the_callers_own_credentials_are_not_logged(

@@ -327,6 +327,18 @@ def test_what_is_too_late_to_finish_is_not_sent_and_the_next_attempt_is(run_s: f
     assert times.record().pace.left == MOST_EXCHANGES_AT_ONCE - 1
 
 
+def test_a_lifetime_is_counted_from_before_the_request() -> None:
+    times = Times(upstream_s=9.9)
+    times.upstream.expires_in = 3600
+    times.let_ask(0, times.instance())
+    times.run()
+
+    published = times.record().token
+    assert published is not None
+    assert published.token.issued_at_epoch_s == START_EPOCH_S
+    assert published.token.expires_at_epoch_s == START_EPOCH_S + 3600
+
+
 def test_a_wall_clock_that_is_set_back_under_the_lock_sends_nothing() -> None:
     times = Times()
 
