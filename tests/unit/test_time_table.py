@@ -46,6 +46,8 @@ ARRIVALS = 60
 DEADLINE_S = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 BUDGETED_AWS_S = 0.5
 """Lock to sending has 1 s for two calls."""
+MOST_CALLS = 20_000
+"""Far more than any of these takes."""
 
 # --- computed -------------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Times:
         self.clocks_off_s = 0.0
         self.events: Counter[str] = Counter()
         self._aws_s = aws_s
+        self._calls = 0
         self._numbers = itertools.count()
         self._waiting: list[tuple[float, int, Any]] = []
         self._hub = getcurrent()
@@ -223,6 +226,8 @@ class Times:
         self.at(self.now, hold)
 
     def _pass_time(self, operation: Operation) -> None:
+        self._calls += 1
+        assert self._calls < MOST_CALLS, "goes round in circles"
         if takes_s := self.takes_s.get(operation.name, self._aws_s):
             self.sleep(takes_s)
 
