@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.decisions import Fault, Run, Setup, Trace
 from tests.simulation.draw import draw_trace
-from tests.simulation.promises import BrokenPromiseError
+from tests.simulation.watched import BrokenPromiseError
 from tests.simulation.world import World
 
 if TYPE_CHECKING:

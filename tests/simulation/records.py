@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.dynamodb import from_attribute
 from functions.broker.lifetime import token_id_of
 from tests.simulation.decisions import CONNECTIONS
 from tests.simulation.instance import HeldLock
+from tests.simulation.watched import Birth, BrokenPromiseError, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,58 +30,6 @@ UNSAID_LIFETIME_S, LONGEST_LIFETIME_S = 86_400.0, 400 * 86_400.0
 _DAY_S, _YEAR_S = 86_400.0, 365 * 86_400.0
 ROUNDING_S = 0.01  # the item keeps milliseconds
 _READS = {"dynamodb.get_item", "secretsmanager.get_secret_value"}
-_LINES_SHOWN = 80
-
-
-class BrokenPromiseError(AssertionError):
-    """A promise is broken; the text has the last events before it."""
-
-    def __init__(self, promise: str, log: list[str]) -> None:
-        super().__init__("\n".join([promise, *log[-_LINES_SHOWN:]]))
-        self.promise = promise
-
-
-@dataclass(slots=True)
-class Birth:
-    """How a token came into being. True time, but `believable_until_epoch_s`, which is by its holder's clock.
-
-    Attributes:
-        row: key of the exchange's row; None for a personal access token.
-        was_published: whether it ever was in service.
-    """
-
-    connection: str
-    access_token: str = field(repr=False)
-    row: tuple[str, str] | None
-    issued_epoch_s: float
-    expires_epoch_s: float
-    believable_until_epoch_s: float
-    was_published: bool = False
-
-
-@dataclass(slots=True)
-class Watched:
-    """What is known of one connection. True time.
-
-    Attributes:
-        item: as the last write left it.
-        operator_epoch_s, rows_gone_epoch_s: when somebody wrote over the item, or over the rows, last.
-        token_is_broken: whether somebody has written over the token in the item.
-        exchanges: those that issued or may have issued.
-        reports: by caller, when its reports replaced a token.
-        replaced: token id to the moment since which it is no longer in the item.
-        reported: tokens that anybody has reported.
-    """
-
-    item: Plain = field(default_factory=dict)
-    operator_epoch_s: float = 0.0
-    rows_gone_epoch_s: float = 0.0
-    token_is_broken: bool = False
-    largest_min_ttl_s: float = 0.0
-    exchanges: list[float] = field(default_factory=list)
-    reports: dict[str, list[float]] = field(default_factory=dict)
-    replaced: dict[str, float] = field(default_factory=dict)
-    reported: set[str] = field(default_factory=set)
 
 
 class Records:
@@ -203,6 +151,8 @@ class Records:
         if before := self.births.get(issued.token_id):  # the same token once more
             before.believable_until_epoch_s = max(believable, before.believable_until_epoch_s)
             before.expires_epoch_s = max(now + (said_s or _YEAR_S), before.expires_epoch_s)
+            if sender.sent_row:
+                self._rows_of_token.setdefault(issued.token_id, []).append(sender.sent_row)
             self.nothing_issued(sender)
             return
         self._world.counts["tokens issued by the upstream"] += 1
@@ -249,8 +199,15 @@ class Records:
             )
             if is_mine:
                 sender.lock = None
+                self._check_wish(sender, before, after)
         if after["generation"] != before.get("generation", 0):
             self._on_publish(sender, before, watched)
+
+    def _check_wish(self, sender: Request, before: Plain, after: Plain) -> None:
+        if after["generation"] == before["generation"] and "failure" in after:
+            waits = after["failure"]["not_before_epoch_s"] >= sender.wait_until_epoch_s - ROUNDING_S
+            self.require(waits, "the upstream's Retry-After is not honoured")
+        sender.wait_until_epoch_s = 0.0
 
     def _on_lock(
         self, sender: Request, instance: Instance | None, before: Plain, after: Plain, watched: Watched
@@ -276,6 +233,8 @@ class Records:
         )
         token = effective.get("token", {})
         sender.had_token = bool(token) and token.get("expires_at_epoch_s", clock) >= clock
+        not_before = after["failure"]["not_before_epoch_s"]
+        self.require(not_before >= until - ROUNDING_S, "a holder that dies would leave no failure behind")
         if instance is None:
             self.late_owners.add(owner)
             return  # the lock of a request that never learns of it
@@ -346,12 +305,16 @@ class Records:
                 < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
             )
             self.require(young, "the token that was reported is published again")
-        self._count_report(sender, owner, watched)
+        left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
+        self.require(not left, "a publish leaves a failure behind")
+        row = self._rows[connection, f"mint#{int(after['fence']):010d}#{owner}"]
+        if row["reason"] == "refresh" and old.get("expires_at_epoch_s", 0.0) > sender.call_clock_epoch_s:
+            is_later = token["expires_at_epoch_s"] > old["expires_at_epoch_s"]
+            self.require(is_later, "a refresh replaces a token by one that lives no longer")
+        if row["reason"] == "reported":
+            self._count_report(sender, watched)
 
-    def _count_report(self, sender: Request, owner: str, watched: Watched) -> None:
-        row = self._rows[sender.wanted.connection, f"mint#{int(watched.item['fence']):010d}#{owner}"]
-        if row["reason"] != "reported":
-            return
+    def _count_report(self, sender: Request, watched: Watched) -> None:
         reports = watched.reports.setdefault(sender.wanted.caller, [])
         reports.append(self._world.now)
         within = [at for at in reports if self._world.now - at < _DAY_S - CLOCK_DIFFERENCE_S]
@@ -392,6 +355,11 @@ class Records:
             counts = refresh_at <= token.get("expires_at_epoch_s", float("inf"))
             too_soon = counts and refresh_at > sender.call_clock_epoch_s + ROUNDING_S
             self.require(not too_soon, "a refresh is tried again too soon")
+            waits = (
+                self.watched[row["connection"]].item.get("refresh_at_epoch_s", 0.0) > row["begun_at_epoch_s"]
+            )
+            gone = self.watched[row["connection"]].operator_epoch_s >= lock.true_epoch_s
+            self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
     def check_row_of(self, token_id: str, promise: str) -> None:
         """Some row says `issued` with this token, unless somebody has removed it."""

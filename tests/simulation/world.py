@@ -24,7 +24,9 @@ from tests.simulation import decisions as d
 from tests.simulation.cloud import AWS_TIMEOUT_S, Cloud
 from tests.simulation.decisions import CONNECTIONS, Fault
 from tests.simulation.instance import CrashedError, Instance, Request
-from tests.simulation.promises import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S, BrokenPromiseError, Promises
+from tests.simulation.promises import Promises
+from tests.simulation.records import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S
+from tests.simulation.watched import BrokenPromiseError
 from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
