@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def simulate(trace: Trace, *, counts: Counter[str] | None = None) -> World:
-    """Run one trace to its end and on until everything is settled; return the world as it is then.
+    """Run one trace to its end and on until all faults have ended; return the world as it is then.
 
     Raises:
         BrokenPromiseError: with the log of all that happened.
@@ -27,7 +27,7 @@ def simulate(trace: Trace, *, counts: Counter[str] | None = None) -> World:
     world.counts["runs"] += 1
     for decision in decisions:
         world.decide(decision)
-    world.settle()
+    world.end_faults()
     return world
 
 

@@ -22,7 +22,7 @@ class CrashedError(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLock:
+class TakenLock:
     """A lock that a request has taken, and what was known then. `taken_wall_epoch_s` is what the wall clock said."""
 
     fence: int
@@ -70,7 +70,7 @@ class Request:
     read_clock_epoch_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     owners: set[str] = field(default_factory=set)
-    lock: HeldLock | None = None
+    lock: TakenLock | None = None
     row: tuple[str, str] | None = None
     sent_row: tuple[str, str] | None = None
     may_have_issued: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from functions.broker.adapters.dynamodb import from_attribute
 from functions.broker.lifetime import token_id_of
 from tests.simulation.decisions import CONNECTIONS
-from tests.simulation.instance import HeldLock
+from tests.simulation.instance import TakenLock
 from tests.simulation.watched import Birth, BrokenPromiseError, Watched
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Records:
         if is_again:  # the answer to its first lock was lost
             effective, deadline_left_s = self._before_lock[owner]
         self._before_lock[owner] = effective, deadline_left_s
-        sender.lock = HeldLock(
+        sender.lock = TakenLock(
             int(after["fence"]),
             owner,
             until,
@@ -409,8 +409,8 @@ class Records:
 
     # --- means --------------------------------------------------------------------------------------------------------
 
-    def require(self, kept: bool, promise: str) -> None:  # noqa: FBT001 - reads like assert
-        if not kept:
+    def require(self, holds: bool, promise: str) -> None:  # noqa: FBT001 - reads like assert
+        if not holds:
             raise BrokenPromiseError(promise, self._world.log)
 
     def wall(self, instance: Instance) -> float:

@@ -86,6 +86,6 @@ def _disturb(case: Case, step: int, strike: Fault | Decision, counts: Counter[st
     world.decide(Run(1))
     orphans = world.promises.orphans()
     assert len(orphans) <= 1, "\n".join([f"step {step}: {orphans}", *world.log])
-    world.settle()
+    world.end_faults()
     assert len(world.promises.orphans()) <= 1, "\n".join([f"step {step}: {orphans}", *world.log])
     return True

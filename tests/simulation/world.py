@@ -103,7 +103,7 @@ class World:
                 self.cloud.strike(decision)
         self.promises.check_accounts()
 
-    def settle(self) -> None:
+    def end_faults(self) -> None:
         """End all faults and hold the broker to progress: a token soon, and the same one for everybody."""
         self.note("·", "all faults end")
         self.cloud.calm()
