@@ -46,6 +46,7 @@ class Request:
         row: key of the last row `begun` that it has written, until an exchange uses it: `sent_row`.
         may_have_issued: whether an exchange under its present lock may have made a token.
         looks: how often it has looked at its wall clock.
+        is_clock_late: the process stood still before its own clock started, after its deadline had been set.
         wait_until_epoch_s: what the upstream has asked for under its present lock, by its clock.
         is_stale: the process stood still since its last call came back.
         had_token: whether there was a token that had not expired when it took its lock.
@@ -75,6 +76,7 @@ class Request:
     sent_row: tuple[str, str] | None = None
     may_have_issued: bool = False
     looks: int = 0
+    is_clock_late: bool = False
     wait_until_epoch_s: float = 0.0
     is_stale: bool = False
     had_token: bool = False

@@ -111,7 +111,7 @@ class Promises(Records):
         assert lock is not None
         request.may_have_issued = True
         self._count_exchange(watched)
-        if request.is_stale or not self.clocks_agree or watched.operator_epoch_s >= lock.true_epoch_s:
+        if request.is_stale or not self.clocks_agree or watched.operator_epoch_s >= request.read_epoch_s:
             return
         item = watched.item
         is_mine = (item.get("fence"), item.get("lock_owner")) == (lock.fence, lock.owner)
@@ -217,7 +217,10 @@ class Promises(Records):
         token = item.get("token")
         if not token or request.read_trouble or request.is_stale or request.is_item_broken:
             return
-        gives_up = request.lock_trouble > 0 and self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        gives_up = request.lock_trouble > 0 and (
+            request.trouble > request.lock_trouble
+            or self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        )
         if gives_up or watched.operator_epoch_s >= request.read_epoch_s:
             return
         left_s = token.get("expires_at_epoch_s", float("inf")) - self.clock(instance)

@@ -294,6 +294,7 @@ class Records:
         self.check_row_of(token["token_id"], "a token is published without its row")
         birth = self.births[token["token_id"]]
         self.require(birth.connection == connection, "another connection's token is published")
+        was_broken = watched.token_is_broken
         birth.was_published, watched.token_is_broken = True, False
         too_long_s = token.get("expires_at_epoch_s", 0.0) - birth.believable_until_epoch_s
         self.require(too_long_s <= ROUNDING_S, f"a token is believed to live {too_long_s:.3f} s too long")
@@ -308,7 +309,8 @@ class Records:
         left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
         self.require(not left, "a publish leaves a failure behind")
         row = self._rows[connection, f"mint#{int(after['fence']):010d}#{owner}"]
-        if row["reason"] == "refresh" and old.get("expires_at_epoch_s", 0.0) > sender.call_clock_epoch_s:
+        is_refresh = row["reason"] == "refresh" and not was_broken
+        if is_refresh and old.get("expires_at_epoch_s", 0.0) > sender.call_clock_epoch_s:
             is_later = token["expires_at_epoch_s"] > old["expires_at_epoch_s"]
             self.require(is_later, "a refresh replaces a token by one that lives no longer")
         if row["reason"] == "reported":
@@ -392,7 +394,8 @@ class Records:
             self.require(
                 outcome != "failed" and named == token_id, f"the row of {token_id} says something else"
             )
-            rows = [items[key] for key in self._rows_of_token.get(token_id, ()) if key in items] or [row]
+            # A token that the upstream gave out again has several rows.
+            rows = [row, *(items[key] for key in self._rows_of_token.get(token_id, ()) if key in items)]
             until = max(float(one["delete_after_epoch_s"]["N"]) for one in rows)
             self.require(until >= birth.expires_epoch_s, f"the row of {token_id} does not outlive it")
         for watched in self.watched.values():
