@@ -357,9 +357,10 @@ class Records:
             counts = refresh_at <= token.get("expires_at_epoch_s", float("inf"))
             too_soon = counts and refresh_at > sender.call_clock_epoch_s + ROUNDING_S
             self.require(not too_soon, "a refresh is tried again too soon")
-            waits = (
-                self.watched[row["connection"]].item.get("refresh_at_epoch_s", 0.0) > row["begun_at_epoch_s"]
-            )
+            # Never past the token's end, which may come before the lock that was decided on.
+            began = lock.until_epoch_s - LOCK_S - SLOW_AWS_S
+            began = min(began, token.get("expires_at_epoch_s", began) - ROUNDING_S)
+            waits = self.watched[row["connection"]].item.get("refresh_at_epoch_s", 0.0) > began
             gone = self.watched[row["connection"]].operator_epoch_s >= lock.true_epoch_s
             self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
