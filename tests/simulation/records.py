@@ -348,7 +348,7 @@ class Records:
         lock, token = sender.lock, (sender.item or {}).get("token")
         if lock is None or not token or row["owner"] != lock.owner:
             return
-        if row["reason"] == "reported":
+        if row["reason"] == "reported" and not sender.lock_trouble:
             age_s = sender.read_clock_epoch_s - token["issued_at_epoch_s"]
             too_young = age_s >= 0 and sender.call_clock_epoch_s - token["issued_at_epoch_s"] < YOUNG_TOKEN_S
             self.require(not too_young, "a report about a young token is followed")
@@ -361,7 +361,7 @@ class Records:
             began = lock.until_epoch_s - LOCK_S - SLOW_AWS_S
             began = min(began, token.get("expires_at_epoch_s", began) - ROUNDING_S)
             waits = self.watched[row["connection"]].item.get("refresh_at_epoch_s", 0.0) > began
-            gone = self.watched[row["connection"]].operator_epoch_s >= lock.true_epoch_s
+            gone = self.watched[row["connection"]].item.get("lock_owner") != lock.owner
             self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
     def check_row_of(self, token_id: str, promise: str) -> None:
