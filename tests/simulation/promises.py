@@ -261,7 +261,9 @@ class Promises(Records):
             self.require(not (was_old or is_unborn), "a rejected token is served again")
         self._check_replaced(instance, watched, connection, token.token_id)
         if issued.source != "memory" or request.trouble:
-            instance.copied[connection] = instance.calls[connection]
+            # A lock whose answer was lost is looked for in the item: that look is not the one that memory rests on.
+            look = request.began_epoch_s if request.lock_trouble else instance.calls[connection]
+            instance.copied[connection] = look
 
     def _check_replaced(self, instance: Instance, watched: Watched, connection: str, token_id: str) -> None:
         reported = instance.reported.get((connection, token_id))

@@ -214,7 +214,7 @@ class Records:
     ) -> None:
         owner, until = after["lock_owner"], after["lock_until_epoch_s"]
         sender.owners.add(owner)
-        sender.row, sender.may_have_issued = None, False
+        sender.row, sender.may_have_issued, sender.wait_until_epoch_s = None, False, 0.0
         self.require(after["fence"] == before.get("fence", 0) + 1, "a lock without the next fence")
         clock = sender.call_clock_epoch_s
         effective, deadline_left_s = before, sender.deadline_epoch_s - clock
@@ -232,7 +232,7 @@ class Records:
             self._world.now,
         )
         token = effective.get("token", {})
-        sender.had_token = bool(token) and token.get("expires_at_epoch_s", clock) >= clock
+        sender.had_token = bool(token) and token.get("expires_at_epoch_s", clock) >= sender.read_clock_epoch_s
         not_before = after["failure"]["not_before_epoch_s"]
         self.require(not_before >= until - ROUNDING_S, "a holder that dies would leave no failure behind")
         if instance is None:
@@ -305,7 +305,8 @@ class Records:
                 <= sender.call_clock_epoch_s - old["issued_at_epoch_s"]
                 < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
             )
-            self.require(young, "the token that was reported is published again")
+            gone = watched.operator_epoch_s >= sender.read_epoch_s
+            self.require(young or gone, "the token that was reported is published again")
         left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
         self.require(not left, "a publish leaves a failure behind")
         row = self._rows[connection, f"mint#{int(after['fence']):010d}#{owner}"]
