@@ -259,10 +259,9 @@ class Records:
         failure = before.get("failure")
         if not failure or not latest < failure["not_before_epoch_s"] <= sender.call_clock_epoch_s + WITHIN_S:
             return
-        # A version that cannot be read just now may have been seen at the look before.
-        seen = (
-            instance.versions[sender.wanted.connection] if sender.secret_trouble else sender.versions.values()
-        )
+        # A version that cannot be read just now, or has been changed, may have been seen at the look before.
+        is_sure = not sender.secret_trouble and self.rotated_epoch_s < sender.began_epoch_s
+        seen = sender.versions.values() if is_sure else instance.versions[sender.wanted.connection]
         new = set(seen) - set(before.get("refused_versions", ()))
         changed = failure["kind"] == "refused" and new
         self.require(bool(changed), "the upstream is asked sooner than a failure allows")
@@ -353,7 +352,7 @@ class Records:
             age_s = sender.read_clock_epoch_s - token["issued_at_epoch_s"]
             too_young = age_s >= 0 and sender.call_clock_epoch_s - token["issued_at_epoch_s"] < YOUNG_TOKEN_S
             self.require(not too_young, "a report about a young token is followed")
-        if row["reason"] == "refresh":
+        if row["reason"] == "refresh" and not sender.is_item_broken:
             refresh_at = lock.before.get("refresh_at_epoch_s", 0.0)
             counts = refresh_at <= token.get("expires_at_epoch_s", float("inf"))
             too_soon = counts and refresh_at > sender.call_clock_epoch_s + ROUNDING_S
