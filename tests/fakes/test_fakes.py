@@ -13,6 +13,7 @@ from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.lifetime import token_id_of
 from functions.broker.ports import AwsRefusedError, MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+from tests.fakes.aws import FakeDynamoDB
 
 if TYPE_CHECKING:
     from functions.broker.adapters.token_store import TokenStore
@@ -73,6 +74,14 @@ def give_back(store: TokenStore, lock: TokenRecord, failure: Failure | None = FA
 
 def test_an_item_that_is_not_there_reads_as_an_empty_record(backend: Backend) -> None:
     assert backend.store.read("digishare") == TokenRecord("digishare")
+
+
+def test_a_read_that_does_not_ask_for_consistency_is_a_write_behind() -> None:
+    table, key = FakeDynamoDB(), {"connection": {"S": "digishare"}, "record": {"S": "token"}}
+    for fence in ("1", "2"):
+        table.put_item(TableName="tokens", Item={**key, "fence": {"N": fence}})
+    assert table.get_item(TableName="tokens", Key=key)["Item"]["fence"] == {"N": "1"}
+    assert table.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]["fence"] == {"N": "2"}
 
 
 def test_the_first_of_two_who_saw_the_same_gets_the_lock(backend: Backend) -> None:

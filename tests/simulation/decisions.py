@@ -1,4 +1,4 @@
-"""What may happen next in a simulation: plain data, so that a trace can be drawn, shrunk, printed and kept as a test."""
+"""What may happen next in a simulation: plain data, so that a trace can be drawn, shrunk, printed and saved as a test."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.decisions import Fault, Run, Setup, Trace
 from tests.simulation.draw import draw_trace
-from tests.simulation.promises import BrokenPromiseError
+from tests.simulation.watched import BrokenPromiseError
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def simulate(trace: Trace, *, counts: Counter[str] | None = None) -> World:
-    """Run one trace to its end and on until everything is settled; return the world as it is then.
+    """Run one trace to its end and on until all faults have ended; return the world as it is then.
 
     Raises:
         BrokenPromiseError: with the log of all that happened.
@@ -27,7 +27,7 @@ def simulate(trace: Trace, *, counts: Counter[str] | None = None) -> World:
     world.counts["runs"] += 1
     for decision in decisions:
         world.decide(decision)
-    world.settle()
+    world.end_faults()
     return world
 
 

@@ -22,7 +22,7 @@ class CrashedError(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLock:
+class TakenLock:
     """A lock that a request has taken, and what was known then. `taken_wall_epoch_s` is what the wall clock said."""
 
     fence: int
@@ -46,6 +46,8 @@ class Request:
         row: key of the last row `begun` that it has written, until an exchange uses it: `sent_row`.
         may_have_issued: whether an exchange under its present lock may have made a token.
         looks: how often it has looked at its wall clock.
+        is_clock_late: the process stood still before its own clock started, after its deadline had been set.
+        wait_until_epoch_s: what the upstream has asked for under its present lock, by its clock.
         is_stale: the process stood still since its last call came back.
         had_token: whether there was a token that had not expired when it took its lock.
         call_clock_epoch_s: its clock when its last call was made; `call_wall_epoch_s`: its wall clock.
@@ -69,11 +71,13 @@ class Request:
     read_clock_epoch_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     owners: set[str] = field(default_factory=set)
-    lock: HeldLock | None = None
+    lock: TakenLock | None = None
     row: tuple[str, str] | None = None
     sent_row: tuple[str, str] | None = None
     may_have_issued: bool = False
     looks: int = 0
+    is_clock_late: bool = False
+    wait_until_epoch_s: float = 0.0
     is_stale: bool = False
     had_token: bool = False
     call_clock_epoch_s: float = 0.0
@@ -95,6 +99,7 @@ class Instance:
     Attributes:
         freeze: at how many looks at the clock from now it stands still, and for how long.
         looks: by connection, true time of its last attempt to look at the item, or of the failure that ended it.
+        calls: by connection, true time of its last call for the item.
         copied: by connection, true time of the look that its memory rests on.
         failed_looks: by connection, true time of the last failure.
         reported: (connection, token id) to the true time of its callers' last report.
@@ -116,6 +121,7 @@ class Instance:
     freeze: tuple[int, float] | None = None
     clock_set_epoch_s: float = 0.0
     looks: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    calls: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     copied: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     failed_looks: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     reported: dict[tuple[str, str], float] = field(default_factory=dict)

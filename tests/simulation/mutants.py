@@ -96,6 +96,21 @@ class NothingTakenFromThePace(TokenStore):
         return super().acquire_lock(seen, lock=lock, **(rest | {"pace": seen.pace}))
 
 
+class DyingHolderLeavesNothing(TokenStore):
+    """A lock does not say what failure it is if nothing follows."""
+
+    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
+        failure = replace(rest.pop("failure"), not_before_epoch_s=0.0)
+        return super().acquire_lock(seen, lock=lock, failure=failure, **rest)
+
+
+class DyingHolderIsFollowed(TokenStore):
+    """A lock does not say when a usable token is refreshed if nothing follows."""
+
+    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
+        return super().acquire_lock(seen, lock=lock, **(rest | {"refresh_at_epoch_s": 0.0}))
+
+
 class EverythingGivenBack(TokenStore):
     """An exchange that may have issued is given back to the pace."""
 
@@ -172,6 +187,13 @@ class LockIsNotRemoved(_Conditions):
 
     def change(self, values: Any, removed: Any, condition: str) -> Any:
         return values, [name for name in removed if not name.startswith("lock_")], condition
+
+
+class FailuresAreNotCleared(_Conditions):
+    """Publishing leaves failures and refused versions where they are."""
+
+    def change(self, values: Any, removed: Any, condition: str) -> Any:
+        return values, [name for name in removed if name.startswith("lock_")], condition
 
 
 def context(left_out: str) -> Patch:

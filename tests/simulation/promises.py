@@ -5,24 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from functions.broker.issue_token import Issued
+from tests.simulation.decisions import RETRY_AFTER_S
 from tests.simulation.records import (
     CLOCK_DIFFERENCE_S,
     ROUNDING_S,
     TRUST_S,
     WITHIN_S,
     YOUNG_TOKEN_S,
-    BrokenPromiseError,
     Records,
 )
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
     from tests.fakes.wire import Operation
-    from tests.simulation.instance import Instance, Request
-    from tests.simulation.records import Plain, Watched
+    from tests.simulation.instance import Instance, Plain, Request
+    from tests.simulation.watched import Watched
     from token_broker.errors import TokenBrokerError
-
-__all__ = ["CLOCK_DIFFERENCE_S", "TRUST_S", "WITHIN_S", "BrokenPromiseError", "Promises"]
 
 # The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
 TO_LOCK_S, TO_SEND_S, EXCHANGE_S = 13.0, 12.0, 10.0
@@ -66,6 +64,7 @@ class Promises(Records):
         self.require(request.call_clock_epoch_s <= ends, "a request goes on long after its deadline")
         if operation.name == "dynamodb.get_item":
             instance.looks[request.wanted.connection] = self._world.now
+            instance.calls[request.wanted.connection] = self._world.now
         if operation.name == "upstream.exchange":
             self._on_exchange(instance, operation)
 
@@ -112,7 +111,7 @@ class Promises(Records):
         assert lock is not None
         request.may_have_issued = True
         self._count_exchange(watched)
-        if request.is_stale or not self.clocks_agree or watched.operator_epoch_s >= lock.true_epoch_s:
+        if request.is_stale or not self.clocks_agree or watched.operator_epoch_s >= request.read_epoch_s:
             return
         item = watched.item
         is_mine = (item.get("fence"), item.get("lock_owner")) == (lock.fence, lock.owner)
@@ -142,6 +141,8 @@ class Promises(Records):
         if operation.name == "upstream.exchange":
             if how not in {"lost", "upstream_error_500"}:
                 self.nothing_issued(request)
+            if how == "upstream_error_429":
+                request.wait_until_epoch_s = self.clock(instance) + RETRY_AFTER_S
             if how == "invalid_client":
                 self.refused.add(self.versions[operation.request["credential"].client_secret])
             return
@@ -208,13 +209,18 @@ class Promises(Records):
         if isinstance(error, UpstreamRejected) and request.wanted.connection != "personal":
             trouble = self._world.now - self.secret_trouble_epoch_s < WITHIN_S
             trouble = trouble or self._world.now - self.rotated_epoch_s < TRUST_S + LONGEST_REQUEST_S
-            trouble = trouble or request.deadline_epoch_s - self.clock(instance) < TO_LOCK_S
+            trouble = (
+                trouble or request.trouble > 0 or request.deadline_epoch_s - self.clock(instance) < TO_LOCK_S
+            )
             untried = set(request.versions.values()) - self.refused
             self.require(trouble or not untried, "rejected although a version was never refused")
         token = item.get("token")
         if not token or request.read_trouble or request.is_stale or request.is_item_broken:
             return
-        gives_up = request.lock_trouble > 0 and self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        gives_up = request.lock_trouble > 0 and (
+            request.trouble > request.lock_trouble
+            or self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        )
         if gives_up or watched.operator_epoch_s >= request.read_epoch_s:
             return
         left_s = token.get("expires_at_epoch_s", float("inf")) - self.clock(instance)
@@ -255,7 +261,9 @@ class Promises(Records):
             self.require(not (was_old or is_unborn), "a rejected token is served again")
         self._check_replaced(instance, watched, connection, token.token_id)
         if issued.source != "memory" or request.trouble:
-            instance.copied[connection] = instance.looks[connection]
+            # A lock whose answer was lost is looked for in the item: that look is not the one that memory rests on.
+            look = request.began_epoch_s if request.lock_trouble else instance.calls[connection]
+            instance.copied[connection] = look
 
     def _check_replaced(self, instance: Instance, watched: Watched, connection: str, token_id: str) -> None:
         reported = instance.reported.get((connection, token_id))

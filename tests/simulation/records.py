@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.dynamodb import from_attribute
 from functions.broker.lifetime import token_id_of
 from tests.simulation.decisions import CONNECTIONS
-from tests.simulation.instance import HeldLock
+from tests.simulation.instance import TakenLock
+from tests.simulation.watched import Birth, BrokenPromiseError, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,58 +30,6 @@ UNSAID_LIFETIME_S, LONGEST_LIFETIME_S = 86_400.0, 400 * 86_400.0
 _DAY_S, _YEAR_S = 86_400.0, 365 * 86_400.0
 ROUNDING_S = 0.01  # the item keeps milliseconds
 _READS = {"dynamodb.get_item", "secretsmanager.get_secret_value"}
-_LINES_SHOWN = 80
-
-
-class BrokenPromiseError(AssertionError):
-    """A promise is broken; the text has the last events before it."""
-
-    def __init__(self, promise: str, log: list[str]) -> None:
-        super().__init__("\n".join([promise, *log[-_LINES_SHOWN:]]))
-        self.promise = promise
-
-
-@dataclass(slots=True)
-class Birth:
-    """How a token came into being. True time, but `believable_until_epoch_s`, which is by its holder's clock.
-
-    Attributes:
-        row: key of the exchange's row; None for a personal access token.
-        was_published: whether it ever was in service.
-    """
-
-    connection: str
-    access_token: str = field(repr=False)
-    row: tuple[str, str] | None
-    issued_epoch_s: float
-    expires_epoch_s: float
-    believable_until_epoch_s: float
-    was_published: bool = False
-
-
-@dataclass(slots=True)
-class Watched:
-    """What is known of one connection. True time.
-
-    Attributes:
-        item: as the last write left it.
-        operator_epoch_s, rows_gone_epoch_s: when somebody wrote over the item, or over the rows, last.
-        token_is_broken: whether somebody has written over the token in the item.
-        exchanges: those that issued or may have issued.
-        reports: by caller, when its reports replaced a token.
-        replaced: token id to the moment since which it is no longer in the item.
-        reported: tokens that anybody has reported.
-    """
-
-    item: Plain = field(default_factory=dict)
-    operator_epoch_s: float = 0.0
-    rows_gone_epoch_s: float = 0.0
-    token_is_broken: bool = False
-    largest_min_ttl_s: float = 0.0
-    exchanges: list[float] = field(default_factory=list)
-    reports: dict[str, list[float]] = field(default_factory=dict)
-    replaced: dict[str, float] = field(default_factory=dict)
-    reported: set[str] = field(default_factory=set)
 
 
 class Records:
@@ -203,6 +151,8 @@ class Records:
         if before := self.births.get(issued.token_id):  # the same token once more
             before.believable_until_epoch_s = max(believable, before.believable_until_epoch_s)
             before.expires_epoch_s = max(now + (said_s or _YEAR_S), before.expires_epoch_s)
+            if sender.sent_row:
+                self._rows_of_token.setdefault(issued.token_id, []).append(sender.sent_row)
             self.nothing_issued(sender)
             return
         self._world.counts["tokens issued by the upstream"] += 1
@@ -249,15 +199,22 @@ class Records:
             )
             if is_mine:
                 sender.lock = None
+                self._check_wish(sender, before, after)
         if after["generation"] != before.get("generation", 0):
             self._on_publish(sender, before, watched)
+
+    def _check_wish(self, sender: Request, before: Plain, after: Plain) -> None:
+        if after["generation"] == before["generation"] and "failure" in after:
+            waits = after["failure"]["not_before_epoch_s"] >= sender.wait_until_epoch_s - ROUNDING_S
+            self.require(waits, "the upstream's Retry-After is not honoured")
+        sender.wait_until_epoch_s = 0.0
 
     def _on_lock(
         self, sender: Request, instance: Instance | None, before: Plain, after: Plain, watched: Watched
     ) -> None:
         owner, until = after["lock_owner"], after["lock_until_epoch_s"]
         sender.owners.add(owner)
-        sender.row, sender.may_have_issued = None, False
+        sender.row, sender.may_have_issued, sender.wait_until_epoch_s = None, False, 0.0
         self.require(after["fence"] == before.get("fence", 0) + 1, "a lock without the next fence")
         clock = sender.call_clock_epoch_s
         effective, deadline_left_s = before, sender.deadline_epoch_s - clock
@@ -265,7 +222,7 @@ class Records:
         if is_again:  # the answer to its first lock was lost
             effective, deadline_left_s = self._before_lock[owner]
         self._before_lock[owner] = effective, deadline_left_s
-        sender.lock = HeldLock(
+        sender.lock = TakenLock(
             int(after["fence"]),
             owner,
             until,
@@ -275,7 +232,9 @@ class Records:
             self._world.now,
         )
         token = effective.get("token", {})
-        sender.had_token = bool(token) and token.get("expires_at_epoch_s", clock) >= clock
+        sender.had_token = bool(token) and token.get("expires_at_epoch_s", clock) >= sender.read_clock_epoch_s
+        not_before = after["failure"]["not_before_epoch_s"]
+        self.require(not_before >= until - ROUNDING_S, "a holder that dies would leave no failure behind")
         if instance is None:
             self.late_owners.add(owner)
             return  # the lock of a request that never learns of it
@@ -300,10 +259,9 @@ class Records:
         failure = before.get("failure")
         if not failure or not latest < failure["not_before_epoch_s"] <= sender.call_clock_epoch_s + WITHIN_S:
             return
-        # A version that cannot be read just now may have been seen at the look before.
-        seen = (
-            instance.versions[sender.wanted.connection] if sender.secret_trouble else sender.versions.values()
-        )
+        # A version that cannot be read just now, or has been changed, may have been seen at the look before.
+        is_sure = not sender.secret_trouble and self.rotated_epoch_s < sender.began_epoch_s
+        seen = sender.versions.values() if is_sure else instance.versions[sender.wanted.connection]
         new = set(seen) - set(before.get("refused_versions", ()))
         changed = failure["kind"] == "refused" and new
         self.require(bool(changed), "the upstream is asked sooner than a failure allows")
@@ -335,6 +293,7 @@ class Records:
         self.check_row_of(token["token_id"], "a token is published without its row")
         birth = self.births[token["token_id"]]
         self.require(birth.connection == connection, "another connection's token is published")
+        was_broken = watched.token_is_broken
         birth.was_published, watched.token_is_broken = True, False
         too_long_s = token.get("expires_at_epoch_s", 0.0) - birth.believable_until_epoch_s
         self.require(too_long_s <= ROUNDING_S, f"a token is believed to live {too_long_s:.3f} s too long")
@@ -345,13 +304,19 @@ class Records:
                 <= sender.call_clock_epoch_s - old["issued_at_epoch_s"]
                 < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
             )
-            self.require(young, "the token that was reported is published again")
-        self._count_report(sender, owner, watched)
+            gone = watched.operator_epoch_s >= sender.read_epoch_s
+            self.require(young or gone, "the token that was reported is published again")
+        left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
+        self.require(not left, "a publish leaves a failure behind")
+        row = self._rows[connection, f"mint#{int(after['fence']):010d}#{owner}"]
+        is_refresh = row["reason"] == "refresh" and not was_broken
+        if is_refresh and old.get("expires_at_epoch_s", 0.0) > sender.call_clock_epoch_s:
+            is_later = token["expires_at_epoch_s"] > old["expires_at_epoch_s"]
+            self.require(is_later, "a refresh replaces a token by one that lives no longer")
+        if row["reason"] == "reported":
+            self._count_report(sender, watched)
 
-    def _count_report(self, sender: Request, owner: str, watched: Watched) -> None:
-        row = self._rows[sender.wanted.connection, f"mint#{int(watched.item['fence']):010d}#{owner}"]
-        if row["reason"] != "reported":
-            return
+    def _count_report(self, sender: Request, watched: Watched) -> None:
         reports = watched.reports.setdefault(sender.wanted.caller, [])
         reports.append(self._world.now)
         within = [at for at in reports if self._world.now - at < _DAY_S - CLOCK_DIFFERENCE_S]
@@ -383,15 +348,21 @@ class Records:
         lock, token = sender.lock, (sender.item or {}).get("token")
         if lock is None or not token or row["owner"] != lock.owner:
             return
-        if row["reason"] == "reported":
+        if row["reason"] == "reported" and not sender.lock_trouble:
             age_s = sender.read_clock_epoch_s - token["issued_at_epoch_s"]
             too_young = age_s >= 0 and sender.call_clock_epoch_s - token["issued_at_epoch_s"] < YOUNG_TOKEN_S
             self.require(not too_young, "a report about a young token is followed")
-        if row["reason"] == "refresh":
+        if row["reason"] == "refresh" and not sender.is_item_broken:
             refresh_at = lock.before.get("refresh_at_epoch_s", 0.0)
             counts = refresh_at <= token.get("expires_at_epoch_s", float("inf"))
             too_soon = counts and refresh_at > sender.call_clock_epoch_s + ROUNDING_S
             self.require(not too_soon, "a refresh is tried again too soon")
+            # Never past the token's end, which may come before the lock that was decided on.
+            began = lock.until_epoch_s - LOCK_S - SLOW_AWS_S
+            began = min(began, token.get("expires_at_epoch_s", began) - ROUNDING_S)
+            waits = self.watched[row["connection"]].item.get("refresh_at_epoch_s", 0.0) > began
+            gone = self.watched[row["connection"]].item.get("lock_owner") != lock.owner
+            self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
     def check_row_of(self, token_id: str, promise: str) -> None:
         """Some row says `issued` with this token, unless somebody has removed it."""
@@ -424,7 +395,8 @@ class Records:
             self.require(
                 outcome != "failed" and named == token_id, f"the row of {token_id} says something else"
             )
-            rows = [items[key] for key in self._rows_of_token.get(token_id, ()) if key in items] or [row]
+            # A token that the upstream gave out again has several rows.
+            rows = [row, *(items[key] for key in self._rows_of_token.get(token_id, ()) if key in items)]
             until = max(float(one["delete_after_epoch_s"]["N"]) for one in rows)
             self.require(until >= birth.expires_epoch_s, f"the row of {token_id} does not outlive it")
         for watched in self.watched.values():
@@ -441,8 +413,8 @@ class Records:
 
     # --- means --------------------------------------------------------------------------------------------------------
 
-    def require(self, kept: bool, promise: str) -> None:  # noqa: FBT001 - reads like assert
-        if not kept:
+    def require(self, holds: bool, promise: str) -> None:  # noqa: FBT001 - reads like assert
+        if not holds:
             raise BrokenPromiseError(promise, self._world.log)
 
     def wall(self, instance: Instance) -> float:

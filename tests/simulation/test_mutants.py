@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker import decide, issue_token, ports, token
+from functions.broker import decide, issue_token, ports, replace_token, token
 from functions.broker.adapters import mint_ledger
 from tests.simulation import mutants as m
 from tests.simulation.cloud import Cloud
@@ -20,6 +20,7 @@ from tests.simulation.decisions import (
     Deploy,
     Fault,
     Freeze,
+    Outage,
     Rotate,
     Run,
     Say,
@@ -31,7 +32,7 @@ from tests.simulation.decisions import (
     Weather,
 )
 from tests.simulation.explore import explore, simulate
-from tests.simulation.promises import BrokenPromiseError
+from tests.simulation.watched import BrokenPromiseError
 
 if TYPE_CHECKING:
     from tests.simulation.mutants import Patch
@@ -85,6 +86,7 @@ GIVEN_BACK_AFTER_A_LOOK = (
 UNCHANGED_PERSONAL_TOKEN = tuple(
     step for at in (5.0, 3_700.0) for step in (Ask(0, connection=2), Ask(1, connection=2), Wait(at))
 )
+OUTLIVED = (Run(0), Wait(95.0), Outage("secretsmanager", 100.0), Run(0))
 LONG_MIN_TTL = (Deploy(60), Run(0), Wait(2_800.0), Ask(0, min_ttl_s=900.0))
 SWAPPED = (Run(0), Ask(0, connection=1), Wait(5.0), Tamper(Damage.SWAPPED), Wait(61.0), Run(0))
 
@@ -125,7 +127,13 @@ MUTANTS = {
     "SDK repeats what was lost": Mutant(
         "waits|publishes twice|not as seen|without", m.function(Cloud, "sdk_retries", value=True)
     ),
+    "a holder that dies is no failure": Mutant("leave no failure", m.part(m.DyingHolderLeavesNothing)),
+    "a holder that dies is followed at once": Mutant("followed at once", m.part(m.DyingHolderIsFollowed)),
+    "failures not cleared": Mutant("leaves a failure", m.part(m.FailuresAreNotCleared)),
     # limits
+    "the upstream's Retry-After cut short": Mutant(
+        "Retry-After is not", m.figure("RETRY_AFTER_LIMIT_S", 10.0)
+    ),
     "nothing taken from the pace": Mutant("not taken from the pace", m.part(m.NothingTakenFromThePace)),
     "everything given back to the pace": Mutant("given back that may", m.part(m.EverythingGivenBack)),
     "a faster pace": Mutant("pace", m.figure("EXCHANGE_INTERVAL_S", 60.0, token)),
@@ -175,7 +183,26 @@ MUTANTS = {
     "a guessed lifetime of minutes": Mutant(
         "pace|too long", m.figure("UNSAID_LIFETIME_S", 10 * 86_400.0), (Say(None), Run(0))
     ),
+    "a refresh that brings no progress": Mutant(
+        "lives no longer",
+        m.function(replace_token._Attempt, "_require_progress", lambda *_: None),
+        (Run(0), Wait(3_000.0), Say(90), Run(0)),
+    ),
     # who is served what
+    "any report counts": Mutant(
+        "fresh token is published|young token",
+        m.function(decide, "_is_reported", lambda token, wanted, now: wanted.rejected_token_id is not None),
+        (
+            Run(0),
+            Wait(100.0),
+            Run(1),
+            Ask(0, reporting=True),
+            Run(0),
+            Wait(61.0),
+            Ask(1, reporting=True),
+            Run(1),
+        ),
+    ),
     "sealed without the expiry": Mutant(
         "lived longer", m.context("expires_at"), (Run(0), Tamper(Damage.EXTENDED), Run(1))
     ),
@@ -185,7 +212,9 @@ MUTANTS = {
         m.part(m.BrokenCiphertextIsServed),
         (Run(0), Tamper(Damage.GARBLED), Run(1)),
     ),
-    "expired token served": Mutant("expired", m.figure("SHORTEST_USABLE_S", -30.0)),
+    "expired token served": Mutant(
+        "expired", m.figure("SHORTEST_USABLE_S", -30.0), OUTLIVED, Setup(expires_in=90)
+    ),
     "memory trusted for longer": Mutant("memory is trusted", m.figure("TRUST_S", 90.0)),
     "rule for young tokens dropped": Mutant("young", m.figure("YOUNG_TOKEN_S", 0.0)),
     "old tokens called young": Mutant("rejected token", m.figure("YOUNG_TOKEN_S", 600.0)),

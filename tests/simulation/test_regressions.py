@@ -15,7 +15,7 @@ from functions.broker.issue_token import TokenIssuer
 from tests.simulation import mutants as m
 from tests.simulation.decisions import Decision, Fault, Freeze, Rotate, Run, SetClock, Setup, Wait
 from tests.simulation.explore import simulate
-from tests.simulation.promises import BrokenPromiseError
+from tests.simulation.watched import BrokenPromiseError
 
 if TYPE_CHECKING:
     from tests.simulation.decisions import Trace

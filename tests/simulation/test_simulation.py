@@ -25,7 +25,8 @@ from tests.simulation.decisions import (
 )
 from tests.simulation.explore import explore, simulate
 from tests.simulation.mutants import NothingTakenFromThePace
-from tests.simulation.promises import BrokenPromiseError, Promises
+from tests.simulation.promises import Promises
+from tests.simulation.watched import BrokenPromiseError
 
 RUNS = 900
 

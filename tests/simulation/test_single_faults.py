@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.simulation.decisions import Ask, Crash, Decision, Fault, Freeze, Run, Setup, Wait
+from tests.simulation.mutants import figures
+from tests.simulation.records import Records
 from tests.simulation.world import World
 
 _MOST_STEPS = 60
@@ -54,6 +56,13 @@ def test_one_fault_costs_at_most_one_token(case: str, strike: str) -> None:
     assert any(kind.startswith("fault") for kind in counts)
 
 
+def test_a_second_token_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Records, "require", lambda *_: None)  # what else is broken by this says so elsewhere
+    figures(LOCK_S=5.0, TO_SEND_S=0.5)(monkeypatch)
+    with pytest.raises(AssertionError, match=r"^step \d+: \['"):
+        test_one_fault_costs_at_most_one_token("first exchange with a slow upstream", "timed_out")
+
+
 def _disturb(case: Case, step: int, strike: Fault | Decision, counts: Counter[str]) -> bool:
     """Let the fault strike at a step of the request; return whether the request has so many steps."""
     world = World(case.setup, counts=counts)
@@ -77,6 +86,6 @@ def _disturb(case: Case, step: int, strike: Fault | Decision, counts: Counter[st
     world.decide(Run(1))
     orphans = world.promises.orphans()
     assert len(orphans) <= 1, "\n".join([f"step {step}: {orphans}", *world.log])
-    world.settle()
+    world.end_faults()
     assert len(world.promises.orphans()) <= 1, "\n".join([f"step {step}: {orphans}", *world.log])
     return True

@@ -24,7 +24,9 @@ from tests.simulation import decisions as d
 from tests.simulation.cloud import AWS_TIMEOUT_S, Cloud
 from tests.simulation.decisions import CONNECTIONS, Fault
 from tests.simulation.instance import CrashedError, Instance, Request
-from tests.simulation.promises import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S, BrokenPromiseError, Promises
+from tests.simulation.promises import Promises
+from tests.simulation.records import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S
+from tests.simulation.watched import BrokenPromiseError
 from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class World:
                 self.cloud.strike(decision)
         self.promises.check_accounts()
 
-    def settle(self) -> None:
+    def end_faults(self) -> None:
         """End all faults and hold the broker to progress: a token soon, and the same one for everybody."""
         self.note("·", "all faults end")
         self.cloud.calm()
@@ -110,8 +112,10 @@ class World:
             instance.due_epoch_s = min(instance.due_epoch_s, self.now + AWS_TIMEOUT_S)
         self.pass_time(self.now + _LONGEST_ANSWER_S)
         for instance in self.instances:
-            if instance.request:
+            if instance.request and not instance.request.is_clock_late:
                 raise BrokenPromiseError(f"{instance.name} is still not answered", self.log)
+            if instance.request:
+                self._crash(instance)  # the function's time is over
             self._set_clock(instance, 0.0)
         self.promises.check_accounts()
         for connection in range(len(CONNECTIONS)):
@@ -328,7 +332,7 @@ class World:
                 instance.asked.is_stale = True
                 self.stand("look", self.now + seconds, enforced=True)
                 if instance.asked.looks <= _LOOKS_BEFORE_ITS_CLOCK:
-                    instance.asked.began_epoch_s = self.now
+                    instance.asked.began_epoch_s, instance.asked.is_clock_late = self.now, True
                     instance.asked.began_wall_epoch_s = self.now + instance.skew_s
 
     def _sleep(self, seconds: float) -> None:
