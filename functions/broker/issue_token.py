@@ -59,8 +59,8 @@ class _Known:
             failed, or a personal access token is unchanged.
         reported_token_id: the last one that a caller reported to it.
         looked_at_epoch_s: when it last looked at the secret without an exchange to follow.
-        versions: what it saw then of a secret that the upstream refuses, and the item's fence: whoever takes the lock
-            after that tries them.
+        versions: what it saw then of a secret that the upstream refuses, and the item's fence: they are good for one
+            attempt, which raises the fence.
         unchanged_token_id: the personal access token that it saw then, if the item has the same.
     """
 

@@ -281,12 +281,9 @@ class _Attempt:
         # A refresh that fails has a time of its own for the next attempt, and must not make those wait who come when
         # the token has expired. Refusals are counted apart: their waits are minutes.
         is_refusal = kind is FailureKind.REFUSED
-        is_first = before is None or (before.kind is FailureKind.REFUSED) != is_refusal
-        count = (
-            1
-            if before is None or is_first or (self.need is Need.REFRESH and not is_refusal)
-            else before.count + 1
-        )
+        is_next = before is not None and (before.kind is FailureKind.REFUSED) == is_refusal
+        is_ahead_of_time = self.need is Need.REFRESH and not is_refusal
+        count = before.count + 1 if before and is_next and not is_ahead_of_time else 1
         not_before = at + lifetime.backoff_s(kind, count, self.by.ports.randomness())
         if self.need is Need.REFRESH and old:
             not_before = min(not_before, max(at, at + old.token.left_s(at)))

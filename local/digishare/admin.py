@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class AdminServer(SocketServer):
-    """Listens on loopback only and asks for no credential: whoever can reach it owns the fake."""
+    """Listens on loopback only and asks for no credential: everybody who can reach it owns the fake."""
 
     def __init__(self, digishare: DigishareApi, port: int = 0) -> None:
         self.digishare = digishare

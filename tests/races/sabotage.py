@@ -29,7 +29,7 @@ def lock_without_comparing_its_end() -> None:
 
 
 def publish_without_a_condition() -> None:
-    """Whoever once had the lock may publish."""
+    """Everybody who once had the lock may publish."""
     _replace_condition("token", _ALWAYS)
 
 
