@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 import tracemalloc
@@ -341,10 +342,31 @@ def test_after_a_lookup_that_took_all_the_time_nothing_is_sent(
         time.sleep(0.2)  # a slow name server
         return list(real(*args, **kwargs))
 
+    connected: list[object] = []
     monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(socket, "create_connection", lambda *args, **_: connected.append(args))
     error = failure_of(lambda: post(session, digishare.url, total_timeout_s=0.1, connect_timeout_s=5))
     assert isinstance(error, ConnectFailed)
-    assert digishare.calls == []
+    assert connected == []
+
+
+def test_a_connection_that_was_cut_before_tls_is_closed(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.create_connection
+
+    def late(*args: Any, **kwargs: Any) -> socket.socket:
+        connection = real(*args, **kwargs)
+        time.sleep(0.2)  # the process stood still, and the peer has left
+        return connection
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    with plain_listener(
+        lambda connection: connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ) as url:
+        error = failure_of(lambda: post(session, url, total_timeout_s=0.1, connect_timeout_s=5))
+    # A socket that is left open is a warning, and every warning is an error here.
+    assert str(error) == "127.0.0.1: timed out while agreeing on TLS"
 
 
 def test_connecting_is_bounded(session: requests.Session) -> None:

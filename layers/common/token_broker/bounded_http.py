@@ -284,6 +284,8 @@ class _Call:
             plain.settimeout(max(self._end_s - time.monotonic(), 0.001))
             self._stage = "agreeing on TLS"
             self._watch(plain)
+            if self.was_cut:
+                raise TimeoutError  # a TLS socket made of one that the peer has left would not be closed
             return tls.wrap_socket(plain, server_hostname=self.host)
 
     def send(self, connection: ssl.SSLSocket) -> None:
@@ -313,8 +315,9 @@ class _Call:
         end_s = min(self._end_s, time.monotonic() + self._connect_timeout_s)
         for index, address in enumerate(addresses):
             share_s = (end_s - time.monotonic()) / (len(addresses) - index)
-            with suppress(OSError):
-                return socket.create_connection((address, self._port), max(share_s, 0.001))
+            if share_s > 0:
+                with suppress(OSError):
+                    return socket.create_connection((address, self._port), share_s)
         raise TimeoutError if time.monotonic() >= end_s else ConnectionError
 
     def _watch(self, connection: socket.socket) -> None:
