@@ -121,8 +121,7 @@ class VirtualFleet:
     def new_instance(self) -> TokenIssuer:
         """Return the policy of one more instance, cold."""
         exchange: Any = self.upstream
-        _, issuer = assemble_policy(_SETTINGS, self._clients, exchange, self._ports)
-        return issuer
+        return assemble_policy(_SETTINGS, self._clients, exchange, self._ports)
 
     def ask(self, issuer: TokenIssuer) -> None:
         """Ask an instance for a token, and note what came of it."""

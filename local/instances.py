@@ -178,8 +178,8 @@ class Nursery:
         Args:
             count: how many.
             environment: overrides variables for these. STOP_AT names a step at which each of them stops, the first
-                time that it gets there: "before token_store:TokenStore.publish" or "after ...", a method of a module
-                in `functions/broker/adapters`.
+                time that it gets there: "before adapters.token_store:TokenStore.write" or "after ...", a method of a module
+                of `functions.broker`.
 
         Raises:
             InstanceLostError: one did not get ready.
@@ -285,7 +285,7 @@ def _call_once_at(step: str, action: Callable[[], None]) -> None:
     moment, _, place = step.partition(" ")
     module, _, name = place.partition(":")
     class_name, _, method_name = name.partition(".")
-    owner = getattr(importlib.import_module(f"functions.broker.adapters.{module}"), class_name)
+    owner = getattr(importlib.import_module(f"functions.broker.{module}"), class_name)
     method = getattr(owner, method_name)
 
     def stopping(*arguments: Any, **named: Any) -> Any:

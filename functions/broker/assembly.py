@@ -18,9 +18,8 @@ from functions.broker.adapters.token_store import TokenStore
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.lifetime import AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S
-from functions.broker.mint_token import Minter
 from functions.broker.ports import Ports
-from functions.broker.replace_token import TokenReplacer
+from functions.broker.replace_token import World
 from functions.broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def assemble(
         notice=audit.notice,
     )
     exchange = OAuthExchange(settings.upstream_hosts, settings.upstream_ca_file, time.time)
-    store, issuer = assemble_policy(settings, clients, exchange, ports)
-    return Broker(settings, load_grants(), audit, store, issuer)
+    issuer = assemble_policy(settings, clients, exchange, ports)
+    return Broker(settings, load_grants(), audit, issuer.world.store, issuer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Clients:
 
 def assemble_policy(
     settings: Settings, clients: Clients, exchange: OAuthExchange, ports: Ports
-) -> tuple[TokenStore, TokenIssuer]:
+) -> TokenIssuer:
     """Put the policy together: the same way for the function, tests, the simulation and the benchmark."""
     store = TokenStore(
         clients.dynamodb, clients.kms, table=settings.token_table, key_arn=settings.token_key_arn
@@ -116,8 +115,6 @@ def assemble_policy(
     secrets = ConnectionSecrets(
         clients.make_secretsmanager, settings.secret_prefix, settings.default_token_url
     )
-    minter = Minter(secrets, exchange)
     ledger = MintLedger(clients.dynamodb, table=settings.token_table)
-    replacer = TokenReplacer(store, ledger, minter, ports)
-    issuer = TokenIssuer(store, replacer, minter, ports, longest_lease_s=settings.lease_seconds)
-    return store, issuer
+    world = World(store, ledger, secrets, exchange, ports)
+    return TokenIssuer(world, longest_lease_s=settings.lease_seconds)

@@ -1,23 +1,26 @@
-"""What one look at a connection's record calls for: one pure function, its rules in the order in which they count.
+"""The rules: what one look at a connection's record calls for, and what one attempt writes into it.
 
-No I/O, no clock, no SDK. `issue_token.py` carries the answer out.
+Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` says; `replace_token.py` makes the
+attempt. Its three writes are `locked`, then `published` or `given_back`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from functions.broker import lifetime
-from functions.broker.token import FailureKind
+from functions.broker.ports import MintFailedError
+from functions.broker.token import HOLDER_LOST, Failure, FailureKind, Pace, TokenRecord
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from functions.broker.token import Failure, Token, TokenRecord
+    from functions.broker.adapters.client_secret import StoredCredential
+    from functions.broker.token import Lock, SealedToken, Token
     from token_broker.errors import TokenBrokerError
 
 _DAY_S = 86_400.0
@@ -196,6 +199,129 @@ def _obstacles(
         yield Refuse(TemporarilyUnavailable(problem, retry_after_s=1))
 
 
+# --- what an attempt writes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The version of the secret that is next.
+
+    Attributes:
+        refused_after: VersionIds that the upstream has refused in this round once this one is refused, too.
+        is_last: whether that leaves no version to try.
+    """
+
+    stored: StoredCredential
+    refused_after: tuple[str, ...]
+    is_last: bool
+
+
+def next_candidate(readable: Sequence[StoredCredential], refused: Sequence[str]) -> Candidate:
+    """Return the first version (current, then previous) that is not refused; the current one if all are."""
+    untried = [stored for stored in readable if stored.version_id not in refused] or list(readable)
+    before = tuple(stored.version_id for stored in readable if stored not in untried)
+    return Candidate(untried[0], (*before, untried[0].version_id), is_last=len(untried) == 1)
+
+
+def locked(seen: TokenRecord, need: Need, lock: Lock, now: float, randomness: float) -> TokenRecord:
+    """Return the record with a lock, one exchange taken from the pace, and the failure that it is if nothing follows."""
+    until = lock.until_epoch_s
+    lost = failure_after(
+        seen, need, MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED), until, randomness
+    )
+    if lost.count == 1:
+        lost = replace(lost, not_before_epoch_s=until)  # the one who waits longest needs the time
+    pace = Pace(seen.exchanges_left(now) - 1, now)
+    refresh_at = _refresh_after(seen, need, now)
+    return replace(
+        seen, fence=seen.fence + 1, lock=lock, pace=pace, failure=lost, refresh_at_epoch_s=refresh_at
+    )
+
+
+def published(
+    seen: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
+) -> TokenRecord:
+    """Return the record with a new token: no lock, no failures. `reporter` is the caller whose report caused it."""
+    reports = {caller: reports_within_a_day(seen, caller, now) for caller in seen.reports}
+    if reporter is not None:
+        reports.setdefault(reporter, []).append(now)
+    return TokenRecord(
+        seen.connection,
+        token,
+        generation=seen.generation + 1,
+        fence=token.fence,
+        pace=pace,
+        reports={caller: moments for caller, moments in reports.items() if moments},
+    )
+
+
+def given_back(
+    seen: TokenRecord,
+    held: TokenRecord,
+    need: Need,
+    failed: MintFailedError,
+    candidate: Candidate | None,
+    *,
+    now: float,
+    randomness: float,
+) -> TokenRecord:
+    """Return the record without the lock, and with what the failure means for the next attempt."""
+    pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
+    failure, refresh_at = failure_after(seen, need, failed, now, randomness), _refresh_after(seen, need, now)
+    refused = seen.refused_versions
+    if candidate and failed.kind is FailureKind.REFUSED:
+        refresh_at, refused = 0.0, candidate.refused_after
+        if not candidate.is_last:
+            # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
+            failure = replace(failure, count=failure.count - 1, not_before_epoch_s=now)
+    return replace(
+        seen,
+        fence=held.fence,
+        lock=None,
+        pace=pace,
+        failure=failure,
+        refresh_at_epoch_s=refresh_at,
+        refused_versions=refused,
+    )
+
+
+def failure_after(
+    seen: TokenRecord, need: Need, failed: MintFailedError, at: float, randomness: float
+) -> Failure:
+    """Return what is to be remembered of a failure at that moment (epoch s)."""
+    before, kind, old = seen.failure, failed.kind, seen.token
+    # A refresh that fails has a time of its own for the next attempt, and must not make those wait who come when the
+    # token has expired. Refusals are counted apart: their waits are minutes.
+    is_refusal = kind is FailureKind.REFUSED
+    is_next = before is not None and (before.kind is FailureKind.REFUSED) == is_refusal
+    is_ahead_of_time = need is Need.REFRESH and not is_refusal
+    count = before.count + 1 if before and is_next and not is_ahead_of_time else 1
+    not_before = at + lifetime.backoff_s(kind, count, randomness)
+    if need is Need.REFRESH and old:
+        not_before = min(not_before, max(at, at + old.token.left_s(at)))
+    if failed.retry_after_s is not None:
+        not_before = max(not_before, at + min(failed.retry_after_s, lifetime.RETRY_AFTER_LIMIT_S))
+    return Failure(failed.code, kind, count, not_before)
+
+
+def lacks(
+    new: Token, seen: TokenRecord, wanted: TokenWanted, need: Need, now: float
+) -> MintFailedError | None:
+    """Return why a token that was issued brings nobody any further; None where it does."""
+    old = seen.token.token if seen.token else None
+    if new.left_s(now) < lifetime.SHORTEST_USABLE_S:
+        return MintFailedError("already_expired", FailureKind.MAY_HAVE_ISSUED)
+    if old and new.token_id == old.token_id:
+        lives_on = (
+            new.lifetime_s is not None and new.left_s(now) - old.left_s(now) >= lifetime.SAME_TOKEN_GAIN_S
+        )
+        if not lives_on or new.token_id == wanted.rejected_token_id:
+            return MintFailedError("same_token", FailureKind.NOTHING_ISSUED)
+    elif old and need is Need.REFRESH and new.left_s(now) <= old.left_s(now) < math.inf:
+        return MintFailedError("no_later_expiry", FailureKind.MAY_HAVE_ISSUED)
+    return None
+
+
 # --- means -----------------------------------------------------------------------------------------------------------
 
 
@@ -208,3 +334,10 @@ def _refresh_not_before(record: TokenRecord, token: Token, now: float) -> float:
     """Return the record's refresh time, unless it claims more than any failure sets."""
     latest = token.expires_at_epoch_s or now + lifetime.REFRESH_RETRY_UNDATED_S
     return record.refresh_at_epoch_s if record.refresh_at_epoch_s <= latest else 0.0
+
+
+def _refresh_after(seen: TokenRecord, need: Need, now: float) -> float:
+    """Return when a usable token is refreshed again if an attempt brings no other."""
+    if need is not Need.REFRESH or seen.token is None:
+        return seen.refresh_at_epoch_s
+    return now + lifetime.refresh_retry_s(seen.token.token.left_s(now))

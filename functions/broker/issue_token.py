@@ -12,16 +12,13 @@ from functions.broker import lifetime
 from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.decide import Need, Refuse, Replace, Serve, Wait, decide, is_usable
 from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError, RequestClock
-from functions.broker.replace_token import PersonalTokenUnchangedError
+from functions.broker.replace_token import Attempt, PersonalTokenUnchangedError
 from functions.broker.token import ClearToken, FailureKind
 from token_broker.errors import TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
-    from functions.broker.adapters.token_store import TokenStore
     from functions.broker.decide import Decision, TokenWanted
-    from functions.broker.mint_token import Minter
-    from functions.broker.ports import Ports
-    from functions.broker.replace_token import TokenReplacer
+    from functions.broker.replace_token import World
     from functions.broker.token import SealedToken, TokenRecord
 
 Source = Literal["memory", "table", "mint"]
@@ -75,36 +72,14 @@ class _Known:
         """Return whether the last look at the secret is recent enough."""
         return 0 <= now - self.looked_at_epoch_s < lifetime.TRUST_S
 
-    def untried_versions(self, record: TokenRecord) -> tuple[str, ...]:
-        """Return what it saw of the secret, unless an attempt has followed since."""
-        fence, versions = self.versions
-        return versions if fence == record.fence else ()
-
-    def with_own_refresh_time(self, record: TokenRecord) -> TokenRecord:
-        """Return the record with this instance's refresh time, if that is later; never past the token's expiry."""
+    def decide(self, record: TokenRecord, wanted: TokenWanted, now: float, deadline: float) -> Decision:
+        """Decide with this instance's refresh time, if it is later and the token lives as long, and what it saw."""
         token_id, until = self.left_alone
-        if record.token is None or record.token.token.token_id != token_id:
-            return record
-        until = min(until, record.token.token.expires_at_epoch_s or until)
-        return replace(record, refresh_at_epoch_s=max(record.refresh_at_epoch_s, until))
-
-
-@dataclass(slots=True)
-class _Request:
-    """One request on its way.
-
-    Attributes:
-        broken: a sealed token that does not open.
-        pause_s: the next pause while it waits.
-        trouble_since_epoch_s: when AWS began to fail in a row.
-    """
-
-    wanted: TokenWanted
-    clock: RequestClock
-    deadline: float
-    broken: SealedToken | None = None
-    pause_s: float = _FIRST_PAUSE_S
-    trouble_since_epoch_s: float | None = None
+        if record.token and record.token.token.token_id == token_id:
+            until = min(until, record.token.token.expires_at_epoch_s or until)
+            record = replace(record, refresh_at_epoch_s=max(record.refresh_at_epoch_s, until))
+        fence, versions = self.versions
+        return decide(record, wanted, now, deadline, versions if fence == record.fence else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +87,12 @@ class TokenIssuer:
     """Issues tokens of all connections, for one instance of the function. Serves one request at a time.
 
     Attributes:
-        store: the shared copy, and the lock.
-        replacer: how a token is replaced.
-        minter: for looking at the versions of a secret.
+        world: whom it asks.
         longest_lease_s: more than this `min_ttl_s` does not count.
         known: what this instance knows, by connection.
     """
 
-    store: TokenStore
-    replacer: TokenReplacer
-    minter: Minter
-    ports: Ports
+    world: World
     longest_lease_s: float
     known: dict[str, _Known] = field(default_factory=dict)
 
@@ -138,149 +108,173 @@ class TokenIssuer:
         if wanted.min_ttl_s > self.longest_lease_s:
             wanted = replace(wanted, min_ttl_s=self.longest_lease_s)
         known = self.known.get(wanted.connection) or _Known()
-        now = self.ports.clock()
+        now = self.world.ports.clock()
         if wanted.rejected_token_id is not None:
             known.reported_token_id = wanted.rejected_token_id  # and the item is looked at
-        elif known.copy and 0 <= now - known.copy.checked_at_epoch_s < lifetime.TRUST_S:
-            record = known.with_own_refresh_time(known.copy.record)
-            if isinstance(decide(record, wanted, now, deadline_epoch_s), Serve):
-                return known.copy.issued("memory")
-        request = _Request(wanted, RequestClock(self.ports), deadline_epoch_s)
+        elif (
+            known.copy
+            and 0 <= now - known.copy.checked_at_epoch_s < lifetime.TRUST_S
+            and isinstance(known.decide(known.copy.record, wanted, now, deadline_epoch_s), Serve)
+        ):
+            return known.copy.issued("memory")
+        return _Request(self, known, wanted, RequestClock(self.world.ports, deadline_epoch_s)).run()
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request that memory does not answer.
+
+    Attributes:
+        looked_at_epoch_s: when the item was looked at, for requests to come: by the wall clock.
+        broken: a sealed token that does not open.
+        pause_s: the next pause while it waits.
+        trouble_since_epoch_s: when AWS began to fail in a row.
+    """
+
+    issuer: TokenIssuer
+    known: _Known
+    wanted: TokenWanted
+    clock: RequestClock
+    looked_at_epoch_s: float = 0.0
+    broken: SealedToken | None = None
+    pause_s: float = _FIRST_PAUSE_S
+    trouble_since_epoch_s: float | None = None
+
+    def run(self) -> Issued:
         issued = None
         while issued is None:
             try:
-                issued = self._look(request, known)
-                request.trouble_since_epoch_s = None
+                issued = self._look()
+                self.trouble_since_epoch_s = None
             except AwsError as error:
-                issued = self._serve_memory(request, known, error)
+                issued = self._serve_memory(error)
         return issued
 
     # --- one look -----------------------------------------------------------------------------------------------
 
-    def _look(self, request: _Request, known: _Known) -> Issued | None:
+    def _look(self) -> Issued | None:
         """Read the item and carry out what it calls for; None if it has to be read again."""
-        checked_at = self.ports.clock()  # compared with the wall clock by requests to come
-        record = self._read(request, known)
-        match self._decide(record, request, known):
+        self.looked_at_epoch_s = self.issuer.world.ports.clock()
+        record = self._read()
+        match self._decide(record):
             case Serve():
-                return self._serve(record, request, known, checked_at)
+                return self._serve(record)
             case Wait(until_epoch_s):
-                self._pause(request, until_epoch_s)
+                self._pause(until_epoch_s)
                 return None
             case Refuse(error):
                 raise error
             case Replace(need):
-                return self._replace(record, need, request, known, checked_at)
+                return self._replace(record, need)
 
-    def _read(self, request: _Request, known: _Known) -> TokenRecord:
-        record = self.store.read(request.wanted.connection)
+    def _read(self) -> TokenRecord:
+        known, record = self.known, self.issuer.world.store.read(self.wanted.connection)
         if record.fence:
-            self.known[record.connection] = known  # an invented name leaves nothing behind
-        if record.token is None or record.token == request.broken:
+            self.issuer.known[record.connection] = known  # an invented name leaves nothing behind
+        if record.token is None or record.token == self.broken:
             return replace(record, token=None)
         copied = known.copy.clear.token.token_id if known.copy else None
         if copied == known.reported_token_id != record.token.token.token_id:
             known.copy = None  # reported and replaced: nobody gets it from here, whatever fails next
         return record
 
-    def _decide(self, record: TokenRecord, request: _Request, known: _Known) -> Decision:
+    def _decide(self, record: TokenRecord) -> Decision:
         """Decide; where only a refused secret stands in the way, look first whether it has been changed."""
-        wanted, now = request.wanted, request.clock.now()
-        record = known.with_own_refresh_time(record)
-        decision = decide(record, wanted, now, request.deadline, known.untried_versions(record))
+        known, now = self.known, self.clock.now()
+        decision = known.decide(record, self.wanted, now, self.clock.deadline)
         is_refused = record.failure is not None and record.failure.kind is FailureKind.REFUSED
         if is_refused and isinstance(decision, Refuse | Wait) and not known.has_looked(now):
             known.looked_at_epoch_s, known.unchanged_token_id = now, None
             try:
-                known.versions = record.fence, self.minter.versions(wanted.connection)
+                readable = self.issuer.world.secrets.read(record.connection)
+                known.versions = record.fence, tuple(stored.version_id for stored in readable)
             except (AwsError, MintFailedError) as error:
-                self._notice("SecretUnreadable", record.connection, error)
-            versions = known.untried_versions(record)
-            decision = decide(record, wanted, request.clock.now(), request.deadline, versions)
+                self._notice("SecretUnreadable", error)
+            decision = known.decide(record, self.wanted, self.clock.now(), self.clock.deadline)
         return decision
 
-    def _serve(
-        self, record: TokenRecord, request: _Request, known: _Known, checked_at: float
-    ) -> Issued | None:
+    def _serve(self, record: TokenRecord) -> Issued | None:
         """Return the record's token; decrypts only what this instance does not have yet."""
         assert record.token is not None  # noqa: S101 - the caller has seen it
-        if known.copy and known.copy.record.token == record.token:
-            clear = known.copy.clear
-        else:
-            try:
-                clear = ClearToken(record.token.token, self.store.open(record.connection, record.token))
-            except SealBrokenError as error:
-                request.broken = record.token  # somebody has written into the item: it holds no token
-                self._notice("SealBroken", record.connection, error)
-                return None
-        known.copy = _Copy(record, clear, checked_at)
-        # Opening takes its time: the token may have expired meanwhile.
-        return known.copy.issued("table") if is_usable(record, request.wanted, request.clock.now()) else None
+        copy = self.known.copy
+        if copy and copy.record.token == record.token:
+            return self._keep(record, copy.clear, "table")
+        try:
+            access_token = self.issuer.world.store.open(record.connection, record.token)
+        except SealBrokenError as error:
+            self.broken = record.token  # somebody has written into the item: it holds no token
+            self._notice("SealBroken", error)
+            return None
+        return self._keep(record, ClearToken(record.token.token, access_token), "table")
 
-    def _replace(
-        self, record: TokenRecord, need: Need, request: _Request, known: _Known, checked_at: float
-    ) -> Issued | None:
+    def _replace(self, record: TokenRecord, need: Need) -> Issued | None:
         """Make one attempt; where it comes to nothing for a token that is only due, serve that and leave it alone."""
-        token_id = record.token.token.token_id if record.token else ""
-        if need is Need.REPORTED and known.unchanged_token_id == token_id and known.has_looked(checked_at):
+        known, token_id = self.known, record.token.token.token_id if record.token else ""
+        is_report = need is Need.REPORTED
+        if is_report and known.unchanged_token_id == token_id and known.has_looked(self.clock.now()):
             raise _personal_token_refused()
         try:
-            replaced = self.replacer.replace(record, request.wanted, need, request.clock, request.deadline)
+            replaced = Attempt(self.issuer.world, record, self.wanted, need, self.clock).run()
         except PersonalTokenUnchangedError:
-            now = request.clock.now()
-            known.looked_at_epoch_s, known.unchanged_token_id = now, token_id
-            known.left_alone = (token_id, now + lifetime.PERSONAL_TOKEN_LOOK_S)
-            if need is Need.REPORTED:
+            now = known.looked_at_epoch_s = self.clock.now()
+            known.unchanged_token_id = token_id
+            known.left_alone = token_id, now + lifetime.PERSONAL_TOKEN_LOOK_S
+            if is_report:
                 raise _personal_token_refused() from None
-            return self._serve(record, request, known, checked_at)
+            return self._serve(record)
         except AwsError as error:
-            now = request.clock.now()
-            if not is_usable(record, request.wanted, now):
+            now = self.clock.now()
+            if not is_usable(record, self.wanted, now):
                 raise
-            self._notice(error.event, record.connection, error)
-            known.left_alone = (token_id, now + lifetime.TRUST_S)
-            return self._serve(record, request, known, checked_at)
+            self._notice(error.event, error)
+            known.left_alone = token_id, now + lifetime.TRUST_S
+            return self._serve(record)
         if replaced is None:
             return None
-        if replaced.record is None:
-            has_expired = replaced.clear.token.left_s(request.clock.now()) < lifetime.SHORTEST_USABLE_S
-            return None if has_expired else Issued(replaced.clear, 0, "mint")
-        known.copy = _Copy(replaced.record, replaced.clear, checked_at)
-        self.known[record.connection] = known
-        # Publishing takes its time, too.
-        is_still_usable = is_usable(replaced.record, request.wanted, request.clock.now())
-        return known.copy.issued("mint") if is_still_usable else None
+        clear, published = replaced
+        if published:
+            return self._keep(published, clear, "mint")
+        is_alive = clear.token.left_s(self.clock.now()) >= lifetime.SHORTEST_USABLE_S
+        return Issued(clear, 0, "mint") if is_alive else None
 
-    def _pause(self, request: _Request, until_epoch_s: float) -> None:
-        left_s = until_epoch_s - request.clock.now()
-        self.ports.sleep(max(0.0, min(request.pause_s, left_s)))
-        longest_s = lifetime.LONGEST_POLL_S * (0.75 + 0.25 * self.ports.randomness())
-        request.pause_s = min(2 * request.pause_s, longest_s)
+    # --- means --------------------------------------------------------------------------------------------------
 
-    def _serve_memory(self, request: _Request, known: _Known, error: AwsError) -> Issued | None:
+    def _keep(self, record: TokenRecord, clear: ClearToken, source: Source) -> Issued | None:
+        """Keep a token in memory and return it; None if opening or publishing it took longer than it may be served."""
+        self.known.copy = _Copy(record, clear, self.looked_at_epoch_s)
+        self.issuer.known[record.connection] = self.known
+        return self.known.copy.issued(source) if is_usable(record, self.wanted, self.clock.now()) else None
+
+    def _pause(self, until_epoch_s: float) -> None:
+        ports = self.issuer.world.ports
+        ports.sleep(max(0.0, min(self.pause_s, until_epoch_s - self.clock.now())))
+        self.pause_s = min(2 * self.pause_s, lifetime.LONGEST_POLL_S * (0.75 + 0.25 * ports.randomness()))
+
+    def _serve_memory(self, error: AwsError) -> Issued | None:
         """Bear an AWS call that failed: serve memory; without a usable token there, pause, and look again in time."""
-        now = request.clock.now()
-        self._notice(error.event, request.wanted.connection, error)
-        if known.copy and is_usable(known.copy.record, request.wanted, now):
-            known.copy = replace(known.copy, checked_at_epoch_s=self.ports.clock())
-            known.left_alone = (known.copy.clear.token.token_id, now + lifetime.TRUST_S)
+        known, ports, now = self.known, self.issuer.world.ports, self.clock.now()
+        self._notice(error.event, error)
+        if known.copy and is_usable(known.copy.record, self.wanted, now):
+            known.copy = replace(known.copy, checked_at_epoch_s=ports.clock())
+            known.left_alone = known.copy.clear.token.token_id, now + lifetime.TRUST_S
             return known.copy.issued("memory")
         if isinstance(error, AwsRefusedError):
             problem = f"AWS refuses the broker a call ({error}): an operator must act"
             raise TemporarilyUnavailable(problem, retry_after_s=error.retry_after_s) from None
-        request.trouble_since_epoch_s = request.trouble_since_epoch_s or now
-        again_at = now + _TROUBLE_PAUSE_S * (0.5 + self.ports.randomness())
-        if again_at > min(
-            request.deadline - lifetime.AWS_CALL_S, request.trouble_since_epoch_s + lifetime.AWS_TROUBLE_S
-        ):
-            raise TemporarilyUnavailable(
-                "AWS does not answer the broker: ask again", retry_after_s=1
-            ) from None
-        self.ports.sleep(again_at - now)
+        self.trouble_since_epoch_s = self.trouble_since_epoch_s or now
+        again_at = now + _TROUBLE_PAUSE_S * (0.5 + ports.randomness())
+        latest = min(
+            self.clock.deadline - lifetime.AWS_CALL_S, self.trouble_since_epoch_s + lifetime.AWS_TROUBLE_S
+        )
+        if again_at > latest:
+            problem = "AWS does not answer the broker: ask again"
+            raise TemporarilyUnavailable(problem, retry_after_s=1) from None
+        ports.sleep(again_at - now)
         return None
 
-    def _notice(self, event: str, connection: str, error: Exception) -> None:
-        self.ports.notice(event, {"connection": connection, "error": str(error)})
+    def _notice(self, event: str, error: Exception) -> None:
+        facts: dict[str, object] = {"connection": self.wanted.connection, "error": str(error)}
+        self.issuer.world.ports.notice(event, facts)
 
 
 def _personal_token_refused() -> UpstreamRejected:

@@ -38,9 +38,13 @@ class RequestClock:
     """Epoch seconds within one request, in which time passes as fast as the faster of both clocks says.
 
     A lock and an exchange are bounded by elapsed time: a wall clock that is set back must not stretch them.
+
+    Attributes:
+        deadline: epoch s; the request's answer has to be there by then.
     """
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, deadline: float) -> None:
+        self.deadline = deadline
         self._ports = ports
         self._started_epoch_s = self._locked_epoch_s = ports.clock()
         self._started_monotonic_s = ports.monotonic()
@@ -50,6 +54,10 @@ class RequestClock:
         wall_epoch_s = self._ports.clock()
         elapsed_s = self._ports.monotonic() - self._started_monotonic_s
         return max(wall_epoch_s, self._started_epoch_s + elapsed_s)
+
+    def left_s(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.deadline - self.now()
 
     def start_lock(self) -> float:
         """Return epoch seconds, and remember what the wall clock says while the lock is taken."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,16 @@ class Token:
     def span_s(self) -> float:
         """Seconds from issue to expiry; infinity where no expiry is known."""
         return self.left_s(self.issued_at_epoch_s)
+
+    def rounded(self) -> Token:
+        """Return the token as the item keeps it, so that one that is read back equals the one that was written."""
+        expires_at, lifetime_s = self.expires_at_epoch_s, self.lifetime_s
+        return replace(
+            self,
+            issued_at_epoch_s=round(self.issued_at_epoch_s, 3),
+            expires_at_epoch_s=None if expires_at is None else round(expires_at, 3),
+            lifetime_s=None if lifetime_s is None else round(lifetime_s, 3),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken, StoredCredential
 from functions.broker.adapters.oauth_exchange import TokenAnswer
+from functions.broker.decide import Candidate
 from functions.broker.issue_token import Issued
-from functions.broker.mint_token import Candidate
-from functions.broker.replace_token import Replaced
 from functions.broker.token import ClearToken, SealedToken, Token, TokenRecord
 from local.digishare import faults
 from tests.conftest import CANARY_SECRET, LambdaContext
@@ -159,7 +158,7 @@ def test_what_the_broker_holds_does_not_show_itself(
         SealedToken(TOKEN, b"canary", 1),
         Issued(ClearToken(TOKEN, "canary"), 1, "mint"),
         Candidate(StoredCredential("v1", "AWSCURRENT", PersonalAccessToken("canary")), (), is_last=True),
-        Replaced(ClearToken(TOKEN, "canary"), TokenRecord("digishare", SealedToken(TOKEN, b"canary", 1))),
+        TokenRecord("digishare", SealedToken(TOKEN, b"canary", 1)),
     ],
     ids=lambda made: type(made).__name__,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from functions.broker.adapters.mint_ledger import Mint, MintLedger, Outcome
 from functions.broker.adapters.token_store import TokenStore
-from functions.broker.token import Failure, FailureKind, Lock, Pace, Token, TokenRecord
+from functions.broker.token import Lock, Token, TokenRecord
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -79,18 +79,11 @@ class Table:
         """Make it the item's token, of an item that is new."""
         kms = boto3.client("kms")
         store = TokenStore(self._dynamodb, kms, table=self.account.table, key_arn=self.account.key_arn)
-        nothing = Failure("holder_lost", FailureKind.MAY_HAVE_ISSUED, 1, self.now)
-        lock = store.acquire_lock(
-            TokenRecord(self.connection),
-            lock=Lock("owner", self.now + 14.5),
-            pace=Pace(),
-            failure=nothing,
-            refresh_at_epoch_s=0,
-        )
-        assert lock
-        assert store.publish(
-            lock, store.seal(self.connection, lock.fence, made, "token"), reports={}, pace=Pace()
-        )
+        seen = TokenRecord(self.connection)
+        held = store.write(seen, replace(seen, fence=1, lock=Lock("owner", self.now + 14.5)))
+        assert held
+        sealed = store.seal(self.connection, held.fence, made, "token")
+        assert store.write(held, TokenRecord(self.connection, sealed, generation=1, fence=1))
 
 
 @pytest.fixture(autouse=True)

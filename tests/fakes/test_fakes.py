@@ -26,13 +26,12 @@ REPORTS = {"1:role/r": [NOW - 1.0, NOW]}
 
 
 def acquire(store: TokenStore, seen: TokenRecord | None = None, *, owner: str = "a") -> TokenRecord | None:
-    return store.acquire_lock(
-        seen or store.read("digishare"),
-        lock=Lock(owner, NOW + 14.5124),
-        pace=Pace(22.5, NOW),
-        failure=LOST,
-        refresh_at_epoch_s=NOW + 30,
+    seen = seen or store.read("digishare")
+    lock = Lock(owner, NOW + 14.5124)
+    after = replace(
+        seen, fence=seen.fence + 1, lock=lock, pace=Pace(22.5, NOW), failure=LOST, refresh_at_epoch_s=NOW + 30
     )
+    return store.write(seen, after)
 
 
 def locked(store: TokenStore, *, owner: str = "a") -> TokenRecord:
@@ -54,19 +53,24 @@ def token_of(access_token: str = "the-token", **changes: Any) -> Token:
     return replace(token, **changes)
 
 
-def publish(store: TokenStore, lock: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
-    sealed = sealed or SealedToken(token_of(), b"sealed", lock.fence)
-    return store.publish(lock, sealed, reports=REPORTS, pace=lock.pace)
+def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
+    sealed = sealed or SealedToken(token_of(), b"sealed", held.fence)
+    after = TokenRecord(
+        held.connection, sealed, held.generation + 1, held.fence, pace=held.pace, reports=REPORTS
+    )
+    return store.write(held, after)
 
 
-def give_back(store: TokenStore, lock: TokenRecord, failure: Failure | None = FAILED) -> None:
-    store.give_back(
-        lock,
+def give_back(store: TokenStore, held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord | None:
+    after = replace(
+        held,
+        lock=None,
         failure=failure,
         refresh_at_epoch_s=NOW + 300,
         refused_versions=("v1", "v0"),
         pace=Pace(23.5, NOW),
     )
+    return store.write(held, after)
 
 
 # --- the token item ----------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) ->
     assert second is not None
     assert second.fence == 2
     assert acquire(backend.store, first, owner="c") is None
-    assert acquire(backend.store, replace(second, lock=Lock("b", NOW)), owner="c") is None
+    assert acquire(backend.store, replace(second, lock=Lock("c", NOW + 14.5)), owner="c") is None
     assert acquire(backend.store, replace(second, lock=None), owner="c") is None
     give_back(backend.store, second)
     assert acquire(backend.store, second, owner="c") is None  # the lock that was seen is no longer there

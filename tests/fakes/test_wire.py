@@ -10,7 +10,7 @@ import pytest
 from functions.broker.adapters.client_secret import ClientCredentials, ConnectionSecrets
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError, MintFailedError
-from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+from functions.broker.token import FailureKind, Lock, SealedToken, Token, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
@@ -25,10 +25,7 @@ def new_store(wire: Wire) -> TokenStore:
 
 
 def acquire(store: TokenStore, seen: TokenRecord) -> TokenRecord | None:
-    failure = Failure("holder_lost", FailureKind.MAY_HAVE_ISSUED, 1, 20.0)
-    return store.acquire_lock(
-        seen, lock=Lock("a", 20.0), pace=Pace(), failure=failure, refresh_at_epoch_s=0.0
-    )
+    return store.write(seen, replace(seen, fence=seen.fence + 1, lock=Lock("a", 20.0)))
 
 
 def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> None:

@@ -11,7 +11,7 @@ BROKER = Path(__file__).parents[2] / "functions" / "broker"
 ADAPTERS = BROKER / "adapters"
 
 THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
-POLICY = {"decide", "issue_token", "lifetime", "mint_token", "ports", "replace_token", "status", "token"}
+POLICY = {"decide", "issue_token", "lifetime", "ports", "replace_token", "status", "token"}
 # Data, figures, and what the policy needs of the world: what an adapter may know of the broker.
 SHARED = {"lifetime", "ports", "token"}
 # The means of the adapters: how an AWS call fails, and DynamoDB's way to write values.

@@ -23,9 +23,9 @@ def lock_without_a_condition() -> None:
     _replace_condition("lock_owner", _ALWAYS)
 
 
-def lock_without_comparing_its_end() -> None:
+def lock_without_comparing_its_owner() -> None:
     """Everybody who saw the same fence gets the lock, also if that fence is another's by now."""
-    _replace_condition("lock_owner", "#fence = :seen_fence", needs="seen_until")
+    _replace_condition("lock_owner", "#fence = :seen_fence", needs="seen_owner")
 
 
 def publish_without_a_condition() -> None:

@@ -55,16 +55,20 @@ class Step:
 
 _BEGUN, _ISSUED = Outcome.BEGUN, Outcome.ISSUED
 STEPS = {
-    "before the lock": Step("before token_store:TokenStore.acquire_lock", [(1, _ISSUED)], 1),
-    "after the lock": Step("after token_store:TokenStore.acquire_lock", [(2, _ISSUED)], 1),
-    "after the row has begun": Step("after mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1),
+    "before the lock": Step("before adapters.token_store:TokenStore.write", [(1, _ISSUED)], 1),
+    "after the lock": Step("after adapters.token_store:TokenStore.write", [(2, _ISSUED)], 1),
+    "after the row has begun": Step(
+        "after adapters.mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1
+    ),
     "in the exchange": Step("", [(1, _BEGUN), (2, _ISSUED)], 2),
     "before the row is issued": Step(
-        "before mint_ledger:MintLedger.complete", [(1, _BEGUN), (2, _ISSUED)], 2
+        "before adapters.mint_ledger:MintLedger.complete", [(1, _BEGUN), (2, _ISSUED)], 2
     ),
-    "after the row is issued": Step("after mint_ledger:MintLedger.complete", [(1, _ISSUED), (2, _ISSUED)], 2),
-    "before the publish": Step("before token_store:TokenStore.publish", [(1, _ISSUED), (2, _ISSUED)], 2),
-    "after the publish": Step("after token_store:TokenStore.publish", [(1, _ISSUED)], 1),
+    "after the row is issued": Step(
+        "after adapters.mint_ledger:MintLedger.complete", [(1, _ISSUED), (2, _ISSUED)], 2
+    ),
+    "before the publish": Step("after adapters.token_store:TokenStore.seal", [(1, _ISSUED), (2, _ISSUED)], 2),
+    "after the publish": Step("after replace_token:Attempt._publish", [(1, _ISSUED)], 1),
 }
 PLANTED = "behind a lock without an end"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from local.cloud import LocalCloud
 
 ROUNDS = int(os.environ.get("RACE_ROUNDS", "3"))
-AT_THE_LOCK = "before token_store:TokenStore.acquire_lock"
+AT_THE_LOCK = "before adapters.token_store:TokenStore.write"
 """All of them have read that the lock is free, and none has taken it yet."""
 
 pytestmark = pytest.mark.cloud

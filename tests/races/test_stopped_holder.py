@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cloud
 
-BEFORE_LOCK = "before token_store:TokenStore.acquire_lock"
-AFTER_LOCK = "after token_store:TokenStore.acquire_lock"
-AFTER_BEGIN = "after mint_ledger:MintLedger.begin"
-BEFORE_PUBLISH = "before token_store:TokenStore.publish"
+BEFORE_LOCK = "before adapters.token_store:TokenStore.write"
+AFTER_LOCK = "after adapters.token_store:TokenStore.write"
+AFTER_BEGIN = "after adapters.mint_ledger:MintLedger.begin"
+BEFORE_PUBLISH = "after adapters.token_store:TokenStore.seal"
 
 
 class Scene:
@@ -117,7 +117,7 @@ def lock_after_the_item_was_deleted(scene: Scene) -> set[str]:
     return {answer.body["token_id"] for answer in answers}
 
 
-def test_a_lock_of_the_same_number_with_another_end_is_not_taken(
+def test_a_lock_of_the_same_number_with_another_owner_is_not_taken(
     cloud: LocalCloud, nursery: Nursery, operator: Operator
 ) -> None:
     scene = Scene(cloud, nursery, operator)
@@ -127,10 +127,10 @@ def test_a_lock_of_the_same_number_with_another_end_is_not_taken(
     assert len(scene.minted) == 1
 
 
-def test_a_lock_without_comparing_its_end_is_noticed(
+def test_a_lock_without_comparing_its_owner_is_noticed(
     cloud: LocalCloud, instance_environment: dict[str, str], operator: Operator, tmp_path: Path
 ) -> None:
-    planted = "tests.races.sabotage:lock_without_comparing_its_end"
+    planted = "tests.races.sabotage:lock_without_comparing_its_owner"
     with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless:
         scene = Scene(cloud, careless, operator)
         lock_after_the_item_was_deleted(scene)

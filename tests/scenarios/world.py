@@ -331,7 +331,5 @@ class World:
             notice=notice,
         )
         clients = Clients(self._dynamodb, self._kms, lambda: self._secrets)
-        _, issuer = assemble_policy(
-            settings, clients, OAuthExchange(settings.upstream_hosts, None, clock), ports
-        )
-        return issuer
+        exchange = OAuthExchange(settings.upstream_hosts, None, clock)
+        return assemble_policy(settings, clients, exchange, ports)

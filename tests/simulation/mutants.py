@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from functions.broker import assembly, lifetime
+from functions.broker import assembly, decide, issue_token, lifetime
 from functions.broker.adapters import dynamodb, token_store
 from functions.broker.adapters.mint_ledger import MintLedger, Outcome
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.issue_token import TokenIssuer
-from functions.broker.mint_token import Candidate, Minter
 from functions.broker.ports import AwsBusyError, AwsError, AwsUnavailableError
-from functions.broker.replace_token import TokenReplacer
+from functions.broker.replace_token import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import pytest
 
+    from functions.broker.adapters.client_secret import StoredCredential
     from functions.broker.adapters.mint_ledger import Mint
-    from functions.broker.decide import Need
-    from functions.broker.token import ClearToken, Lock, SealedToken, TokenRecord
+    from functions.broker.ports import RequestClock
+    from functions.broker.token import ClearToken, SealedToken, TokenRecord
 
     Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -33,8 +33,6 @@ def part(mutant: type) -> Patch:
     (name,) = {base.__name__ for base in mutant.__mro__} & {
         "TokenStore",
         "MintLedger",
-        "Minter",
-        "TokenReplacer",
         "TokenIssuer",
     }
     return lambda patch: patch.setattr(assembly, name, mutant)
@@ -74,55 +72,115 @@ class ReadsThatAreNotConsistent(TokenStore):
 class AnyWinner(TokenStore):
     """Who loses the race for the lock goes on as if it had won."""
 
-    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
-        won = super().acquire_lock(seen, lock=lock, **rest)
-        return won or replace(self.read(seen.connection), lock=lock)
+    def write(self, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
+        won = super().write(before, after)
+        return replace(self.read(after.connection), lock=after.lock) if after.lock and not won else won
 
 
 class LostLockIsNotRecognised(TokenStore):
     """An update whose answer never came is not looked for."""
 
-    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
+    def write(self, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
         try:
-            return super().acquire_lock(seen, lock=lock, **rest)
+            return super().write(before, after)
         except AwsUnavailableError as error:
             raise AwsBusyError(str(error)) from None
 
 
-class NothingTakenFromThePace(TokenStore):
+class _Written(TokenStore):
+    """Changes what is written: by those who take the lock, publish, or give back."""
+
+    def write(self, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
+        if after.lock:
+            after = self.locked(before, after)
+        elif after.token != before.token:
+            after = self.published(before, after)
+        else:
+            after = self.given_back(before, after)
+        return super().write(before, after)
+
+    def locked(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return after
+
+    def published(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return after
+
+    def given_back(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return after
+
+
+class NothingTakenFromThePace(_Written):
     """A lock takes no exchange from the pace."""
 
-    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
-        return super().acquire_lock(seen, lock=lock, **(rest | {"pace": seen.pace}))
+    def locked(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, pace=before.pace)
 
 
-class DyingHolderLeavesNothing(TokenStore):
+class DyingHolderLeavesNothing(_Written):
     """A lock does not say what failure it is if nothing follows."""
 
-    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
-        failure = replace(rest.pop("failure"), not_before_epoch_s=0.0)
-        return super().acquire_lock(seen, lock=lock, failure=failure, **rest)
+    def locked(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        assert after.failure
+        return replace(after, failure=replace(after.failure, not_before_epoch_s=0.0))
 
 
-class DyingHolderIsFollowed(TokenStore):
+class DyingHolderIsFollowed(_Written):
     """A lock does not say when a usable token is refreshed if nothing follows."""
 
-    def acquire_lock(self, seen: TokenRecord, *, lock: Lock, **rest: Any) -> TokenRecord | None:
-        return super().acquire_lock(seen, lock=lock, **(rest | {"refresh_at_epoch_s": 0.0}))
+    def locked(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, refresh_at_epoch_s=0.0)
 
 
-class EverythingGivenBack(TokenStore):
+class EverythingGivenBack(_Written):
     """An exchange that may have issued is given back to the pace."""
 
-    def give_back(self, lock: TokenRecord, **rest: Any) -> None:
-        super().give_back(lock, **(rest | {"pace": replace(lock.pace, left=lock.pace.left + 1)}))
+    def given_back(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, pace=replace(before.pace, left=before.pace.left + 1))
 
 
-class ReportsAreNotCounted(TokenStore):
+class ReportsAreNotCounted(_Written):
     """Publishing forgets whose report it was."""
 
-    def publish(self, lock: TokenRecord, token: SealedToken, **rest: Any) -> TokenRecord | None:
-        return super().publish(lock, token, **(rest | {"reports": {}}))
+    def published(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, reports={})
+
+
+class FenceIsNotRaised(_Written):
+    """A lock leaves the fence as it is, so that two holders have the same one."""
+
+    def locked(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, fence=max(1, before.fence))
+
+
+class LockIsNotRemoved(_Written):
+    """Publishing and giving back leave the lock where it is."""
+
+    def published(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(after, lock=before.lock)
+
+    given_back = published
+
+
+class FailuresAreNotCleared(_Written):
+    """Publishing leaves failures and refused versions where they are."""
+
+    def published(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
+        return replace(
+            after,
+            failure=before.failure,
+            refresh_at_epoch_s=before.refresh_at_epoch_s,
+            refused_versions=before.refused_versions,
+        )
+
+
+class OnlyWhatIsSetIsWritten(TokenStore):
+    """What a record no longer has stays in the item."""
+
+    def _update(
+        self, connection: str, values: Any, removed: Any, condition: str, expected: Any
+    ) -> TokenRecord:
+        kept = [name for name in removed if name.startswith("lock_")]
+        return super()._update(connection, values, kept, condition, expected)
 
 
 class BrokenCiphertextIsServed(TokenStore):
@@ -142,58 +200,19 @@ class KeyIsNotTried(TokenStore):
         pass
 
 
-class _Conditions(TokenStore):
-    """Changes the conditions under which the item is written."""
+def condition(old: str, new: str, *, of: str = "lock_owner") -> Patch:
+    """Write the item under another condition where a member is written: by default, where the lock is taken."""
 
-    def _update(
-        self,
-        connection: str,
-        values: Mapping[str, object],
-        removed: Sequence[str],
-        condition: str,
-        expected: Mapping[str, object],
-    ) -> TokenRecord:
-        values, removed, condition = self.change(dict(values), removed, condition)
-        expected = {name: value for name, value in expected.items() if f":{name}" in condition}
-        return super()._update(connection, values, removed, condition, expected)
-
-    def change(
-        self, values: dict[str, object], removed: Sequence[str], condition: str
-    ) -> tuple[dict[str, object], Sequence[str], str]:
-        return values, removed, condition
-
-
-def condition(old: str, new: str) -> Patch:
-    """Write the item under another condition."""
-
-    class Changed(_Conditions):
-        def change(self, values: Any, removed: Any, condition: str) -> Any:
-            return values, removed, condition.replace(old, new)
+    class Changed(TokenStore):
+        def _update(
+            self, connection: str, values: Any, removed: Any, condition: str, expected: Any
+        ) -> TokenRecord:
+            if of in values:
+                condition = condition.replace(old, new)
+                expected = {name: value for name, value in expected.items() if f":{name}" in condition}
+            return super()._update(connection, values, removed, condition, expected)
 
     return lambda patch: patch.setattr(assembly, "TokenStore", Changed)
-
-
-class FenceIsNotRaised(_Conditions):
-    """A lock leaves the fence as it is, so that two holders have the same one."""
-
-    def change(self, values: Any, removed: Any, condition: str) -> Any:
-        if "fence" in values:
-            values["fence"] = max(1, values["fence"] - 1)
-        return values, removed, condition
-
-
-class LockIsNotRemoved(_Conditions):
-    """Publishing and giving back leave the lock where it is."""
-
-    def change(self, values: Any, removed: Any, condition: str) -> Any:
-        return values, [name for name in removed if not name.startswith("lock_")], condition
-
-
-class FailuresAreNotCleared(_Conditions):
-    """Publishing leaves failures and refused versions where they are."""
-
-    def change(self, values: Any, removed: Any, condition: str) -> Any:
-        return values, [name for name in removed if name.startswith("lock_")], condition
 
 
 def context(left_out: str) -> Patch:
@@ -252,66 +271,56 @@ class RowsByFenceAlone(MintLedger):
 # --- the exchange --------------------------------------------------------------------------------------------------
 
 
-class RefusedListIsIgnored(Minter):
-    """The current version is exchanged, whatever the upstream has said to it."""
+def refused_list_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Exchange the current version, whatever the upstream has said to it."""
+    choose = decide.next_candidate
+    patch.setattr(decide, "next_candidate", lambda readable, refused: choose(readable, ()))
 
-    def prepare(self, connection: str, refused: Sequence[str]) -> Candidate:
-        return super().prepare(connection, ())
 
+def unreadable_previous_is_refused(patch: pytest.MonkeyPatch) -> None:
+    """Take a version that cannot be read for once for one that the upstream refuses."""
+    choose, seen = decide.next_candidate, set[str]()
 
-class UnreadablePreviousIsRefused(Minter):
-    """A version that cannot be read for once is taken for one that the upstream refuses."""
-
-    seen: ClassVar[defaultdict[str, set[str]]] = defaultdict(set)
-
-    def prepare(self, connection: str, refused: Sequence[str]) -> Candidate:
-        readable, candidate = set(self.versions(connection)), super().prepare(connection, refused)
-        missing, self.seen[connection] = self.seen[connection] - readable, readable
+    def careless(readable: Sequence[StoredCredential], refused: Sequence[str]) -> decide.Candidate:
+        candidate, ids = choose(readable, refused), {stored.version_id for stored in readable}
+        missing = seen - ids
+        seen.update(ids)
         return replace(candidate, refused_after=(*missing, *candidate.refused_after))
 
+    patch.setattr(decide, "next_candidate", careless)
 
-class ExpiryFromTheAnswer(Minter):
-    """The lifetime is counted from the moment at which the answer came."""
 
-    clock: Callable[[], float]
+def later_deadline(clock: RequestClock) -> RequestClock:
+    """Return a clock whose request has more time."""
+    later = copy.copy(clock)
+    later.deadline += 10.0
+    return later
 
-    def mint(self, candidate: Candidate, now: float) -> ClearToken:
-        began = self.clock()
-        clear = super().mint(candidate, now)
-        expires_at = clear.token.expires_at_epoch_s
-        if expires_at is None:
-            return clear
-        later = replace(clear.token, expires_at_epoch_s=expires_at + self.clock() - began)
-        return replace(clear, token=later)
+
+def attempt(name: str, change: Callable[[Any], Any]) -> Patch:
+    """Let every attempt have another value of a field."""
+
+    class Changed(Attempt):
+        def run(self) -> Any:
+            return Attempt.run(replace(self, **{name: change(getattr(self, name))}))
+
+    return lambda patch: patch.setattr(issue_token, "Attempt", Changed)
 
 
 def expiry_from_the_answer(patch: pytest.MonkeyPatch) -> None:
-    assemble = assembly.assemble_policy
+    """Count the lifetime from the moment at which the answer came."""
+    exchange = Attempt._exchange
 
-    def assemble_with_clock(settings: Any, clients: Any, exchange: Any, ports: Any) -> Any:
-        def make(*parts: Any) -> Minter:
-            minter = ExpiryFromTheAnswer(*parts)
-            minter.clock = ports.clock
-            return minter
+    def exchange_and_count(self: Attempt, *parts: Any) -> ClearToken:
+        began = self.world.ports.clock()
+        clear = exchange(self, *parts)
+        expires_at = clear.token.expires_at_epoch_s
+        if expires_at is None:
+            return clear
+        later = replace(clear.token, expires_at_epoch_s=expires_at + self.world.ports.clock() - began)
+        return replace(clear, token=later)
 
-        patch.setattr(assembly, "Minter", make)
-        return assemble(settings, clients, exchange, ports)
-
-    patch.setattr(assembly, "assemble_policy", assemble_with_clock)
-
-
-class DeadlineIsLaterInside(TokenReplacer):
-    """The deadline is looked at before an attempt, but not any more within it."""
-
-    def replace(self, seen: Any, wanted: Any, need: Any, clock: Any, deadline: float) -> Any:
-        return super().replace(seen, wanted, need, clock, deadline + 10.0)
-
-
-class ReportedTokenIsForgotten(TokenReplacer):
-    """An attempt does not know which token was reported."""
-
-    def replace(self, seen: Any, wanted: Any, need: Need, clock: Any, deadline: float) -> Any:
-        return super().replace(seen, replace(wanted, rejected_token_id=None), need, clock, deadline)
+    patch.setattr(Attempt, "_exchange", exchange_and_count)
 
 
 # --- who is served what --------------------------------------------------------------------------------------------
@@ -326,9 +335,8 @@ class ReportIsIgnored(TokenIssuer):
 
 def any_min_ttl(patch: pytest.MonkeyPatch) -> None:
     """Let a caller ask for more validity than the longest lease."""
-    fields = ("store", "replacer", "minter", "ports")
 
-    def make(*parts: Any, longest_lease_s: float) -> TokenIssuer:
-        return TokenIssuer(**dict(zip(fields, parts, strict=True)), longest_lease_s=1e9)
+    def make(world: Any, longest_lease_s: float) -> TokenIssuer:
+        return TokenIssuer(world, longest_lease_s=1e9)
 
     patch.setattr(assembly, "TokenIssuer", make)

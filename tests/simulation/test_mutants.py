@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker import decide, issue_token, ports, replace_token, token
+from functions.broker import decide, issue_token, ports, token
 from functions.broker.adapters import mint_ledger
 from tests.simulation import mutants as m
 from tests.simulation.cloud import Cloud
@@ -95,8 +95,8 @@ MUTANTS = {
     "reads that are not consistent": Mutant(
         "not as seen|error although|no token|waits", m.part(m.ReadsThatAreNotConsistent)
     ),
-    "a lock taken without comparing its end": Mutant(
-        "not as seen", m.condition(" AND #lock_until_epoch_s = :seen_until", ""), GIVEN_BACK_AFTER_A_LOOK
+    "a lock taken without comparing its owner": Mutant(
+        "not as seen", m.condition(" AND #lock_owner = :seen_owner", ""), GIVEN_BACK_AFTER_A_LOOK
     ),
     "a lock taken although somebody has it": Mutant(
         "before its end", m.function(decide, "is_locked", lambda *_: False)
@@ -108,11 +108,13 @@ MUTANTS = {
     "fence not raised": Mutant("next fence|publishes twice", m.part(m.FenceIsNotRaised)),
     "lock not removed": Mutant("leaves its lock", m.part(m.LockIsNotRemoved)),
     "published without the owner": Mutant(
-        "somebody else", m.condition(" AND #lock_owner = :my_owner", ""), ITEM_IS_MADE_TWICE
+        "somebody else", m.condition(" AND #lock_owner = :seen_owner", "", of="token"), ITEM_IS_MADE_TWICE
     ),
     "published without any condition": Mutant(
         "somebody else",
-        m.condition("#fence = :my_fence AND #lock_owner = :my_owner", "attribute_exists(#fence)"),
+        m.condition(
+            "#fence = :seen_fence AND #lock_owner = :seen_owner", "attribute_exists(#fence)", of="token"
+        ),
     ),
     "a lock longer than the sum": Mutant("a lock of", m.figure("LOCK_S", 20.0)),
     "a lock shorter than the sum": Mutant("a lock of", m.figure("LOCK_S", 13.6)),
@@ -130,6 +132,7 @@ MUTANTS = {
     "a holder that dies is no failure": Mutant("leave no failure", m.part(m.DyingHolderLeavesNothing)),
     "a holder that dies is followed at once": Mutant("followed at once", m.part(m.DyingHolderIsFollowed)),
     "failures not cleared": Mutant("leaves a failure", m.part(m.FailuresAreNotCleared)),
+    "what is no longer set not removed": Mutant("leaves a failure", m.part(m.OnlyWhatIsSetIsWritten)),
     # limits
     "the upstream's Retry-After cut short": Mutant(
         "Retry-After is not", m.figure("RETRY_AFTER_LIMIT_S", 10.0)
@@ -146,7 +149,7 @@ MUTANTS = {
     # time
     "time to lock not looked at again": Mutant("too late to finish", m.figure("TO_LOCK_S", 12.1)),
     "deadline not looked at again": Mutant(
-        "after the deadline|too late to finish", m.part(m.DeadlineIsLaterInside)
+        "after the deadline|too late to finish", m.attempt("clock", m.later_deadline)
     ),
     "time to send too short": Mutant("may end after", m.figure("TO_SEND_S", 8.0)),
     "clocks believed to agree": Mutant("may end after its lock", m.figure("CLOCK_DIFFERENCE_S", 0.0)),
@@ -170,14 +173,14 @@ MUTANTS = {
     ),
     # exchange
     "exchange without trying the key": Mutant("key has not answered", m.part(m.KeyIsNotTried)),
-    "list of refused versions ignored": Mutant("not next", m.part(m.RefusedListIsIgnored)),
+    "list of refused versions ignored": Mutant("not next", m.refused_list_is_ignored),
     "unreadable previous version called refused": Mutant(
-        "never refused", m.part(m.UnreadablePreviousIsRefused), PREVIOUS_IS_UNREADABLE
+        "never refused", m.unreadable_previous_is_refused, PREVIOUS_IS_UNREADABLE
     ),
     "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
     "reported token published again": Mutant(
         "published again|served again",
-        m.part(m.ReportedTokenIsForgotten),
+        m.attempt("wanted", lambda wanted: replace(wanted, rejected_token_id=None)),
         (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(
@@ -185,7 +188,7 @@ MUTANTS = {
     ),
     "a refresh that brings no progress": Mutant(
         "lives no longer",
-        m.function(replace_token._Attempt, "_require_progress", lambda *_: None),
+        m.function(decide, "lacks", lambda *_: None),
         (Run(0), Wait(3_000.0), Say(90), Run(0)),
     ),
     # who is served what

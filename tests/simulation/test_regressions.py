@@ -5,13 +5,12 @@ They hold today, and with the bug planted again they still break: so they are wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from functions.broker import issue_token
-from functions.broker.issue_token import TokenIssuer
 from tests.simulation import mutants as m
 from tests.simulation.decisions import Decision, Fault, Freeze, Rotate, Run, SetClock, Setup, Wait
 from tests.simulation.explore import simulate
@@ -36,23 +35,21 @@ class Regression:
         return self.setup, list(self.decisions)
 
 
-class TrustFromTheAnswer(TokenIssuer):
-    """Memory is trusted from the answer, by the request's clock, and not from the look at the item by the wall clock."""
+def trust_from_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """Trust memory from the answer, by the request's clock, and not from the look at the item by the wall clock."""
+    keep = issue_token._Request._keep
 
-    def _serve(self, record: Any, request: Any, known: Any, checked_at: float) -> Any:
-        issued = super()._serve(record, request, known, checked_at)
-        if known.copy:
-            known.copy = replace(known.copy, checked_at_epoch_s=request.clock.now())
-        return issued
+    def keep_late(self: Any, *parts: Any) -> Any:
+        self.looked_at_epoch_s = self.clock.now()
+        return keep(self, *parts)
 
-    def _replace(self, record: Any, need: Any, request: Any, known: Any, checked_at: float) -> Any:
-        return super()._replace(record, need, request, known, request.clock.now())
+    patch.setattr(issue_token._Request, "_keep", keep_late)
 
 
 REGRESSIONS = {
     "memory was trusted for as much longer as a clock had been set back": Regression(
         "memory is trusted",
-        m.part(TrustFromTheAnswer),
+        trust_from_the_answer,
         (
             Run(1, "before upstream.exchange"),
             SetClock(0, 10.0),
@@ -66,7 +63,7 @@ REGRESSIONS = {
     ),
     "memory was trusted for as much longer as unsealing took": Regression(
         "memory is trusted",
-        m.part(TrustFromTheAnswer),
+        trust_from_the_answer,
         (Run(0), Run(1, "before kms.decrypt", Fault.SLOW), Run(1), Wait(58.0), Run(1)),
     ),
     "a token expired while it was unsealed, and was served": Regression(

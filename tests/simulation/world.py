@@ -320,7 +320,7 @@ class World:
             lambda: cast("Any", self.cloud.secrets),
         )
         exchange = cast("OAuthExchange", self.cloud.upstream)
-        return assembly.assemble_policy(settings, clients, exchange, ports)[1]
+        return assembly.assemble_policy(settings, clients, exchange, ports)
 
     def _freeze_at_look(self, instance: Instance) -> None:
         if instance.freeze and self.current is instance:

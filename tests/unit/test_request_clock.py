@@ -42,7 +42,7 @@ class Clocks:
 )
 def test_elapsed_time_is_the_larger_of_both_clocks(wall_s: float, monotonic_s: float, now: float) -> None:
     clocks = Clocks()
-    request = RequestClock(clocks.ports())
+    request = RequestClock(clocks.ports(), 1030.0)
 
     clocks.pass_time(wall_s, monotonic_s)
 
@@ -53,7 +53,7 @@ def test_elapsed_time_is_the_larger_of_both_clocks(wall_s: float, monotonic_s: f
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(0, 100)), max_size=8))
 def test_elapsed_time_is_never_less_than_the_monotonic_clock_says(steps: list[tuple[float, float]]) -> None:
     clocks = Clocks()
-    request = RequestClock(clocks.ports())
+    request = RequestClock(clocks.ports(), 1030.0)
     for wall_s, monotonic_s in steps:
         clocks.pass_time(wall_s, monotonic_s)
 
@@ -63,7 +63,7 @@ def test_elapsed_time_is_never_less_than_the_monotonic_clock_says(steps: list[tu
 
 def test_a_wall_clock_behind_what_it_said_at_the_lock_was_set_back() -> None:
     clocks = Clocks()
-    request = RequestClock(clocks.ports())
+    request = RequestClock(clocks.ports(), 1030.0)
     clocks.pass_time(10, 10)
     locked_at = request.start_lock()
     found = [request.was_set_back()]
@@ -77,7 +77,7 @@ def test_a_wall_clock_behind_what_it_said_at_the_lock_was_set_back() -> None:
 
 def test_a_step_back_before_the_lock_does_not_count_against_it() -> None:
     clocks = Clocks()
-    request = RequestClock(clocks.ports())
+    request = RequestClock(clocks.ports(), 1030.0)
     clocks.pass_time(-60, 1)
     request.start_lock()
     clocks.pass_time(1, 1)

@@ -84,6 +84,36 @@ def token_from(members: Mapping[str, Any]) -> Token:
     )
 
 
+def plain_record(record: TokenRecord) -> dict[str, object]:
+    """Return a record's members, without those that are not set; none where there is no item."""
+    if not record.fence:
+        return {}
+    members: dict[str, object] = {
+        "format": FORMAT,
+        "fence": record.fence,
+        "generation": record.generation,
+        "pace": {"left": record.pace.left, "since_epoch_s": record.pace.since_epoch_s},
+    }
+    if sealed := record.token:
+        members["token"] = {**plain_token(sealed.token), "sealed": sealed.sealed, "fence": sealed.fence}
+    if lock := record.lock:
+        members |= {"lock_owner": lock.owner, "lock_until_epoch_s": lock.until_epoch_s}
+    if failure := record.failure:
+        members["failure"] = {
+            "code": failure.code,
+            "kind": str(failure.kind),
+            "count": failure.count,
+            "not_before_epoch_s": failure.not_before_epoch_s,
+        }
+    if record.refresh_at_epoch_s:
+        members["refresh_at_epoch_s"] = record.refresh_at_epoch_s
+    if record.refused_versions:
+        members["refused_versions"] = record.refused_versions
+    if record.reports:
+        members["reports"] = dict(record.reports)
+    return members
+
+
 def token_record(connection: str, item: Mapping[str, Any] | None) -> TokenRecord:
     """Return the record of an item, an empty one where there is no item.
 

@@ -7,19 +7,19 @@ down: the item says it, by token id. Every other `issued` row is a token to revo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.aws_calls import ConditionFailedError, call_aws
 from functions.broker.adapters.dynamodb import FORMAT, from_attribute, plain_token, to_attribute, token_from
-from functions.broker.lifetime import LONGEST_LIFETIME_S
+from functions.broker.lifetime import LONGEST_LIFETIME_S, jti_of
 from functions.broker.ports import AwsRefusedError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-    from functions.broker.token import Token
+    from functions.broker.token import ClearToken, Token
 
 FAILED_ROW_S = 7 * 86_400.0
 """How long a row is kept that stands for no token."""
@@ -64,6 +64,15 @@ class Mint:
     token: Token | None = None
     jti: str = ""
     error: str = ""
+
+    def issued(self, clear: ClearToken) -> Mint:
+        """Return the row of the exchange that brought this token."""
+        jti = jti_of(clear.access_token)
+        return replace(self, outcome=Outcome.ISSUED, token=clear.token, jti=jti)
+
+    def failed(self, error: str) -> Mint:
+        """Return the row of an exchange that certainly made no token."""
+        return replace(self, outcome=Outcome.FAILED, error=error)
 
 
 class MintLedger:

@@ -31,9 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.aws_calls import ConditionFailedError, call_aws
 from functions.broker.adapters.dynamodb import (
-    FORMAT,
     number_text,
-    plain_token,
+    plain_record,
     to_attribute,
     token_key,
     token_record,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
 
-    from functions.broker.token import Failure, Lock, Pace, Token, TokenRecord
+    from functions.broker.token import Token, TokenRecord
 
 
 class SealBrokenError(Exception):
@@ -84,96 +83,33 @@ class TokenStore:
             raise AwsUnavailableError("MalformedAnswer")
         return token_record(connection, answer.get("Item"))
 
-    def acquire_lock(
-        self, seen: TokenRecord, *, lock: Lock, pace: Pace, failure: Failure, refresh_at_epoch_s: float
-    ) -> TokenRecord | None:
-        """Take the right to make one exchange, if fence and lock are still as seen; the fence goes up by one.
+    def write(self, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
+        """Replace a record by another, if fence and lock are still `before`'s; only what differs is written.
 
         Args:
-            seen: the record that the decision was made on. The caller checks that its lock has ended.
-            lock: the new one.
-            pace: what is left once this exchange is taken from it.
-            failure: what is known if nothing follows.
-            refresh_at_epoch_s: when a usable token is refreshed if nothing follows; 0 for at once.
+            before: as `read` or `write` returned it. Whether its lock has ended is looked at by the caller.
+            after: with another fence or lock, so that nobody writes twice.
 
         Returns:
             The record as it is now; None if somebody else has written meanwhile.
         """
-        expected: dict[str, object] = {}
-        if not seen.fence:
-            condition = "attribute_not_exists(#fence)"
-        elif seen.lock is None:
-            condition = "#fence = :seen_fence AND attribute_not_exists(#lock_owner)"
-            expected = {"seen_fence": seen.fence}
+        old, new = plain_record(before), plain_record(after)
+        changed = {name: value for name, value in new.items() if value != old.get(name)}
+        removed = old.keys() - new.keys()
+        expected: dict[str, object] = {"seen_fence": before.fence} if before.fence else {}
+        condition = "#fence = :seen_fence" if before.fence else "attribute_not_exists(#fence)"
+        if before.lock:
+            condition += " AND #lock_owner = :seen_owner"
+            expected["seen_owner"] = before.lock.owner
         else:
-            condition = "#fence = :seen_fence AND #lock_until_epoch_s = :seen_until"
-            expected = {"seen_fence": seen.fence, "seen_until": seen.lock.until_epoch_s}
-        values = {
-            "format": FORMAT,
-            "fence": seen.fence + 1,
-            "generation": seen.generation,
-            "lock_owner": lock.owner,
-            "lock_until_epoch_s": lock.until_epoch_s,
-            "pace": _plain_pace(pace),
-            "failure": _plain_failure(failure),
-            "refresh_at_epoch_s": refresh_at_epoch_s,
-        }
+            condition += " AND attribute_not_exists(#lock_owner)"
         try:
-            return self._update(seen.connection, values, (), condition, expected)
-        except ConditionFailedError:
-            return None
-
-    def publish(
-        self, lock: TokenRecord, token: SealedToken, *, reports: Mapping[str, Sequence[float]], pace: Pace
-    ) -> TokenRecord | None:
-        """Make the token everybody's and remove lock and failures, if the lock is still ours.
-
-        Args:
-            lock: what `acquire_lock` returned.
-            token: sealed for that lock's fence.
-            reports: that are to be remembered.
-            pace: what is left.
-
-        Returns:
-            The record as it is now; None if the lock was lost, and the token with it.
-        """
-        values = {
-            "token": {**plain_token(token.token), "sealed": token.sealed, "fence": token.fence},
-            "generation": lock.generation + 1,
-            "reports": dict(reports),
-            "pace": _plain_pace(pace),
-        }
-        removed = ("failure", "refresh_at_epoch_s", "refused_versions")
-        record, is_applied = self._update_as_holder(lock, values, removed)
+            return self._update(before.connection, changed, sorted(removed), condition, expected)
+        except ConditionFailedError as refused:
+            there = token_record(before.connection, refused.item)
         # A publish whose answer was lost is repeated, and finds its own work.
-        return record if is_applied or record.token == token else None
-
-    def give_back(
-        self,
-        lock: TokenRecord,
-        *,
-        failure: Failure | None,
-        refresh_at_epoch_s: float,
-        refused_versions: Sequence[str],
-        pace: Pace,
-    ) -> None:
-        """Remove the lock without a new token; does nothing if it is no longer ours.
-
-        Args:
-            lock: what `acquire_lock` returned.
-            failure: what is to be remembered, None for nothing.
-            refresh_at_epoch_s: a usable token is not refreshed before this; 0 for at once.
-            refused_versions: of the secret, all that are to be remembered.
-            pace: what is left.
-        """
-        values: dict[str, object] = {
-            "refresh_at_epoch_s": refresh_at_epoch_s,
-            "refused_versions": refused_versions,
-            "pace": _plain_pace(pace),
-        }
-        if failure:
-            values["failure"] = _plain_failure(failure)
-        self._update_as_holder(lock, values, () if failure else ("failure",))
+        is_mine = there.token is not None and before.token != there.token == after.token
+        return there if is_mine else None
 
     # --- sealing ------------------------------------------------------------------------------------------------
 
@@ -220,25 +156,7 @@ class TokenStore:
             raise SealBrokenError
         return access_token
 
-    # --- the conditional write ----------------------------------------------------------------------------------
-
-    def _update_as_holder(
-        self, lock: TokenRecord, values: Mapping[str, object], removed: Sequence[str]
-    ) -> tuple[TokenRecord, bool]:
-        """Update and remove the lock, if it is ours; return the record as it is now, and whether it was."""
-        assert lock.lock is not None  # noqa: S101 - from acquire_lock
-        expected = {"my_fence": lock.fence, "my_owner": lock.lock.owner}
-        try:
-            record = self._update(
-                lock.connection,
-                values,
-                (*removed, "lock_owner", "lock_until_epoch_s"),
-                "#fence = :my_fence AND #lock_owner = :my_owner",
-                expected,
-            )
-        except ConditionFailedError as refused:
-            return token_record(lock.connection, refused.item), False
-        return record, True
+    # --- means ----------------------------------------------------------------------------------------------------
 
     def _update(
         self,
@@ -274,19 +192,6 @@ def _was_longer(answer: Mapping[str, Any]) -> bool:
     """Return whether an answer had more to say than `{}`: one that was cut off has no members for the SDK, either."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return int(headers.get("content-length", 0)) > len("{}")
-
-
-def _plain_failure(failure: Failure) -> dict[str, object]:
-    return {
-        "code": failure.code,
-        "kind": str(failure.kind),
-        "count": failure.count,
-        "not_before_epoch_s": failure.not_before_epoch_s,
-    }
-
-
-def _plain_pace(pace: Pace) -> dict[str, object]:
-    return {"left": pace.left, "since_epoch_s": pace.since_epoch_s}
 
 
 def _context(connection: str, fence: int, expires_at_epoch_s: float | None) -> dict[str, str]:
