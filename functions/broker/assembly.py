@@ -19,7 +19,7 @@ from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.lifetime import AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S
 from functions.broker.ports import Ports
-from functions.broker.replace_token import World
+from functions.broker.replace_token import Parts
 from functions.broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def assemble(
     )
     exchange = OAuthExchange(settings.upstream_hosts, settings.upstream_ca_file, time.time)
     issuer = assemble_policy(settings, clients, exchange, ports)
-    return Broker(settings, load_grants(), audit, issuer.world.store, issuer)
+    return Broker(settings, load_grants(), audit, issuer.parts.store, issuer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +116,5 @@ def assemble_policy(
         clients.make_secretsmanager, settings.secret_prefix, settings.default_token_url
     )
     ledger = MintLedger(clients.dynamodb, table=settings.token_table)
-    world = World(store, ledger, secrets, exchange, ports)
-    return TokenIssuer(world, longest_lease_s=settings.lease_seconds)
+    parts = Parts(store, ledger, secrets, exchange, ports)
+    return TokenIssuer(parts, longest_lease_s=settings.lease_seconds)

@@ -295,7 +295,7 @@ def failure_after(
     is_refusal = kind is FailureKind.REFUSED
     is_next = before is not None and (before.kind is FailureKind.REFUSED) == is_refusal
     is_ahead_of_time = need is Need.REFRESH and not is_refusal
-    count = before.count + 1 if before and is_next and not is_ahead_of_time else 1
+    count = max(0, before.count) + 1 if before and is_next and not is_ahead_of_time else 1
     not_before = at + lifetime.backoff_s(kind, count, randomness)
     if need is Need.REFRESH and old:
         not_before = min(not_before, max(at, at + old.token.left_s(at)))

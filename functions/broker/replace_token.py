@@ -37,8 +37,8 @@ class PersonalTokenUnchangedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """Whom the policy asks: the adapters, and the ports."""
+class Parts:
+    """What the policy works with: its adapters and ports."""
 
     store: TokenStore
     ledger: MintLedger
@@ -58,7 +58,7 @@ class Attempt:
         clock: the request's.
     """
 
-    world: World
+    parts: Parts
     seen: TokenRecord
     wanted: TokenWanted
     need: Need
@@ -81,7 +81,7 @@ class Attempt:
         if candidate is None:
             return None
         began = self.clock.now()
-        self.world.store.probe_key(self.seen.connection)
+        self.parts.store.probe_key(self.seen.connection)
         # Lock and row come before the exchange: where AWS is slow, the lock is that much longer. For three such calls,
         # because no two take exactly as long as each other.
         extra_s = min(lifetime.SLOW_AWS_S, 3 * (self.clock.now() - began) - lifetime.LOCK_TO_SEND_S)
@@ -97,18 +97,18 @@ class Attempt:
             return None
         except AwsError:
             # Nothing was sent: as if nothing had been tried.
-            self._try(lambda: self.world.store.write(held, replace(self.seen, fence=held.fence, lock=None)))
+            self._try(lambda: self.parts.store.write(held, replace(self.seen, fence=held.fence, lock=None)))
             raise
         return self._publish(held, candidate, clear)
 
     def _prepare(self) -> Candidate | None:
         """Return the credential that is next, with all loaded that its exchange needs; None if there is none."""
         try:
-            readable = self.world.secrets.read(self.seen.connection)
+            readable = self.parts.secrets.read(self.seen.connection)
             candidate = decide.next_candidate(readable, self.seen.refused_versions)
             credential, old = candidate.stored.credential, self.seen.token
             if not isinstance(credential, PersonalAccessToken):
-                self.world.exchange.prepare(credential)
+                self.parts.exchange.prepare(credential)
             else:
                 token_id = lifetime.token_id_of(credential.access_token)
                 if old and old.token.token_id == token_id and self.need is not Need.EXPIRED:
@@ -120,7 +120,7 @@ class Attempt:
                 return None
             self._notice("MintFailed", error=failed.code, problem=failed.problem)
             now = self.clock.now()
-            failure = decide.failure_after(self.seen, self.need, failed, now, self.world.ports.randomness())
+            failure = decide.failure_after(self.seen, self.need, failed, now, self.parts.ports.randomness())
             raise decide.error_of(failure, now) from None
         return candidate
 
@@ -128,18 +128,18 @@ class Attempt:
 
     def _acquire(self, lock_s: float) -> TokenRecord | None:
         """Take the lock for so many seconds; None if somebody else was faster."""
-        owner, before = self.world.ports.new_id(), self.seen
+        owner, before = self.parts.ports.new_id(), self.seen
         while True:
             now = self.clock.start_lock()
             lock = Lock(owner, now + lock_s)
             seen = replace(self.seen, fence=before.fence)
-            locked = decide.locked(seen, self.need, lock, now, self.world.ports.randomness())
+            locked = decide.locked(seen, self.need, lock, now, self.parts.ports.randomness())
             try:
-                return self.world.store.write(before, locked)
+                return self.parts.store.write(before, locked)
             except AwsUnavailableError:
                 if before is not self.seen or self.need is Need.REFRESH:
                     raise  # with a usable token, nobody is slowed down any further
-                before = self.world.store.read(self.seen.connection)
+                before = self.parts.store.read(self.seen.connection)
                 if before.lock is None or before.lock.owner != owner:
                     raise
                 # It is taken, and nothing was tried under it: it is taken again, with all its time ahead, and without
@@ -166,7 +166,7 @@ class Attempt:
             self._mark_failed(row, str(error))  # it may be there all the same
             raise
         try:
-            self._repeat(lambda: self.world.ledger.complete(row.issued(clear)))
+            self._repeat(lambda: self.parts.ledger.complete(row.issued(clear)))
         except AwsError:
             # Without its row a token is served to nobody.
             raise MintFailedError("ledger_unavailable", FailureKind.MAY_HAVE_ISSUED) from None
@@ -181,11 +181,11 @@ class Attempt:
         if isinstance(credential, PersonalAccessToken):
             access_token = credential.access_token
         else:
-            self.world.ledger.begin(row)
+            self.parts.ledger.begin(row)
             now, end = self.clock.now(), _lock_of(held).until_epoch_s - lifetime.CLOCK_DIFFERENCE_S
             if min(end, self.clock.deadline) - now < lifetime.TO_SEND_S or self.clock.was_set_back():
                 raise MintFailedError("too_late_to_send", FailureKind.NOTHING_ISSUED)
-            answer = self.world.exchange.exchange(credential, lifetime.EXCHANGE_S)
+            answer = self.parts.exchange.exchange(credential, lifetime.EXCHANGE_S)
             access_token, scope = answer.access_token, answer.scope or credential.scope
             expires_at, lifetime_s = lifetime.expiry_of(access_token, answer.expires_in, now)
         token_id = lifetime.token_id_of(access_token)
@@ -197,7 +197,7 @@ class Attempt:
     def _publish(
         self, held: TokenRecord, candidate: Candidate, clear: ClearToken
     ) -> tuple[ClearToken, TokenRecord | None]:
-        store, seen, token = self.world.store, self.seen, clear.token
+        store, seen, token = self.parts.store, self.seen, clear.token
         reporter = self.wanted.caller if self.need is Need.REPORTED else None
         unsealed = SealedToken(token, b"", held.fence)
         is_exchanged = not isinstance(candidate.stored.credential, PersonalAccessToken)
@@ -221,14 +221,14 @@ class Attempt:
         self, held: TokenRecord, failed: MintFailedError, candidate: Candidate | None = None
     ) -> None:
         """Remove the lock, and write down what the failure means for everybody's next attempt."""
-        randomness = self.world.ports.randomness()
+        randomness = self.parts.ports.randomness()
         record = decide.given_back(
             self.seen, held, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
         )
         failures = record.failure.count if record.failure else 0
         self._notice("MintFailed", error=failed.code, problem=failed.problem, failures=failures)
         # If this fails, the lock ends by itself, and the item says already what it means that nothing followed.
-        self._try(lambda: self.world.store.write(held, record))
+        self._try(lambda: self.parts.store.write(held, record))
 
     # --- means ----------------------------------------------------------------------------------------------------
 
@@ -239,10 +239,10 @@ class Attempt:
                 return write()
             except AwsError as error:
                 self._notice(error.event, error=str(error))
-                pause_s = _PAUSE_S * (0.5 + self.world.ports.randomness())
+                pause_s = _PAUSE_S * (0.5 + self.parts.ports.randomness())
                 if isinstance(error, AwsRefusedError) or self.clock.left_s() - pause_s < lifetime.AWS_CALL_S:
                     raise
-            self.world.ports.sleep(pause_s)
+            self.parts.ports.sleep(pause_s)
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write what others can do without."""
@@ -253,11 +253,11 @@ class Attempt:
 
     def _mark_failed(self, row: Mint, error: str) -> None:
         """Say that no token was made; a row that stays `begun` is the safe side."""
-        self._try(lambda: self.world.ledger.complete(row.failed(error)))
+        self._try(lambda: self.parts.ledger.complete(row.failed(error)))
 
     def _notice(self, event: str, **facts: object) -> None:
         facts = {"connection": self.seen.connection, "reason": str(self.need), **facts}
-        self.world.ports.notice(event, facts)
+        self.parts.ports.notice(event, facts)
 
 
 def _lock_of(held: TokenRecord) -> Lock:

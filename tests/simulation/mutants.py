@@ -312,12 +312,12 @@ def expiry_from_the_answer(patch: pytest.MonkeyPatch) -> None:
     exchange = Attempt._exchange
 
     def exchange_and_count(self: Attempt, *parts: Any) -> ClearToken:
-        began = self.world.ports.clock()
+        began = self.parts.ports.clock()
         clear = exchange(self, *parts)
         expires_at = clear.token.expires_at_epoch_s
         if expires_at is None:
             return clear
-        later = replace(clear.token, expires_at_epoch_s=expires_at + self.world.ports.clock() - began)
+        later = replace(clear.token, expires_at_epoch_s=expires_at + self.parts.ports.clock() - began)
         return replace(clear, token=later)
 
     patch.setattr(Attempt, "_exchange", exchange_and_count)
@@ -336,7 +336,7 @@ class ReportIsIgnored(TokenIssuer):
 def any_min_ttl(patch: pytest.MonkeyPatch) -> None:
     """Let a caller ask for more validity than the longest lease."""
 
-    def make(world: Any, longest_lease_s: float) -> TokenIssuer:
-        return TokenIssuer(world, longest_lease_s=1e9)
+    def make(parts: Any, longest_lease_s: float) -> TokenIssuer:
+        return TokenIssuer(parts, longest_lease_s=1e9)
 
     patch.setattr(assembly, "TokenIssuer", make)

@@ -64,7 +64,7 @@ def test_a_start_makes_the_clients_that_every_start_needs_and_no_other(
 
 
 def test_every_client_gives_up_in_time_and_repeats_nothing(broker: Broker, session: WatchedSession) -> None:
-    broker.issuer.world.secrets._client()
+    broker.issuer.parts.secrets._client()
 
     assert set(session.clients) == {"dynamodb", "kms", "secretsmanager"}
     for client in session.clients.values():
@@ -74,8 +74,8 @@ def test_every_client_gives_up_in_time_and_repeats_nothing(broker: Broker, sessi
 
 
 def test_what_the_environment_says_reaches_the_part_that_needs_it(broker: Broker) -> None:
-    world = broker.issuer.world
-    store, ledger, secrets, exchange = world.store, world.ledger, world.secrets, world.exchange
+    parts = broker.issuer.parts
+    store, ledger, secrets, exchange = parts.store, parts.ledger, parts.secrets, parts.exchange
 
     assert (store._table, store._key_arn, ledger._table) == ("the-table", KEY_ARN, "the-table")
     assert (secrets._prefix, secrets._default_token_url) == ("the/prefix", ENVIRONMENT["DEFAULT_TOKEN_URL"])
@@ -85,7 +85,7 @@ def test_what_the_environment_says_reaches_the_part_that_needs_it(broker: Broker
 
 
 def test_time_chance_and_events_are_the_real_ones(broker: Broker, audit: Audit) -> None:
-    ports = broker.issuer.world.ports
+    ports = broker.issuer.parts.ports
 
     assert (ports.clock, ports.monotonic, ports.sleep) == (time.time, time.monotonic, time.sleep)
     assert ports.notice == audit.notice

@@ -1,12 +1,14 @@
-"""What must hold of a decision for every record, however absurd. No fakes: `decide` is pure."""
+"""What must hold of a decision, and of what an attempt writes, for every record, however absurd. No fakes: all is pure."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from functions.broker.adapters.dynamodb import plain_record, to_attribute, token_record
 from functions.broker.decide import (
     Need,
     Refuse,
@@ -15,7 +17,13 @@ from functions.broker.decide import (
     TokenWanted,
     Wait,
     decide,
+    failure_after,
+    given_back,
+    locked,
+    published,
+    reports_within_a_day,
 )
+from functions.broker.ports import MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
 
 NOW = 1_800_000_000.0
@@ -224,3 +232,102 @@ def test_no_record_is_too_absurd_to_decide_on(
     record: TokenRecord, wanted: TokenWanted, now: float, left_s: float, versions: tuple[str, ...]
 ) -> None:
     assert isinstance(decide(record, wanted, now, now + left_s, versions), Serve | Wait | Replace | Refuse)
+
+
+# --- what an attempt writes ----------------------------------------------------------------------------------------
+LOCK = Lock("mine", NOW + 14.5)
+NEEDS = st.sampled_from(Need)
+FAILURES = st.builds(
+    MintFailedError,
+    CODES,
+    st.sampled_from(FailureKind),
+    retry_after_s=st.none() | st.floats(0, 1e9),
+)
+CHANCE = st.floats(0, 1)
+FRESH = Token("a" * 16, NOW, NOW + 31_536_000, 31_536_000.0, None, "v1")
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, NEEDS, CHANCE)
+def test_who_has_no_usable_token_waits_for_a_lock_that_was_taken(
+    record: TokenRecord, wanted: TokenWanted, need: Need, chance: float
+) -> None:
+    held = locked(record, need, LOCK, NOW, chance)
+
+    assert (held.fence, held.lock) == (record.fence + 1, LOCK)
+    assert held.exchanges_left(NOW) <= max(0.0, record.exchanges_left(NOW) - 1)
+    kept = {"token", "generation", "refused_versions", "reports", "connection"}
+    assert all(getattr(held, name) == getattr(record, name) for name in kept)
+    decision = decide(held, wanted, NOW, DEADLINE)
+    assert isinstance(decision, Serve) or decision == Wait(LOCK.until_epoch_s)
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, NEEDS, CHANCE)
+def test_a_holder_that_dies_is_a_failure_that_ends(
+    record: TokenRecord, wanted: TokenWanted, need: Need, chance: float
+) -> None:
+    record = replace(record, reports={}, pace=Pace(24, NOW))
+    held = locked(record, need, LOCK, NOW, chance)
+
+    assert held.failure
+    assert (held.failure.code, held.failure.kind) == ("holder_lost", FailureKind.MAY_HAVE_ISSUED)
+    later = LOCK.until_epoch_s + 900
+    is_alive = held.token is not None and held.token.token.left_s(later) >= 1
+    assert is_alive or isinstance(decide(held, wanted, later, later + 30.4), Serve | Replace)
+
+
+@BOUNDED
+@given(RECORDS, REQUESTS, NEEDS, CHANCE, st.none() | st.just(ME))
+def test_a_published_token_is_everybodys_at_once(
+    record: TokenRecord, wanted: TokenWanted, need: Need, chance: float, reporter: str | None
+) -> None:
+    held = locked(record, need, LOCK, NOW, chance)
+    after = published(record, SealedToken(FRESH, b"sealed", held.fence), held.pace, reporter, NOW)
+
+    assert (after.fence, after.generation) == (held.fence, record.generation + 1)
+    assert (after.lock, after.failure, after.refused_versions) == (None, None, ())
+    assert isinstance(decide(after, wanted, NOW, DEADLINE), Serve)
+    counted = len(reports_within_a_day(after, ME, NOW)) - len(reports_within_a_day(record, ME, NOW))
+    assert counted == (reporter is not None)
+    assert all(after.reports.values())  # callers without a report within a day are forgotten
+
+
+@BOUNDED
+@given(RECORDS, NEEDS, FAILURES, CHANCE)
+def test_a_lock_given_back_leaves_the_token_and_asks_again_within_a_quarter_of_an_hour(
+    record: TokenRecord, need: Need, failed: MintFailedError, chance: float
+) -> None:
+    held = locked(record, need, LOCK, NOW, chance)
+    after = given_back(record, held, need, failed, None, now=NOW, randomness=chance)
+
+    assert (after.fence, after.lock) == (held.fence, None)
+    assert (after.token, after.generation, after.reports) == (record.token, record.generation, record.reports)
+    assert after.failure
+    assert after.failure.count >= 1
+    assert 0 <= after.failure.not_before_epoch_s - NOW <= 900
+    may_have_issued = failed.kind is FailureKind.MAY_HAVE_ISSUED
+    assert after.pace == (held.pace if may_have_issued else record.pace)
+
+
+def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a_refresh_are_not() -> None:
+    waits_s: dict[FailureKind, list[float]] = {}
+    for kind in (FailureKind.REFUSED, FailureKind.MAY_HAVE_ISSUED):
+        record = TokenRecord("digishare", SealedToken(FRESH, b"", 1), fence=1)
+        for _ in range(3):
+            failed = MintFailedError("invalid_client", kind)
+            after = failure_after(record, Need.REFRESH, failed, NOW, 1.0)
+            waits_s.setdefault(kind, []).append(after.not_before_epoch_s - NOW)
+            record = replace(record, failure=after)
+    assert waits_s == {FailureKind.REFUSED: [60, 120, 240], FailureKind.MAY_HAVE_ISSUED: [1, 1, 1]}
+
+
+@BOUNDED
+@given(RECORDS)
+def test_a_record_that_is_written_down_reads_back(record: TokenRecord) -> None:
+    record = replace(record, fence=max(1, record.fence))
+    item = {name: to_attribute(value) for name, value in plain_record(record).items()}
+
+    there = token_record("digishare", item)
+    assert plain_record(there).keys() == plain_record(record).keys()
+    assert {name: to_attribute(value) for name, value in plain_record(there).items()} == item

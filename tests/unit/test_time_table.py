@@ -190,7 +190,7 @@ class Times:
         self.at(moment_s, ask)
 
     def _issue(self, issuer: TokenIssuer, run_s: float = DEADLINE_S) -> str:
-        deadline = issuer.world.ports.clock() + run_s
+        deadline = issuer.parts.ports.clock() + run_s
         return issuer.issue(TokenWanted("digishare", caller="caller"), deadline).clear.access_token
 
     def at(self, moment_s: float, work: Callable[[], object]) -> None:
