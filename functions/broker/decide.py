@@ -1,7 +1,7 @@
 """The rules: what one look at a connection's record calls for, and what one attempt writes into it.
 
 Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` says; `replace_token.py` makes the
-attempt. Its three writes are `locked`, then `published` or `given_back`.
+attempt. What that writes is `locked`, then `published`, `given_back` or `unlocked`.
 """
 
 from __future__ import annotations
@@ -223,41 +223,50 @@ def next_candidate(readable: Sequence[StoredCredential], refused: Sequence[str])
     return Candidate(untried[0], (*before, untried[0].version_id), is_last=len(untried) == 1)
 
 
-def locked(seen: TokenRecord, need: Need, lock: Lock, now: float, randomness: float) -> TokenRecord:
-    """Return the record with a lock, one exchange taken from the pace, and the failure that it is if nothing follows."""
+def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: float) -> TokenRecord:
+    """Return a record under a lock, with one exchange taken from the pace and the failure that it is if nothing follows."""
     until = lock.until_epoch_s
-    lost = failure_after(
-        seen, need, MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED), until, randomness
-    )
+    failed = MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED)
+    lost = failure_after(free, need, failed, until, randomness)
     if lost.count == 1:
         lost = replace(lost, not_before_epoch_s=until)  # the one who waits longest needs the time
-    pace = Pace(seen.exchanges_left(now) - 1, now)
-    refresh_at = _refresh_after(seen, need, now)
     return replace(
-        seen, fence=seen.fence + 1, lock=lock, pace=pace, failure=lost, refresh_at_epoch_s=refresh_at
+        free,
+        fence=free.fence + 1,
+        lock=lock,
+        pace=Pace(free.exchanges_left(now) - 1, now),
+        failure=lost,
+        refresh_at_epoch_s=_refresh_after(free, need, now),
+    )
+
+
+def unlocked(held: TokenRecord, seen: TokenRecord) -> TokenRecord:
+    """Return a record without its lock, as if nothing had been tried since it was seen without one."""
+    return replace(
+        held, lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
     )
 
 
 def published(
-    seen: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
+    held: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
 ) -> TokenRecord:
-    """Return the record with a new token: no lock, no failures. `reporter` is the caller whose report caused it."""
-    reports = {caller: reports_within_a_day(seen, caller, now) for caller in seen.reports}
+    """Return a record with a new token: no lock, no failures. `reporter` is the caller whose report caused it."""
+    reports = {caller: reports_within_a_day(held, caller, now) for caller in held.reports}
     if reporter is not None:
         reports.setdefault(reporter, []).append(now)
     return TokenRecord(
-        seen.connection,
+        held.connection,
         token,
-        generation=seen.generation + 1,
-        fence=token.fence,
+        generation=held.generation + 1,
+        fence=held.fence,
         pace=pace,
         reports={caller: moments for caller, moments in reports.items() if moments},
     )
 
 
 def given_back(
-    seen: TokenRecord,
     held: TokenRecord,
+    seen: TokenRecord,
     need: Need,
     failed: MintFailedError,
     candidate: Candidate | None,
@@ -265,24 +274,16 @@ def given_back(
     now: float,
     randomness: float,
 ) -> TokenRecord:
-    """Return the record without the lock, and with what the failure means for the next attempt."""
-    pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
+    """Return a record without its lock, with what the failure means for the next attempt."""
+    record = unlocked(held, seen)
     failure, refresh_at = failure_after(seen, need, failed, now, randomness), _refresh_after(seen, need, now)
-    refused = seen.refused_versions
     if candidate and failed.kind is FailureKind.REFUSED:
-        refresh_at, refused = 0.0, candidate.refused_after
+        refresh_at, record = 0.0, replace(record, refused_versions=candidate.refused_after)
         if not candidate.is_last:
             # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
             failure = replace(failure, count=failure.count - 1, not_before_epoch_s=now)
-    return replace(
-        seen,
-        fence=held.fence,
-        lock=None,
-        pace=pace,
-        failure=failure,
-        refresh_at_epoch_s=refresh_at,
-        refused_versions=refused,
-    )
+    pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
+    return replace(record, pace=pace, failure=failure, refresh_at_epoch_s=refresh_at)
 
 
 def failure_after(

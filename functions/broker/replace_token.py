@@ -96,9 +96,8 @@ class Attempt:
             self._give_back(held, failed, candidate)
             return None
         except AwsError:
-            # Nothing was sent: as if nothing had been tried.
-            self._try(lambda: self.parts.store.write(held, replace(self.seen, fence=held.fence, lock=None)))
-            raise
+            self._try(lambda: self.parts.store.write(held, decide.unlocked(held, self.seen)))
+            raise  # nothing was sent
         return self._publish(held, candidate, clear)
 
     def _prepare(self) -> Candidate | None:
@@ -132,8 +131,8 @@ class Attempt:
         while True:
             now = self.clock.start_lock()
             lock = Lock(owner, now + lock_s)
-            seen = replace(self.seen, fence=before.fence)
-            locked = decide.locked(seen, self.need, lock, now, self.parts.ports.randomness())
+            free = decide.unlocked(before, self.seen)
+            locked = decide.locked(free, self.need, lock, now, self.parts.ports.randomness())
             try:
                 return self.parts.store.write(before, locked)
             except AwsUnavailableError:
@@ -202,7 +201,7 @@ class Attempt:
         unsealed = SealedToken(token, b"", held.fence)
         is_exchanged = not isinstance(candidate.stored.credential, PersonalAccessToken)
         pace = held.pace if is_exchanged else seen.pace
-        record = decide.published(seen, unsealed, pace, reporter, self.clock.now())
+        record = decide.published(held, unsealed, pace, reporter, self.clock.now())
         facts = {"token_id": token.token_id, "fence": held.fence}
         try:
             # Sealed once: a publish whose answer was lost knows its own work by the ciphertext.
@@ -223,7 +222,7 @@ class Attempt:
         """Remove the lock, and write down what the failure means for everybody's next attempt."""
         randomness = self.parts.ports.randomness()
         record = decide.given_back(
-            self.seen, held, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
+            held, self.seen, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
         )
         failures = record.failure.count if record.failure else 0
         self._notice("MintFailed", error=failed.code, problem=failed.problem, failures=failures)

@@ -22,6 +22,7 @@ from functions.broker.decide import (
     locked,
     published,
     reports_within_a_day,
+    unlocked,
 )
 from functions.broker.ports import MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
@@ -283,7 +284,7 @@ def test_a_published_token_is_everybodys_at_once(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float, reporter: str | None
 ) -> None:
     held = locked(record, need, LOCK, NOW, chance)
-    after = published(record, SealedToken(FRESH, b"sealed", held.fence), held.pace, reporter, NOW)
+    after = published(held, SealedToken(FRESH, b"sealed", held.fence), held.pace, reporter, NOW)
 
     assert (after.fence, after.generation) == (held.fence, record.generation + 1)
     assert (after.lock, after.failure, after.refused_versions) == (None, None, ())
@@ -299,7 +300,7 @@ def test_a_lock_given_back_leaves_the_token_and_asks_again_within_a_quarter_of_a
     record: TokenRecord, need: Need, failed: MintFailedError, chance: float
 ) -> None:
     held = locked(record, need, LOCK, NOW, chance)
-    after = given_back(record, held, need, failed, None, now=NOW, randomness=chance)
+    after = given_back(held, record, need, failed, None, now=NOW, randomness=chance)
 
     assert (after.fence, after.lock) == (held.fence, None)
     assert (after.token, after.generation, after.reports) == (record.token, record.generation, record.reports)
@@ -320,6 +321,21 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
             waits_s.setdefault(kind, []).append(after.not_before_epoch_s - NOW)
             record = replace(record, failure=after)
     assert waits_s == {FailureKind.REFUSED: [60, 120, 240], FailureKind.MAY_HAVE_ISSUED: [1, 1, 1]}
+
+
+@BOUNDED
+@given(RECORDS, NEEDS, FAILURES, CHANCE)
+def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
+    record: TokenRecord, need: Need, failed: MintFailedError, chance: float
+) -> None:
+    held = replace(locked(record, need, LOCK, NOW, chance), token=None, refused_versions=(), reports={})
+
+    for after in (
+        unlocked(held, record),
+        given_back(held, record, need, failed, None, now=NOW, randomness=chance),
+    ):
+        assert (after.token, after.refused_versions, after.reports) == (None, (), {})
+    assert published(held, SealedToken(FRESH, b"", 1), held.pace, None, NOW).reports == {}
 
 
 @BOUNDED
