@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken
+from functions.broker.adapters.dynamodb import token_key
 from functions.broker.adapters.mint_ledger import Mint, Outcome
 from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.lifetime import token_id_of
@@ -171,6 +172,22 @@ def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> 
     )
     give_back(backend.store, locked(backend.store), failure=None)
     assert backend.store.read("digishare").failure is None
+
+
+def test_only_what_differs_is_written(backend: Backend) -> None:
+    held = locked(backend.store)
+    backend.dynamodb.update_item(
+        TableName="tokens",
+        Key=token_key("digishare"),
+        UpdateExpression="SET #format = :two, #later = :x",
+        ExpressionAttributeNames={"#format": "format", "#later": "of_a_later_version"},
+        ExpressionAttributeValues={":two": {"N": "2"}, ":x": {"S": "x"}},
+    )
+    publish(backend.store, held)
+    item = backend.dynamodb.get_item(TableName="tokens", Key=token_key("digishare"), ConsistentRead=True)[
+        "Item"
+    ]
+    assert (item["format"], item["of_a_later_version"]) == ({"N": "2"}, {"S": "x"})
 
 
 def test_a_lock_that_somebody_else_has_taken_over_is_not_given_back(backend: Backend) -> None:

@@ -42,6 +42,7 @@ _CALLS = {
     "kms.decrypt": "open",
     "secretsmanager.get_secret_value": "secret",
 }
+_MOST_CALLS = 500
 _ASKED = (*_CALLS.values(), "exchange")
 _GROUPS = {"table": ("read", "write", "row"), "key": ("seal", "open")}
 
@@ -226,6 +227,7 @@ class World:
     def _before(self, operation: Operation) -> None:
         call = _CALLS[operation.name]
         self._running[-1].asked[call] += 1
+        assert self._running[-1].asked.total() < _MOST_CALLS, "a request that does not end"
         fault = self._faults.get(call)
         if fault is None or fault.skip or not fault.times:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from functions.broker.decide import (
     decide,
     failure_after,
     given_back,
+    lacks,
     locked,
     published,
     reports_within_a_day,
@@ -321,6 +323,25 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
             waits_s.setdefault(kind, []).append(after.not_before_epoch_s - NOW)
             record = replace(record, failure=after)
     assert waits_s == {FailureKind.REFUSED: [60, 120, 240], FailureKind.MAY_HAVE_ISSUED: [1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("expires_in_s", "need", "code"),
+    [
+        (3_600.0, Need.REFRESH, "no_later_expiry"),  # the old one has as long to live
+        (3_600.001, Need.REFRESH, None),
+        (3_599.0, Need.REPORTED, None),  # the old one is of no use
+        (0.9, Need.NO_TOKEN, "already_expired"),
+    ],
+)
+def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refreshed(
+    expires_in_s: float, need: Need, code: str | None
+) -> None:
+    old = replace(FRESH, expires_at_epoch_s=NOW + 3_600)
+    new = replace(FRESH, token_id="b" * 16, expires_at_epoch_s=NOW + expires_in_s)
+
+    lack = lacks(new, TokenRecord("digishare", SealedToken(old, b"", 1)), TokenWanted("digishare"), need, NOW)
+    assert (lack.code if lack else None) == code
 
 
 @BOUNDED

@@ -109,8 +109,7 @@ class TokenStore:
         except ConditionFailedError as refused:
             there = token_record(before.connection, refused.item)
         # A publish whose answer was lost is repeated, and finds its own work.
-        is_mine = there.token is not None and before.token != there.token == after.token
-        return there if is_mine else None
+        return there if before.token != there.token == after.token else None
 
     # --- sealing ------------------------------------------------------------------------------------------------
 
