@@ -108,7 +108,9 @@ class VirtualFleet:
         secrets.put(f"connections/{CONNECTION}", {"client_id": "client", "client_secret": "secret"})
         dynamodb: Any = FakeDynamoDB(wire)
         kms: Any = FakeKMS(wire)
-        self._clients = Clients(dynamodb, kms, lambda: cast("Any", secrets))
+        self._clients = Clients(
+            dynamodb, kms, lambda: cast("Any", secrets), lambda: cast("Any", self.upstream)
+        )
         self._ports = Ports(
             clock=lambda: self.now,
             monotonic=lambda: self.now,
@@ -120,8 +122,7 @@ class VirtualFleet:
 
     def new_instance(self) -> TokenIssuer:
         """Return the policy of one more instance, cold."""
-        exchange: Any = self.upstream
-        return assemble_policy(_SETTINGS, self._clients, exchange, self._ports)
+        return assemble_policy(_SETTINGS, self._clients, self._ports)
 
     def ask(self, issuer: TokenIssuer) -> None:
         """Ask an instance for a token, and note what came of it."""

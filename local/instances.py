@@ -230,9 +230,19 @@ class _Context:
         return int(1000 * (self.end_s - time.monotonic()))
 
 
+_LOADED_BY_AN_EXCHANGE = (
+    "functions.broker.adapters.client_secret",
+    "functions.broker.adapters.mint_ledger",
+    "functions.broker.adapters.oauth_exchange",
+    "functions.broker.replace_token",
+    "token_broker.bounded_http",
+    "requests",
+)
+
+
 def _run_nursery(control: socket.socket, sabotage: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended instances leave no zombies
-    for module in ("functions.broker.handler", "token_broker.bounded_http", "requests"):
+    for module in ("functions.broker.handler", *_LOADED_BY_AN_EXCHANGE):
         importlib.import_module(module)
     _read_sdk_data_once()
     if sabotage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 import uuid
@@ -11,15 +12,11 @@ from typing import TYPE_CHECKING, cast
 import botocore.config
 import botocore.session
 
-from functions.broker.adapters.client_secret import ConnectionSecrets
-from functions.broker.adapters.mint_ledger import MintLedger
-from functions.broker.adapters.oauth_exchange import OAuthExchange
 from functions.broker.adapters.token_store import TokenStore
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.lifetime import AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S
 from functions.broker.ports import Ports
-from functions.broker.replace_token import Parts
 from functions.broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,8 +26,10 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+    from functions.broker.adapters.oauth_exchange import OAuthExchange
     from functions.broker.audit import Audit
     from functions.broker.grants import Grants
+    from functions.broker.replace_token import TokenReplacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,8 @@ def assemble(
     clients = Clients(
         cast("DynamoDBClient", session.create_client("dynamodb", config=config)),
         cast("KMSClient", session.create_client("kms", config=config)),
-        # Made at the first exchange: most instances never see one.
         lambda: cast("SecretsManagerClient", session.create_client("secretsmanager", config=config)),
+        lambda: _new_exchange(settings),
     )
     # SystemRandom and uuid4 draw from the operating system at each call: nothing is shared by snapshots or forks.
     ports = Ports(
@@ -91,30 +90,46 @@ def assemble(
         new_id=lambda: uuid.uuid4().hex,
         notice=audit.notice,
     )
-    exchange = OAuthExchange(settings.upstream_hosts, settings.upstream_ca_file, time.time)
-    issuer = assemble_policy(settings, clients, exchange, ports)
-    return Broker(settings, load_grants(), audit, issuer.parts.store, issuer)
+    issuer = assemble_policy(settings, clients, ports)
+    return Broker(settings, load_grants(), audit, issuer.store, issuer)
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The SDK's clients, or what stands in for them."""
+    """What reaches AWS and the upstream, or stands in for it.
+
+    Attributes:
+        make_secretsmanager, make_exchange: called at the first exchange, because most instances never see one.
+    """
 
     dynamodb: DynamoDBClient
     kms: KMSClient
     make_secretsmanager: Callable[[], SecretsManagerClient]
+    make_exchange: Callable[[], OAuthExchange]
 
 
-def assemble_policy(
-    settings: Settings, clients: Clients, exchange: OAuthExchange, ports: Ports
-) -> TokenIssuer:
+def assemble_policy(settings: Settings, clients: Clients, ports: Ports) -> TokenIssuer:
     """Put the policy together: the same way for the function, tests, the simulation and the benchmark."""
     store = TokenStore(
         clients.dynamodb, clients.kms, table=settings.token_table, key_arn=settings.token_key_arn
     )
-    secrets = ConnectionSecrets(
-        clients.make_secretsmanager, settings.secret_prefix, settings.default_token_url
-    )
-    ledger = MintLedger(clients.dynamodb, table=settings.token_table)
-    parts = Parts(store, ledger, secrets, exchange, ports)
-    return TokenIssuer(parts, longest_lease_s=settings.lease_seconds)
+
+    @functools.cache
+    def replacer() -> TokenReplacer:
+        # Only exchanges need these modules: they are no part of a start.
+        from functions.broker.adapters.client_secret import ConnectionSecrets  # noqa: PLC0415
+        from functions.broker.adapters.mint_ledger import MintLedger  # noqa: PLC0415
+        from functions.broker.replace_token import TokenReplacer  # noqa: PLC0415
+
+        client = clients.make_secretsmanager()
+        secrets = ConnectionSecrets(client, settings.secret_prefix, settings.default_token_url)
+        ledger = MintLedger(clients.dynamodb, table=settings.token_table)
+        return TokenReplacer(store, ledger, secrets, clients.make_exchange(), ports)
+
+    return TokenIssuer(store, replacer, ports, longest_lease_s=settings.lease_seconds)
+
+
+def _new_exchange(settings: Settings) -> OAuthExchange:
+    from functions.broker.adapters.oauth_exchange import OAuthExchange  # noqa: PLC0415 - as above
+
+    return OAuthExchange(settings.upstream_hosts, settings.upstream_ca_file, time.time)

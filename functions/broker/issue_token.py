@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Literal
 from functions.broker import lifetime
 from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.decide import Need, Refuse, Replace, Serve, Wait, decide, is_usable
-from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError, RequestClock
-from functions.broker.replace_token import Attempt, PersonalTokenUnchangedError
+from functions.broker.ports import (
+    AwsError,
+    AwsRefusedError,
+    MintFailedError,
+    PersonalTokenUnchangedError,
+    RequestClock,
+)
 from functions.broker.token import ClearToken, FailureKind
 from token_broker.errors import TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from functions.broker.adapters.token_store import TokenStore
     from functions.broker.decide import Decision, TokenWanted
-    from functions.broker.replace_token import Parts
+    from functions.broker.ports import Ports
+    from functions.broker.replace_token import TokenReplacer
     from functions.broker.token import SealedToken, TokenRecord
 
 Source = Literal["memory", "table", "mint"]
@@ -87,12 +96,15 @@ class TokenIssuer:
     """Issues tokens of all connections, for one instance of the function. Serves one request at a time.
 
     Attributes:
-        parts: what it works with.
+        store: the shared copy, and the lock.
+        replacer: how a token is replaced; put together at the first call.
         longest_lease_s: more than this `min_ttl_s` does not count.
         known: what this instance knows, by connection.
     """
 
-    parts: Parts
+    store: TokenStore
+    replacer: Callable[[], TokenReplacer]
+    ports: Ports
     longest_lease_s: float
     known: dict[str, _Known] = field(default_factory=dict)
 
@@ -108,7 +120,7 @@ class TokenIssuer:
         if wanted.min_ttl_s > self.longest_lease_s:
             wanted = replace(wanted, min_ttl_s=self.longest_lease_s)
         known = self.known.get(wanted.connection) or _Known()
-        now = self.parts.ports.clock()
+        now = self.ports.clock()
         if wanted.rejected_token_id is not None:
             known.reported_token_id = wanted.rejected_token_id  # and the item is looked at
         elif (
@@ -117,7 +129,7 @@ class TokenIssuer:
             and isinstance(known.decide(known.copy.record, wanted, now, deadline_epoch_s), Serve)
         ):
             return known.copy.issued("memory")
-        return _Request(self, known, wanted, RequestClock(self.parts.ports, deadline_epoch_s)).run()
+        return _Request(self, known, wanted, RequestClock(self.ports, deadline_epoch_s)).run()
 
 
 @dataclass(slots=True)
@@ -154,7 +166,7 @@ class _Request:
 
     def _look(self) -> Issued | None:
         """Read the item and carry out what it calls for; None if it has to be read again."""
-        self.looked_at_epoch_s = self.issuer.parts.ports.clock()
+        self.looked_at_epoch_s = self.issuer.ports.clock()
         record = self._read()
         match self._decide(record):
             case Serve():
@@ -168,7 +180,7 @@ class _Request:
                 return self._replace(record, need)
 
     def _read(self) -> TokenRecord:
-        known, record = self.known, self.issuer.parts.store.read(self.wanted.connection)
+        known, record = self.known, self.issuer.store.read(self.wanted.connection)
         if record.fence:
             self.issuer.known[record.connection] = known  # an invented name leaves nothing behind
         if record.token is None or record.token == self.broken:
@@ -186,7 +198,7 @@ class _Request:
         if is_refused and isinstance(decision, Refuse | Wait) and not known.has_looked(now):
             known.looked_at_epoch_s, known.unchanged_token_id = now, None
             try:
-                readable = self.issuer.parts.secrets.read(record.connection)
+                readable = self.issuer.replacer().secrets.read(record.connection)
                 known.versions = record.fence, tuple(stored.version_id for stored in readable)
             except (AwsError, MintFailedError) as error:
                 self._notice("SecretUnreadable", error)
@@ -200,7 +212,7 @@ class _Request:
         if copy and copy.record.token == record.token:
             return self._keep(record, copy.clear, "table")
         try:
-            access_token = self.issuer.parts.store.open(record.connection, record.token)
+            access_token = self.issuer.store.open(record.connection, record.token)
         except SealBrokenError as error:
             self.broken = record.token  # somebody has written into the item: it holds no token
             self._notice("SealBroken", error)
@@ -214,7 +226,7 @@ class _Request:
         if is_report and known.unchanged_token_id == token_id and known.has_looked(self.clock.now()):
             raise _personal_token_refused()
         try:
-            replaced = Attempt(self.issuer.parts, record, self.wanted, need, self.clock).run()
+            replaced = self.issuer.replacer().replace(record, self.wanted, need, self.clock)
         except PersonalTokenUnchangedError:
             now = known.looked_at_epoch_s = self.clock.now()
             known.unchanged_token_id = token_id
@@ -246,13 +258,13 @@ class _Request:
         return self.known.copy.issued(source) if is_usable(record, self.wanted, self.clock.now()) else None
 
     def _pause(self, until_epoch_s: float) -> None:
-        ports = self.issuer.parts.ports
+        ports = self.issuer.ports
         ports.sleep(max(0.0, min(self.pause_s, until_epoch_s - self.clock.now())))
         self.pause_s = min(2 * self.pause_s, lifetime.LONGEST_POLL_S * (0.75 + 0.25 * ports.randomness()))
 
     def _serve_memory(self, error: AwsError) -> Issued | None:
         """Bear an AWS call that failed: serve memory; without a usable token there, pause, and look again in time."""
-        known, ports, now = self.known, self.issuer.parts.ports, self.clock.now()
+        known, ports, now = self.known, self.issuer.ports, self.clock.now()
         self._notice(error.event, error)
         if known.copy and is_usable(known.copy.record, self.wanted, now):
             known.copy = replace(known.copy, checked_at_epoch_s=ports.clock())
@@ -274,7 +286,7 @@ class _Request:
 
     def _notice(self, event: str, error: Exception) -> None:
         facts: dict[str, object] = {"connection": self.wanted.connection, "error": str(error)}
-        self.issuer.parts.ports.notice(event, facts)
+        self.issuer.ports.notice(event, facts)
 
 
 def _personal_token_refused() -> UpstreamRejected:

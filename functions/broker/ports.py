@@ -116,3 +116,7 @@ class MintFailedError(Exception):
         self.kind = kind
         self.problem = problem
         self.retry_after_s = retry_after_s
+
+
+class PersonalTokenUnchangedError(Exception):
+    """The secret still holds the personal access token that the item has: there is nothing to replace it with."""

@@ -1,6 +1,6 @@
 """One attempt to replace a connection's token: what can fail first, then lock, row, exchange, publish or give back.
 
-Read `Attempt.run` from the top. What never happens: an exchange without a row in the ledger, without the lock, or
+Read `_Attempt.run` from the top. What never happens: an exchange without a row in the ledger, without the lock, or
 without the time to finish it; a token served without its row. What each step writes into the item is in `decide.py`.
 """
 
@@ -13,7 +13,13 @@ from functions.broker import decide, lifetime
 from functions.broker.adapters.client_secret import PersonalAccessToken
 from functions.broker.adapters.mint_ledger import Mint
 from functions.broker.decide import Need
-from functions.broker.ports import AwsError, AwsRefusedError, AwsUnavailableError, MintFailedError
+from functions.broker.ports import (
+    AwsError,
+    AwsRefusedError,
+    AwsUnavailableError,
+    MintFailedError,
+    PersonalTokenUnchangedError,
+)
 from functions.broker.token import ClearToken, FailureKind, Lock, SealedToken, Token
 
 if TYPE_CHECKING:
@@ -32,13 +38,9 @@ Answer = TypeVar("Answer")
 _PAUSE_S = 0.3
 
 
-class PersonalTokenUnchangedError(Exception):
-    """The secret still holds the personal access token that the item has. Nothing was done."""
-
-
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the policy works with: its adapters and ports."""
+class TokenReplacer:
+    """Replaces tokens. Decides nothing about who is served what; `TokenIssuer` does."""
 
     store: TokenStore
     ledger: MintLedger
@@ -46,26 +48,16 @@ class Parts:
     exchange: OAuthExchange
     ports: Ports
 
+    def replace(
+        self, seen: TokenRecord, wanted: TokenWanted, need: Need, clock: RequestClock
+    ) -> tuple[ClearToken, TokenRecord | None] | None:
+        """Make one attempt.
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt. Decides nothing about who is served what; `TokenIssuer` does.
-
-    Attributes:
-        seen: the record that was decided on; nobody else has its lock.
-        wanted: whose request it is.
-        need: why.
-        clock: the request's.
-    """
-
-    parts: Parts
-    seen: TokenRecord
-    wanted: TokenWanted
-    need: Need
-    clock: RequestClock
-
-    def run(self) -> tuple[ClearToken, TokenRecord | None] | None:
-        """Make the attempt.
+        Args:
+            seen: the record that was decided on; nobody else has its lock.
+            wanted: whose request it is.
+            need: why.
+            clock: the request's.
 
         Returns:
             The new token and the record with it, None for the record where another holder's token is everybody's.
@@ -77,11 +69,23 @@ class Attempt:
             TokenBrokerError: there is no usable credential, and no item to write that into.
             AwsError: AWS did not do its part; nothing was issued.
         """
+        return _Attempt(self, seen, wanted, need, clock).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    by: TokenReplacer
+    seen: TokenRecord
+    wanted: TokenWanted
+    need: Need
+    clock: RequestClock
+
+    def run(self) -> tuple[ClearToken, TokenRecord | None] | None:
         candidate = self._prepare()
         if candidate is None:
             return None
         began = self.clock.now()
-        self.parts.store.probe_key(self.seen.connection)
+        self.by.store.probe_key(self.seen.connection)
         # Lock and row come before the exchange: where AWS is slow, the lock is that much longer. For three such calls,
         # because no two take exactly as long as each other.
         extra_s = min(lifetime.SLOW_AWS_S, 3 * (self.clock.now() - began) - lifetime.LOCK_TO_SEND_S)
@@ -96,18 +100,18 @@ class Attempt:
             self._give_back(held, failed, candidate)
             return None
         except AwsError:
-            self._try(lambda: self.parts.store.write(held, decide.unlocked(held, self.seen)))
+            self._try(lambda: self.by.store.write(held, decide.unlocked(held, self.seen)))
             raise  # nothing was sent
         return self._publish(held, candidate, clear)
 
     def _prepare(self) -> Candidate | None:
         """Return the credential that is next, with all loaded that its exchange needs; None if there is none."""
         try:
-            readable = self.parts.secrets.read(self.seen.connection)
+            readable = self.by.secrets.read(self.seen.connection)
             candidate = decide.next_candidate(readable, self.seen.refused_versions)
             credential, old = candidate.stored.credential, self.seen.token
             if not isinstance(credential, PersonalAccessToken):
-                self.parts.exchange.prepare(credential)
+                self.by.exchange.prepare(credential)
             else:
                 token_id = lifetime.token_id_of(credential.access_token)
                 if old and old.token.token_id == token_id and self.need is not Need.EXPIRED:
@@ -119,7 +123,7 @@ class Attempt:
                 return None
             self._notice("MintFailed", error=failed.code, problem=failed.problem)
             now = self.clock.now()
-            failure = decide.failure_after(self.seen, self.need, failed, now, self.parts.ports.randomness())
+            failure = decide.failure_after(self.seen, self.need, failed, now, self.by.ports.randomness())
             raise decide.error_of(failure, now) from None
         return candidate
 
@@ -127,18 +131,18 @@ class Attempt:
 
     def _acquire(self, lock_s: float) -> TokenRecord | None:
         """Take the lock for so many seconds; None if somebody else was faster."""
-        owner, before = self.parts.ports.new_id(), self.seen
+        owner, before = self.by.ports.new_id(), self.seen
         while True:
             now = self.clock.start_lock()
             lock = Lock(owner, now + lock_s)
             free = decide.unlocked(before, self.seen)
-            locked = decide.locked(free, self.need, lock, now, self.parts.ports.randomness())
+            locked = decide.locked(free, self.need, lock, now, self.by.ports.randomness())
             try:
-                return self.parts.store.write(before, locked)
+                return self.by.store.write(before, locked)
             except AwsUnavailableError:
                 if before is not self.seen or self.need is Need.REFRESH:
                     raise  # with a usable token, nobody is slowed down any further
-                before = self.parts.store.read(self.seen.connection)
+                before = self.by.store.read(self.seen.connection)
                 if before.lock is None or before.lock.owner != owner:
                     raise
                 # It is taken, and nothing was tried under it: it is taken again, with all its time ahead, and without
@@ -165,7 +169,7 @@ class Attempt:
             self._mark_failed(row, str(error))  # it may be there all the same
             raise
         try:
-            self._repeat(lambda: self.parts.ledger.complete(row.issued(clear)))
+            self._repeat(lambda: self.by.ledger.complete(row.issued(clear)))
         except AwsError:
             # Without its row a token is served to nobody.
             raise MintFailedError("ledger_unavailable", FailureKind.MAY_HAVE_ISSUED) from None
@@ -180,11 +184,11 @@ class Attempt:
         if isinstance(credential, PersonalAccessToken):
             access_token = credential.access_token
         else:
-            self.parts.ledger.begin(row)
+            self.by.ledger.begin(row)
             now, end = self.clock.now(), _lock_of(held).until_epoch_s - lifetime.CLOCK_DIFFERENCE_S
             if min(end, self.clock.deadline) - now < lifetime.TO_SEND_S or self.clock.was_set_back():
                 raise MintFailedError("too_late_to_send", FailureKind.NOTHING_ISSUED)
-            answer = self.parts.exchange.exchange(credential, lifetime.EXCHANGE_S)
+            answer = self.by.exchange.exchange(credential, lifetime.EXCHANGE_S)
             access_token, scope = answer.access_token, answer.scope or credential.scope
             expires_at, lifetime_s = lifetime.expiry_of(access_token, answer.expires_in, now)
         token_id = lifetime.token_id_of(access_token)
@@ -196,7 +200,7 @@ class Attempt:
     def _publish(
         self, held: TokenRecord, candidate: Candidate, clear: ClearToken
     ) -> tuple[ClearToken, TokenRecord | None]:
-        store, seen, token = self.parts.store, self.seen, clear.token
+        store, seen, token = self.by.store, self.seen, clear.token
         reporter = self.wanted.caller if self.need is Need.REPORTED else None
         unsealed = SealedToken(token, b"", held.fence)
         is_exchanged = not isinstance(candidate.stored.credential, PersonalAccessToken)
@@ -220,14 +224,14 @@ class Attempt:
         self, held: TokenRecord, failed: MintFailedError, candidate: Candidate | None = None
     ) -> None:
         """Remove the lock, and write down what the failure means for everybody's next attempt."""
-        randomness = self.parts.ports.randomness()
+        randomness = self.by.ports.randomness()
         record = decide.given_back(
             held, self.seen, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
         )
         failures = record.failure.count if record.failure else 0
         self._notice("MintFailed", error=failed.code, problem=failed.problem, failures=failures)
         # If this fails, the lock ends by itself, and the item says already what it means that nothing followed.
-        self._try(lambda: self.parts.store.write(held, record))
+        self._try(lambda: self.by.store.write(held, record))
 
     # --- means ----------------------------------------------------------------------------------------------------
 
@@ -238,10 +242,10 @@ class Attempt:
                 return write()
             except AwsError as error:
                 self._notice(error.event, error=str(error))
-                pause_s = _PAUSE_S * (0.5 + self.parts.ports.randomness())
+                pause_s = _PAUSE_S * (0.5 + self.by.ports.randomness())
                 if isinstance(error, AwsRefusedError) or self.clock.left_s() - pause_s < lifetime.AWS_CALL_S:
                     raise
-            self.parts.ports.sleep(pause_s)
+            self.by.ports.sleep(pause_s)
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write what others can do without."""
@@ -252,13 +256,13 @@ class Attempt:
 
     def _mark_failed(self, row: Mint, error: str) -> None:
         """Say that no token was made; a row that stays `begun` is the safe side."""
-        self._try(lambda: self.parts.ledger.complete(row.failed(error)))
+        self._try(lambda: self.by.ledger.complete(row.failed(error)))
 
     def _notice(self, event: str, **facts: object) -> None:
         facts = {"connection": self.seen.connection, "reason": str(self.need), **facts}
-        self.parts.ports.notice(event, facts)
+        self.by.ports.notice(event, facts)
 
 
 def _lock_of(held: TokenRecord) -> Lock:
-    assert held.lock is not None  # noqa: S101 - from Attempt._acquire
+    assert held.lock is not None  # noqa: S101 - from _Attempt._acquire
     return held.lock

@@ -153,7 +153,7 @@ def taken_here(text: str) -> bool:
 def taken_by_the_broker(text: str) -> bool:
     client: Any = _OneSecret(text)
     try:
-        ConnectionSecrets(lambda: client, "prefix", "https://default/t").read("digishare")
+        ConnectionSecrets(client, "prefix", "https://default/t").read("digishare")
     except MintFailedError as failed:
         return failed.code != "secret_malformed"
     return True

@@ -36,9 +36,7 @@ class Backend:
 
     @property
     def secrets(self) -> ConnectionSecrets:
-        return ConnectionSecrets(
-            lambda: self.secretsmanager, PREFIX, "https://api.digishare.ma/v1/oauth/token"
-        )
+        return ConnectionSecrets(self.secretsmanager, PREFIX, "https://api.digishare.ma/v1/oauth/token")
 
     def mints(self) -> list[Mint]:
         return read_mints(self.dynamodb, table="tokens", connection="digishare")

@@ -144,7 +144,7 @@ def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) 
             raise failure
 
     wire.before = fail
-    (stored,) = ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")
+    (stored,) = ConnectionSecrets(client, "connections", "https://x").read("digishare")
     assert stored.stage == "AWSCURRENT"
 
 
@@ -154,7 +154,7 @@ def test_one_version_that_carries_both_stages_is_read_once() -> None:
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     stages = fake._secrets["connections/digishare"].stages
     stages["AWSPREVIOUS"] = stages["AWSCURRENT"]
-    assert len(ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")) == 1
+    assert len(ConnectionSecrets(client, "connections", "https://x").read("digishare")) == 1
 
 
 def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
@@ -163,7 +163,7 @@ def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     fake.delete("connections/digishare")
     with pytest.raises(MintFailedError, match="secret_missing"):
-        ConnectionSecrets(lambda: client, "connections", "https://x").read("digishare")
+        ConnectionSecrets(client, "connections", "https://x").read("digishare")
 
 
 def test_an_injected_error_carries_its_code() -> None:

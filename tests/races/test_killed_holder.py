@@ -68,7 +68,7 @@ STEPS = {
         "after adapters.mint_ledger:MintLedger.complete", [(1, _ISSUED), (2, _ISSUED)], 2
     ),
     "before the publish": Step("after adapters.token_store:TokenStore.seal", [(1, _ISSUED), (2, _ISSUED)], 2),
-    "after the publish": Step("after replace_token:Attempt._publish", [(1, _ISSUED)], 1),
+    "after the publish": Step("after replace_token:_Attempt._publish", [(1, _ISSUED)], 1),
 }
 PLANTED = "behind a lock without an end"
 

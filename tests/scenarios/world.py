@@ -332,6 +332,6 @@ class World:
             new_id=new_id,
             notice=notice,
         )
-        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets)
         exchange = OAuthExchange(settings.upstream_hosts, None, clock)
-        return assemble_policy(settings, clients, exchange, ports)
+        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)
+        return assemble_policy(settings, clients, ports)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from functions.broker import assembly, decide, issue_token, lifetime
+from functions.broker import assembly, decide, lifetime, replace_token
 from functions.broker.adapters import dynamodb, token_store
 from functions.broker.adapters.mint_ledger import MintLedger, Outcome
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.ports import AwsBusyError, AwsError, AwsUnavailableError
-from functions.broker.replace_token import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 
 def part(mutant: type) -> Patch:
-    """Replace what the mutant is a subclass of, where the policy is put together."""
-    (name,) = {base.__name__ for base in mutant.__mro__} & {
-        "TokenStore",
-        "MintLedger",
-        "TokenIssuer",
-    }
-    return lambda patch: patch.setattr(assembly, name, mutant)
+    """Replace what the mutant is a subclass of, where the policy is put together or takes it from."""
+    original = next(base for base in mutant.__mro__ if base.__module__.startswith("functions."))
+
+    def change(patch: pytest.MonkeyPatch) -> None:
+        for module in (assembly, sys.modules[original.__module__]):
+            if hasattr(module, original.__name__):
+                patch.setattr(module, original.__name__, mutant)
+
+    return change
 
 
 def figure(name: str, value: float, of: Any = lifetime) -> Patch:
@@ -299,28 +301,28 @@ def later_deadline(clock: RequestClock) -> RequestClock:
 
 def attempt(name: str, change: Callable[[Any], Any]) -> Patch:
     """Let every attempt have another value of a field."""
+    run = replace_token._Attempt.run
 
-    class Changed(Attempt):
-        def run(self) -> Any:
-            return Attempt.run(replace(self, **{name: change(getattr(self, name))}))
+    def run_changed(self: Any) -> Any:
+        return run(replace(self, **{name: change(getattr(self, name))}))
 
-    return lambda patch: patch.setattr(issue_token, "Attempt", Changed)
+    return lambda patch: patch.setattr(replace_token._Attempt, "run", run_changed)
 
 
 def expiry_from_the_answer(patch: pytest.MonkeyPatch) -> None:
     """Count the lifetime from the moment at which the answer came."""
-    exchange = Attempt._exchange
+    exchange = replace_token._Attempt._exchange
 
-    def exchange_and_count(self: Attempt, *parts: Any) -> ClearToken:
-        began = self.parts.ports.clock()
+    def exchange_and_count(self: Any, *parts: Any) -> ClearToken:
+        began = self.by.ports.clock()
         clear = exchange(self, *parts)
         expires_at = clear.token.expires_at_epoch_s
         if expires_at is None:
             return clear
-        later = replace(clear.token, expires_at_epoch_s=expires_at + self.parts.ports.clock() - began)
+        later = replace(clear.token, expires_at_epoch_s=expires_at + self.by.ports.clock() - began)
         return replace(clear, token=later)
 
-    patch.setattr(Attempt, "_exchange", exchange_and_count)
+    patch.setattr(replace_token._Attempt, "_exchange", exchange_and_count)
 
 
 # --- who is served what --------------------------------------------------------------------------------------------
@@ -336,7 +338,7 @@ class ReportIsIgnored(TokenIssuer):
 def any_min_ttl(patch: pytest.MonkeyPatch) -> None:
     """Let a caller ask for more validity than the longest lease."""
 
-    def make(parts: Any, longest_lease_s: float) -> TokenIssuer:
-        return TokenIssuer(parts, longest_lease_s=1e9)
+    def make(store: Any, replacer: Any, ports: Any, longest_lease_s: float) -> TokenIssuer:
+        return TokenIssuer(store, replacer, ports, longest_lease_s=1e9)
 
     patch.setattr(assembly, "TokenIssuer", make)

@@ -318,9 +318,9 @@ class World:
             cast("Any", self.cloud.dynamodb),
             cast("Any", self.cloud.kms),
             lambda: cast("Any", self.cloud.secrets),
+            lambda: cast("OAuthExchange", self.cloud.upstream),
         )
-        exchange = cast("OAuthExchange", self.cloud.upstream)
-        return assembly.assemble_policy(settings, clients, exchange, ports)
+        return assembly.assemble_policy(settings, clients, ports)
 
     def _freeze_at_look(self, instance: Instance) -> None:
         if instance.freeze and self.current is instance:

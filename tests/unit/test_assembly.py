@@ -64,7 +64,7 @@ def test_a_start_makes_the_clients_that_every_start_needs_and_no_other(
 
 
 def test_every_client_gives_up_in_time_and_repeats_nothing(broker: Broker, session: WatchedSession) -> None:
-    broker.issuer.parts.secrets._client()
+    broker.issuer.replacer()
 
     assert set(session.clients) == {"dynamodb", "kms", "secretsmanager"}
     for client in session.clients.values():
@@ -74,8 +74,8 @@ def test_every_client_gives_up_in_time_and_repeats_nothing(broker: Broker, sessi
 
 
 def test_what_the_environment_says_reaches_the_part_that_needs_it(broker: Broker) -> None:
-    parts = broker.issuer.parts
-    store, ledger, secrets, exchange = parts.store, parts.ledger, parts.secrets, parts.exchange
+    replacer = broker.issuer.replacer()
+    store, ledger, secrets, exchange = broker.store, replacer.ledger, replacer.secrets, replacer.exchange
 
     assert (store._table, store._key_arn, ledger._table) == ("the-table", KEY_ARN, "the-table")
     assert (secrets._prefix, secrets._default_token_url) == ("the/prefix", ENVIRONMENT["DEFAULT_TOKEN_URL"])
@@ -84,8 +84,16 @@ def test_what_the_environment_says_reaches_the_part_that_needs_it(broker: Broker
     assert broker.issuer.longest_lease_s == broker.settings.lease_seconds == 600
 
 
+def test_policy_and_handler_share_one_store_and_one_replacer_with_the_same_ports(broker: Broker) -> None:
+    issuer = broker.issuer
+
+    assert issuer.store is issuer.replacer().store is broker.store
+    assert issuer.replacer() is issuer.replacer()
+    assert issuer.ports is issuer.replacer().ports
+
+
 def test_time_chance_and_events_are_the_real_ones(broker: Broker, audit: Audit) -> None:
-    ports = broker.issuer.parts.ports
+    ports = broker.issuer.ports
 
     assert (ports.clock, ports.monotonic, ports.sleep) == (time.time, time.monotonic, time.sleep)
     assert ports.notice == audit.notice

@@ -164,8 +164,8 @@ class Times:
             900,
         )
         exchange: Any = self.upstream
-        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets)
-        return assemble_policy(settings, clients, exchange, ports)
+        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)
+        return assemble_policy(settings, clients, ports)
 
     def let_ask(
         self, moment_s: float, issuer: TokenIssuer, *, most_times: int = 1, run_s: float = DEADLINE_S
@@ -190,7 +190,7 @@ class Times:
         self.at(moment_s, ask)
 
     def _issue(self, issuer: TokenIssuer, run_s: float = DEADLINE_S) -> str:
-        deadline = issuer.parts.ports.clock() + run_s
+        deadline = issuer.ports.clock() + run_s
         return issuer.issue(TokenWanted("digishare", caller="caller"), deadline).clear.access_token
 
     def at(self, moment_s: float, work: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError
 from functions.broker.token import BEARER_TOKEN, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
@@ -50,15 +49,13 @@ class ConnectionSecrets:
     """The secrets `<prefix>/<connection>`.
 
     Args:
-        make_client: returns a Secrets Manager client with short time-outs; called at the first read.
+        client: for Secrets Manager, with short time-outs, that repeats nothing.
         prefix: without a slash at its end.
         default_token_url: for credentials that name no `token_url`.
     """
 
-    def __init__(
-        self, make_client: Callable[[], SecretsManagerClient], prefix: str, default_token_url: str
-    ) -> None:
-        self._client = functools.cache(make_client)
+    def __init__(self, client: SecretsManagerClient, prefix: str, default_token_url: str) -> None:
+        self._client = client
         self._prefix = prefix
         self._default_token_url = default_token_url
 
@@ -86,7 +83,7 @@ class ConnectionSecrets:
         return StoredCredential(version_id, stage, self._credential_in(_object_in(answer)))
 
     def _get(self, name: str, stage: str) -> tuple[str, Any]:
-        answer = self._client().get_secret_value(SecretId=name, VersionStage=stage)
+        answer = self._client.get_secret_value(SecretId=name, VersionStage=stage)
         return answer["VersionId"], answer  # a KeyError here is an answer that was cut off
 
     def _credential_in(self, value: Mapping[str, object]) -> ClientCredentials | PersonalAccessToken:
