@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from functions.broker import lifetime
 from functions.broker.ports import MintFailedError
@@ -53,27 +53,23 @@ class TokenWanted:
     caller: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(NamedTuple):
     """The record's token, as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Look again, at the latest at this moment (epoch s)."""
 
     until_epoch_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(NamedTuple):
     """Take the lock and replace the token."""
 
     need: Need
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """Tell the caller."""
 
     error: TokenBrokerError
@@ -202,8 +198,7 @@ def _obstacles(
 # --- what an attempt writes -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """The version of the secret that is next.
 
     Attributes:

@@ -6,7 +6,7 @@ What a look calls for is in `decide.py`, the figures in `lifetime.py`, lock and 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from functions.broker import lifetime
 from functions.broker.adapters.token_store import SealBrokenError
@@ -34,8 +34,7 @@ Source = Literal["memory", "table", "mint"]
 _FIRST_PAUSE_S, _TROUBLE_PAUSE_S = 0.05, 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(NamedTuple):
     """What a caller gets, and where it came from."""
 
     clear: ClearToken

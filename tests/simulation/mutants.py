@@ -287,7 +287,7 @@ def unreadable_previous_is_refused(patch: pytest.MonkeyPatch) -> None:
         candidate, ids = choose(readable, refused), {stored.version_id for stored in readable}
         missing = seen - ids
         seen.update(ids)
-        return replace(candidate, refused_after=(*missing, *candidate.refused_after))
+        return candidate._replace(refused_after=(*missing, *candidate.refused_after))
 
     patch.setattr(decide, "next_candidate", careless)
 
