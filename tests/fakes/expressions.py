@@ -67,11 +67,12 @@ def updated(expression: str, item: Item, placeholders: Placeholders) -> dict[str
 
 @functools.cache
 def _compile_update(expression: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    match = re.fullmatch(r"SET (?P<set>[^A-Z]+?)(?: REMOVE (?P<remove>[^A-Z]+))?", expression)
-    if match is None:
+    clauses = r"\s*(?:SET (?P<set>[^A-Z]+?))?(?:\s*REMOVE (?P<remove>[^A-Z]+))?"
+    match = re.fullmatch(clauses, expression)
+    if match is None or not expression.strip():
         raise UnknownExpressionError(expression)
     assigned: dict[str, str] = {}
-    for part in match["set"].split(","):
+    for part in match["set"].split(",") if match["set"] else ():
         assignment = re.fullmatch(r"\s*(#\w+)\s*=\s*(:\w+)\s*", part)
         if assignment is None:
             raise UnknownExpressionError(part)

@@ -39,7 +39,13 @@ _VALUES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"L": [{"N": "0"}, {"S": "x"}]},
     ]
 )
-_UPDATES = ("SET #a = :x", "SET #a = :x, #b = :y", "SET #b = :y REMOVE #a", "SET #a = :x REMOVE #c")
+_UPDATES = (
+    "SET #a = :x",
+    "SET #a = :x, #b = :y",
+    "SET #b = :y REMOVE #a",
+    "SET #a = :x REMOVE #c",
+    " REMOVE #a, #c",
+)
 _CALLS = st.lists(
     st.fixed_dictionaries(
         {
@@ -66,6 +72,8 @@ def answer_of(dynamodb: Any, call: dict[str, Any], key: str) -> object:
         "ReturnValues": "ALL_NEW",
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
+    if not request["ExpressionAttributeValues"]:
+        del request["ExpressionAttributeValues"]
     if call["condition"]:
         request["ConditionExpression"] = call["condition"]
     try:

@@ -174,6 +174,12 @@ def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> 
     assert backend.store.read("digishare").failure is None
 
 
+def test_a_lock_may_be_all_that_is_removed(backend: Backend) -> None:
+    held = locked(backend.store)
+    assert backend.store.write(held, replace(held, lock=None)) == replace(held, lock=None)
+    assert backend.store.read("digishare") == replace(held, lock=None)
+
+
 def test_only_what_differs_is_written(backend: Backend) -> None:
     held = locked(backend.store)
     backend.dynamodb.update_item(

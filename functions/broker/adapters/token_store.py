@@ -166,9 +166,8 @@ class TokenStore:
         condition: str,
         expected: Mapping[str, object],
     ) -> TokenRecord:
-        expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
-        if removed:
-            expression += " REMOVE " + ", ".join(f"#{name}" for name in removed)
+        expression = f"SET {', '.join(f'#{name} = :{name}' for name in values)}" if values else ""
+        expression += f" REMOVE {', '.join(f'#{name}' for name in removed)}" if removed else ""
         attributes = call_aws(
             lambda: self._dynamodb.update_item(
                 TableName=self._table,
