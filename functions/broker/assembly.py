@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import botocore.config
 import botocore.session
 
+from functions.broker.adapters.aws_calls import call_aws
 from functions.broker.adapters.token_store import TokenStore
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import TokenIssuer
@@ -121,7 +122,7 @@ def assemble_policy(settings: Settings, clients: Clients, ports: Ports) -> Token
         from functions.broker.adapters.mint_ledger import MintLedger  # noqa: PLC0415
         from functions.broker.replace_token import TokenReplacer  # noqa: PLC0415
 
-        client = clients.make_secretsmanager()
+        client = call_aws(clients.make_secretsmanager)
         secrets = ConnectionSecrets(client, settings.secret_prefix, settings.default_token_url)
         ledger = MintLedger(clients.dynamodb, table=settings.token_table)
         return TokenReplacer(store, ledger, secrets, clients.make_exchange(), ports)

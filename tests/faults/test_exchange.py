@@ -20,6 +20,7 @@ from token_broker import bounded_http
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
     from local.digishare.faults import Fault
     from local.fake_digishare import FakeDigishare
@@ -114,6 +115,23 @@ def test_prepare_sends_nothing_and_leaves_only_the_sending(
     monkeypatch.setattr(bounded_http, "new_session", None)
     exchange_for("one", exchange, digishare)
     assert len(digishare.calls) == 1
+
+
+@pytest.mark.parametrize(("content", "how"), [(None, "FileNotFoundError"), ("no certificate", "SSLError")])
+def test_ca_certificates_that_cannot_be_loaded_are_a_failure_like_others(
+    content: str | None, how: str, digishare: FakeDigishare, tmp_path: Path
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_text(content)
+    credential = credential_of("a", digishare)
+    host = digishare.url.removeprefix("https://")
+    exchange = OAuthExchange(frozenset({host}), str(file), time.time)
+
+    with pytest.raises(MintFailedError, match="ca_file_unusable") as failed:
+        exchange.prepare(credential)
+    assert failed.value.kind is FailureKind.NOTHING_ISSUED
+    assert failed.value.problem == f"the CA certificates for the upstream cannot be loaded ({how})"
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
+from botocore.exceptions import DataNotFoundError
 
-from functions.broker.assembly import assemble, new_session
+from functions.broker.adapters.token_store import TokenStore
+from functions.broker.assembly import Clients, assemble, assemble_policy, new_session
 from functions.broker.audit import Audit
-from functions.broker.settings import SettingsError
+from functions.broker.decide import TokenWanted
+from functions.broker.lifetime import token_id_of
+from functions.broker.ports import Ports
+from functions.broker.settings import Settings, SettingsError
+from functions.broker.token import Lock, Token, TokenRecord
+from tests.fakes.aws import FakeDynamoDB, FakeKMS
 
 if TYPE_CHECKING:
     from functions.broker.assembly import Broker
@@ -126,3 +134,24 @@ def test_the_loggers_that_print_secrets_are_silent_before_the_first_line_is_logg
     Audit()
 
     assert [logger.level for logger in loggers] == [logging.WARNING] * 4
+
+
+def test_a_client_that_cannot_be_made_leaves_a_due_token_in_service(audit: Audit) -> None:
+    dynamodb: Any = FakeDynamoDB(table="the-table")
+    kms: Any = FakeKMS(key_arn=KEY_ARN)
+    store, now = TokenStore(dynamodb, kms, table="the-table", key_arn=KEY_ARN), time.time()
+    token = Token(token_id_of("T1"), now - 1_000, now + 10, 1_010.0, None, "v1")
+    seen = TokenRecord("digishare")
+    held = store.write(seen, replace(seen, fence=1, lock=Lock("somebody", now)))
+    assert held
+    store.write(held, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
+
+    def make() -> Any:
+        raise DataNotFoundError(data_path="secretsmanager")
+
+    settings = Settings.from_environment(ENVIRONMENT)
+    ports = Ports(time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice)
+    issuer = assemble_policy(settings, Clients(dynamodb, kms, make, make), ports)
+
+    issued = issuer.issue(TokenWanted("digishare"), now + 30.4)
+    assert (issued.clear.access_token, issued.source) == ("T1", "table")

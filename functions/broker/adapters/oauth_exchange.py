@@ -67,7 +67,7 @@ class OAuthExchange:
         """Do all that comes before sending: check the token URL, load the HTTP stack. Sends nothing.
 
         Raises:
-            MintFailedError: the URL is malformed, or its host may not be called.
+            MintFailedError: the URL is malformed, its host may not be called, or no CA certificates can be loaded.
         """
         self._refuse_foreign_host(credential.token_url)
         self._open_session()
@@ -111,7 +111,13 @@ class OAuthExchange:
         from token_broker import bounded_http  # noqa: PLC0415 - see above
 
         if self._session is None:
-            self._session = bounded_http.new_session(self._ca_file)
+            try:
+                self._session = bounded_http.new_session(self._ca_file)
+            except OSError as error:  # ssl.SSLError is one
+                problem = f"the CA certificates for the upstream cannot be loaded ({type(error).__name__})"
+                raise MintFailedError(
+                    "ca_file_unusable", FailureKind.NOTHING_ISSUED, problem=problem
+                ) from None
         return self._session
 
     def _refuse_foreign_host(self, token_url: str) -> None:
