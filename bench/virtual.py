@@ -21,7 +21,7 @@ from functions.broker.ports import Ports
 from functions.broker.settings import Settings
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Operation, Wire, aws_error
+from tests.fakes.wire import Operation, Wire, aws_error, throw
 from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class VirtualFleet:
             randomness=self._chance.random,
             new_id=lambda: f"owner-{next(self._numbers)}",
             notice=lambda name, _facts: self.tally.calls.update([f"notice.{name}"]),
+            notice_bug=throw,
         )
 
     def new_instance(self) -> TokenIssuer:

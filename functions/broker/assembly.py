@@ -90,6 +90,7 @@ def assemble(
         randomness=random.SystemRandom().random,
         new_id=lambda: uuid.uuid4().hex,
         notice=audit.notice,
+        notice_bug=audit.notice_bug,
     )
     issuer = assemble_policy(settings, clients, ports)
     return Broker(settings, load_grants(), audit, issuer.store, issuer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from functions.broker.grants import GrantsError
 from functions.broker.settings import SettingsError
-from token_broker.telemetry import new_logger, quiet_sdk_loggers, write_metric_line
+from token_broker.telemetry import new_logger, quiet_logging, write_metric_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Audit:
     """Collects the facts of the request that is being answered. Serves one request at a time."""
 
     def __init__(self) -> None:
-        quiet_sdk_loggers()
+        quiet_logging()
         self._facts: dict[str, object] = {}
         self._events: Counter[str] = Counter()
 

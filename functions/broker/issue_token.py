@@ -233,11 +233,15 @@ class _Request:
             if is_report:
                 raise _personal_token_refused() from None
             return self._serve(record)
-        except AwsError as error:
+        except Exception as error:
+            # Whatever goes wrong: a token that is valid is served.
             now = self.clock.now()
             if not is_usable(record, self.wanted, now):
                 raise
-            self._notice(error.event, error)
+            if isinstance(error, AwsError):
+                self._notice(error.event, error)
+            else:
+                self.issuer.ports.notice_bug(error)
             known.left_alone = token_id, now + lifetime.TRUST_S
             return self._serve(record)
         if replaced is None:

@@ -24,6 +24,7 @@ class Ports:
         notice: told of every event worth counting, by name, with facts that are safe to log: "Mint", "MintFailed",
             "PublishLost", "PreviousSecretUsed", "SealBroken", "SecretUnreadable", "AwsUnavailable", "AwsBusy",
             "AwsRefused".
+        notice_bug: told of an error that nobody has foreseen, while it is handled.
     """
 
     clock: Callable[[], float]
@@ -32,6 +33,7 @@ class Ports:
     randomness: Callable[[], float]
     new_id: Callable[[], str]
     notice: Callable[[str, dict[str, object]], None]
+    notice_bug: Callable[[Exception], None]
 
 
 class RequestClock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken, StoredCredential
 from functions.broker.adapters.oauth_exchange import TokenAnswer
+from functions.broker.audit import Audit
 from functions.broker.decide import Candidate
 from functions.broker.issue_token import Issued
 from functions.broker.token import ClearToken, SealedToken, Token, TokenRecord
@@ -164,6 +166,22 @@ def test_what_the_broker_holds_does_not_show_itself(
 )
 def test_what_holds_a_secret_or_a_token_does_not_show_it(made: object) -> None:
     assert "canary" not in f"{made} {made!r}"
+
+
+def test_a_log_line_that_cannot_be_written_does_not_show_the_error_that_is_being_handled(
+    fresh_log: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit()
+    closed = io.StringIO()
+    closed.close()
+    (handler,) = audit._logger.handlers
+    monkeypatch.setattr(handler, "stream", closed)
+    try:
+        int(CANARY_SECRET)
+    except ValueError as error:  # its text has what could not be converted
+        audit.notice_bug(error)
+
+    assert CANARY_SECRET not in "".join(capfd.readouterr())
 
 
 def test_the_callers_own_credentials_are_not_logged(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
@@ -83,3 +83,8 @@ def no_connection() -> BotoCoreError:
 def no_answer() -> BotoCoreError:
     """Return the error of an answer that never came: the call may have taken effect."""
     return ReadTimeoutError(endpoint_url=_ENDPOINT)
+
+
+def throw(bug: Exception) -> NoReturn:
+    """Raise what the policy would bear: where everything is a fake, it is a test's own finding."""
+    raise bug

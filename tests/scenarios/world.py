@@ -21,7 +21,7 @@ from functions.broker.ports import Ports
 from functions.broker.settings import Settings
 from functions.broker.status import describe
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
+from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection, throw
 from tests.scenarios.upstream import TOKEN_URL, Crash, ScriptedUpstream
 from tests.scenarios.words import CONNECTION, KEY_ARN, Json, Words, contacts, is_as_foreseen
 from token_broker.errors import TokenBrokerError
@@ -331,6 +331,7 @@ class World:
             randomness=lambda: self._chance,
             new_id=new_id,
             notice=notice,
+            notice_bug=throw,
         )
         exchange = OAuthExchange(settings.upstream_hosts, None, clock)
         clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)

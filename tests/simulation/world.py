@@ -20,6 +20,7 @@ from functions.broker.issue_token import Issued
 from functions.broker.lifetime import token_id_of
 from functions.broker.ports import Ports
 from functions.broker.settings import Settings
+from tests.fakes.wire import throw
 from tests.simulation import decisions as d
 from tests.simulation.cloud import AWS_TIMEOUT_S, Cloud
 from tests.simulation.decisions import CONNECTIONS, Fault
@@ -304,6 +305,7 @@ class World:
             randomness=self.random.random,
             new_id=lambda: f"owner-{self.next_number()}",
             notice=self._notice,
+            notice_bug=throw,
         )
         settings = Settings(
             token_table="tokens",

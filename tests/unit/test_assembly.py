@@ -136,7 +136,16 @@ def test_the_loggers_that_print_secrets_are_silent_before_the_first_line_is_logg
     assert [logger.level for logger in loggers] == [logging.WARNING] * 4
 
 
-def test_a_client_that_cannot_be_made_leaves_a_due_token_in_service(audit: Audit) -> None:
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (DataNotFoundError(data_path="secretsmanager"), "AwsRefused"),
+        (RuntimeError("canary-secret"), "Bug"),
+    ],
+)
+def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
+    error: Exception, event: str, audit: Audit, fresh_log: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     dynamodb: Any = FakeDynamoDB(table="the-table")
     kms: Any = FakeKMS(key_arn=KEY_ARN)
     store, now = TokenStore(dynamodb, kms, table="the-table", key_arn=KEY_ARN), time.time()
@@ -145,13 +154,42 @@ def test_a_client_that_cannot_be_made_leaves_a_due_token_in_service(audit: Audit
     held = store.write(seen, replace(seen, fence=1, lock=Lock("somebody", now)))
     assert held
     store.write(held, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
+    asked: list[str] = []
 
     def make() -> Any:
-        raise DataNotFoundError(data_path="secretsmanager")
+        asked.append("made")
+        raise error
 
     settings = Settings.from_environment(ENVIRONMENT)
-    ports = Ports(time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice)
+    ports = Ports(
+        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
+    )
     issuer = assemble_policy(settings, Clients(dynamodb, kms, make, make), ports)
 
-    issued = issuer.issue(TokenWanted("digishare"), now + 30.4)
-    assert (issued.clear.access_token, issued.source) == ("T1", "table")
+    answers = [issuer.issue(TokenWanted("digishare"), now + 30.4) for _ in range(3)]
+    assert [(issued.clear.access_token, issued.source) for issued in answers] == [
+        ("T1", "table"),
+        ("T1", "memory"),
+        ("T1", "memory"),
+    ]
+    assert asked == ["made"]  # for a minute it is left alone
+    out = "".join(capsys.readouterr())
+    assert f'"{event}"' in out
+    assert "canary" not in out
+
+
+def test_an_unforeseen_error_without_a_usable_token_is_one_of_the_request(audit: Audit) -> None:
+    dynamodb: Any = FakeDynamoDB(table="the-table")
+    kms: Any = FakeKMS(key_arn=KEY_ARN)
+
+    def make() -> Any:
+        raise RuntimeError
+
+    ports = Ports(
+        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
+    )
+    issuer = assemble_policy(
+        Settings.from_environment(ENVIRONMENT), Clients(dynamodb, kms, make, make), ports
+    )
+    with pytest.raises(RuntimeError):
+        issuer.issue(TokenWanted("digishare"), time.time() + 30.4)

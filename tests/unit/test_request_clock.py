@@ -24,6 +24,7 @@ class Clocks:
             randomness=lambda: 0.5,
             new_id=lambda: "id",
             notice=lambda *_: None,
+            notice_bug=lambda _: None,
         )
 
     def pass_time(self, wall_s: float, monotonic_s: float) -> None:

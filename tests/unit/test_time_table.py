@@ -29,7 +29,7 @@ from functions.broker.settings import Settings
 from functions.broker.token import MOST_EXCHANGES_AT_ONCE
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Wire
+from tests.fakes.wire import Wire, throw
 from token_broker.errors import TemporarilyUnavailable
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ class Times:
             randomness=lambda: randomness,
             new_id=lambda: f"owner-{next(self._numbers)}",
             notice=lambda event, _facts: self.events.update([event]),
+            notice_bug=throw,
         )
         settings = Settings(
             "tokens",

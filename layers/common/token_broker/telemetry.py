@@ -23,11 +23,13 @@ NAMESPACE = "TokenBroker"
 _LOGGERS_THAT_PRINT_SECRETS = ("boto3", "botocore", "urllib3", "requests")
 
 
-def quiet_sdk_loggers() -> None:
+def quiet_logging() -> None:
     """Pin the loggers that print request bodies and secret strings in clear at DEBUG, whatever the environment says.
 
-    Lambda's ApplicationLogLevel reaches the root logger, and with it all that are not pinned.
+    Lambda's ApplicationLogLevel reaches the root logger, and with it all that are not pinned. A log line that cannot be
+    written is lost without a word: Python would print the error that is being handled meanwhile, its text included.
     """
+    logging.raiseExceptions = False
     for name in _LOGGERS_THAT_PRINT_SECRETS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -37,7 +39,7 @@ def new_logger(service: str) -> Logger:
     # Only what goes wrong is logged: most instances end without having loaded it.
     from aws_lambda_powertools import Logger  # noqa: PLC0415 - see above
 
-    quiet_sdk_loggers()
+    quiet_logging()
     return Logger(service=service, log_uncaught_exceptions=False)
 
 
