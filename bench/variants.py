@@ -43,12 +43,21 @@ _HABITS: Final = {
     "secretsmanager": (
         "the Secrets Manager client at start",
         (
-            "import functions.broker.adapters.client_secret as module\n"
-            "_make = module.ConnectionSecrets.__init__\n"
-            "def __init__(self, make_client, *args):\n"
-            "    client = make_client()\n"
-            "    _make(self, lambda: client, *args)\n"
-            "module.ConnectionSecrets.__init__ = __init__\n"
+            "import dataclasses, functions.broker.handler\n"
+            "from functions.broker import assembly\n"
+            "_assemble = assembly.assemble_policy\n"
+            "def assemble_policy(settings, clients, ports):\n"
+            "    client = clients.make_secretsmanager()\n"
+            "    made = dataclasses.replace(clients, make_secretsmanager=lambda: client)\n"
+            "    return _assemble(settings, made, ports)\n"
+            "assembly.assemble_policy = assemble_policy\n"
+        ),
+    ),
+    "exchange": (
+        "the modules of an exchange at start",
+        (
+            "import functions.broker.handler, functions.broker.replace_token\n"
+            "from functions.broker.adapters import client_secret, mint_ledger, oauth_exchange\n"
         ),
     ),
     "metrics": (

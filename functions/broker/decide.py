@@ -236,7 +236,7 @@ def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: fl
 
 
 def unlocked(held: TokenRecord, seen: TokenRecord) -> TokenRecord:
-    """Return a record without its lock, as if nothing had been tried since it was seen without one."""
+    """Return a record without its lock, as if nothing had been tried since `seen` was read."""
     return replace(
         held, lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
     )
