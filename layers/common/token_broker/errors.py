@@ -129,7 +129,7 @@ class NotConfigured(TokenBrokerError):
 
 
 class NoCredentials(TokenBrokerError):
-    """botocore's usual chain found no AWS credentials to sign with."""
+    """botocore's usual chain found no AWS credentials to sign with, or some that cannot be used."""
 
     code = "no_credentials"
 
@@ -138,6 +138,13 @@ class CredentialsExpired(TokenBrokerError):
     """There are AWS credentials, but they have expired: sign in again."""
 
     code = "credentials_expired"
+
+
+class CredentialsUnavailable(TokenBrokerError):
+    """What should have given AWS credentials did not answer, or was throttled: the same can succeed later."""
+
+    code = "credentials_unavailable"
+    retryable = True
 
 
 class BrokerUnreachable(TokenBrokerError):

@@ -82,6 +82,10 @@ _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
     errors.InvalidScope: (Exit.USAGE, "leave the scope out"),
     errors.NoCredentials: (Exit.ACCESS_DENIED, "sign in (aws sso login), or set AWS_PROFILE"),
     errors.CredentialsExpired: (Exit.ACCESS_DENIED, "sign in again: aws sso login"),
+    errors.CredentialsUnavailable: (
+        Exit.TEMPORARY,
+        "try again; `aws sts get-caller-identity` shows whether the AWS identity works",
+    ),
     errors.RefusedByAws: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it finds which permission, key, clock or region"),
     errors.AccessDenied: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it prints the grant to ask for"),
     errors.SlowDown: (Exit.TEMPORARY, "wait, then try again"),
