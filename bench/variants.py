@@ -39,7 +39,7 @@ _HABITS: Final = {
             "botocore.session.Session.create_client = create_client\n"
         ),
     ),
-    "requests": ("the upstream's HTTP stack at start", "import token_broker.bounded_http\n"),
+    "requests": ("the upstream's HTTP stack at start", "import lambda_support.upstream_http\n"),
     "secretsmanager": (
         "the Secrets Manager client at start",
         (

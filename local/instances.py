@@ -235,7 +235,7 @@ _LOADED_BY_AN_EXCHANGE = (
     "functions.broker.adapters.mint_ledger",
     "functions.broker.adapters.oauth_exchange",
     "functions.broker.replace_token",
-    "token_broker.bounded_http",
+    "lambda_support.upstream_http",
     "requests",
 )
 

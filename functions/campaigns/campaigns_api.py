@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from token_broker.bounded_http import AnswerNotJson, ExchangeError, UnusableRequest, exchange_json
+from lambda_support.upstream_http import exchange_json
+from token_broker.bounded_http import AnswerNotJson, CallError, UnusableRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ class CampaignsApi:
     """The campaigns endpoint, for one run.
 
     Args:
-        session: from `bounded_http.new_session`.
+        session: from `upstream_http.new_session`.
         base_url: such as "https://api.digishare.ma/v1".
         bearer: returns a token; gets the token that was just refused with 401, or None.
         time_left_s: seconds in which the run must have ended.
@@ -162,7 +163,7 @@ class CampaignsApi:
             )
         except UnusableRequest as error:
             raise CampaignsUnreadable("unexpected_answer", page, str(error)) from None
-        except ExchangeError as error:
+        except CallError as error:
             return None, str(error)
         return response, f"HTTP {response.status}"
 

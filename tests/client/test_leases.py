@@ -185,16 +185,16 @@ class _Waiting(threading.Thread):
     def __init__(self, client: BrokerClient, act: Callable[[], None]) -> None:
         super().__init__()
         self.is_waiting = threading.Event()
-        flight = client._flight
-        assert flight is not None
-        wait = flight.landed.wait
+        question = client._question
+        assert question is not None
+        wait = question.is_over.wait
         is_waiting = self.is_waiting
 
         def wait_and_tell(timeout: float | None = None) -> bool:
             is_waiting.set()
             return wait(timeout)
 
-        flight.landed.wait = wait_and_tell  # type: ignore[method-assign] # observed, not replaced
+        question.is_over.wait = wait_and_tell  # type: ignore[method-assign] # observed, not replaced
         self._act = act
 
     def run(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,14 +13,16 @@ from functions.broker.adapters.oauth_exchange import OAuthExchange
 from functions.broker.lifetime import token_id_of
 from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
+from lambda_support import upstream_http
 from local.digishare import faults
 from local.digishare.model import Client
 from tests.faults.upstream_cases import CASES, LEFTOVERS, ODD_WRAPPINGS, wrapped
 from token_broker import bounded_http
 
 if TYPE_CHECKING:
-    import ssl
     from pathlib import Path
+
+    from urllib3.connection import HTTPConnection
 
     from local.digishare.faults import Fault
     from local.fake_digishare import FakeDigishare
@@ -66,24 +68,15 @@ def test_a_connection_that_is_kept_would_be_noticed(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: the connection goes back to a pool, for the next call."""
-    kept: list[ssl.SSLSocket] = []
-    connect = bounded_http._Call.connect
+    kept: list[_Kept] = []
+    make = bounded_http._Call._connection
 
-    class Kept:
-        def __init__(self, connection: ssl.SSLSocket) -> None:
-            self._connection = connection
+    def make_or_reuse(call: bounded_http._Call, *where: Any) -> _Kept:
+        if not kept:
+            kept.append(_Kept(make(call, *where)))
+        return kept[0]
 
-        def __enter__(self) -> ssl.SSLSocket:
-            return self._connection
-
-        def __exit__(self, *_: object) -> None:
-            kept[:] = [self._connection]
-
-    def connect_or_reuse(call: bounded_http._Call, tls: ssl.SSLContext) -> Kept:
-        return Kept(kept.pop() if kept else connect(call, tls))
-
-    monkeypatch.setattr(bounded_http._Call, "connect", connect_or_reuse)
-    monkeypatch.setattr(bounded_http._Call, "send", _send_keeping_alive)
+    monkeypatch.setattr(bounded_http._Call, "_connection", make_or_reuse)
     digishare.fail("token", LEFTOVERS["204 with an answer behind"])
     with suppress(MintFailedError):
         exchange_for("one", exchange, digishare)
@@ -92,19 +85,34 @@ def test_a_connection_that_is_kept_would_be_noticed(
     end_s = time.monotonic() + 5
     while len(digishare.calls) < 2 and time.monotonic() < end_s:
         time.sleep(0.01)
-    kept.pop().close()
+    kept.pop().connection.close()
     assert len(digishare.calls) == 2
 
     owners = [m.client_id for m in digishare.mints if m.token_id == token_id_of(answer.access_token)]
     assert owners == ["one"]
 
 
-_send = bounded_http._Call.send
+class _Kept:
+    """A connection that stays open when it is closed, and asks the server for the same."""
 
+    def __init__(self, connection: HTTPConnection) -> None:
+        self.connection = connection
 
-def _send_keeping_alive(call: bounded_http._Call, connection: ssl.SSLSocket) -> None:
-    call._prepared.headers["Connection"] = "keep-alive"
-    _send(call, connection)
+    @property
+    def sock(self) -> Any:
+        return self.connection.sock
+
+    def connect(self) -> None:
+        if self.connection.sock is None:
+            self.connection.connect()
+
+    def request(self, method: str, target: str, body: bytes, headers: dict[str, str]) -> None:
+        # The standard library allows for no second request before it has read the first one's answer.
+        vars(self.connection)["_HTTPConnection__state"] = "Idle"
+        self.connection.request(method, target, body, {**headers, "Connection": "keep-alive"})
+
+    def close(self) -> None:
+        """Keep it."""
 
 
 def test_prepare_sends_nothing_and_leaves_only_the_sending(
@@ -112,7 +120,7 @@ def test_prepare_sends_nothing_and_leaves_only_the_sending(
 ) -> None:
     exchange.prepare(credential_of("one", digishare))
     assert digishare.calls == []
-    monkeypatch.setattr(bounded_http, "new_session", None)
+    monkeypatch.setattr(upstream_http, "new_session", None)
     exchange_for("one", exchange, digishare)
     assert len(digishare.calls) == 1
 

@@ -12,6 +12,7 @@ import requests
 
 from functions.broker.adapters.mint_ledger import Outcome
 from functions.broker.token import MOST_EXCHANGES_AT_ONCE
+from lambda_support import upstream_http
 from local.digishare import faults
 from local.fake_digishare import FakeDigishare
 from tests.faults.instances import ONE_ATTEMPT_S, ask
@@ -77,7 +78,7 @@ def test_a_followed_redirect_would_be_noticed(
             )
         raise bounded_http.NoAnswer("whatever it was")
 
-    monkeypatch.setattr(bounded_http, "exchange_json", exchange_carelessly)
+    monkeypatch.setattr(upstream_http, "exchange_json", exchange_carelessly)
     digishare.fail("token", faults.redirect(status=307, location=f"https://{elsewhere.host}/v1/oauth/token"))
     ask(instances.one, instances.operator.new_connection(), ONE_ATTEMPT_S)
 

@@ -29,6 +29,7 @@ NOT_AT_START = {
     "functions.broker.adapters.oauth_exchange",
     "functions.broker.replace_token",
     "s3transfer",
+    "lambda_support.upstream_http",
     "token_broker.bounded_http",
     "token_broker.client",
 }

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from lambda_support import upstream_http
 from tests.scenarios.world import World
-from token_broker import bounded_http
 
 _HERE = Path(__file__).parent
 _TOPICS = _HERE / "topics.json"
@@ -32,8 +32,8 @@ SCENARIOS = _scenarios()
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario["name"] for scenario in SCENARIOS])
 def test_scenario(scenario: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(scenario)
-    monkeypatch.setattr(bounded_http, "exchange_json", world.upstream.exchange_json)
-    monkeypatch.setattr(bounded_http, "new_session", lambda _: None)
+    monkeypatch.setattr(upstream_http, "exchange_json", world.upstream.exchange_json)
+    monkeypatch.setattr(upstream_http, "new_session", lambda _: None)
 
     problems = world.play()
 

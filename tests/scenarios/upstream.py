@@ -23,7 +23,7 @@ class Crash(BaseException):
 
 
 class ScriptedUpstream:
-    """Stands in for `bounded_http.exchange_json`.
+    """Stands in for `upstream_http.exchange_json`.
 
     Args:
         replies: what is to be answered, in this order.

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import trustme
 
+from lambda_support import upstream_http
+from lambda_support.upstream_http import exchange_json, new_session
 from local.digishare import faults
 from local.digishare.model import Client
 from local.digishare.server import FakeDigishare
@@ -27,13 +29,11 @@ from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
     BoundedResponse,
+    CallError,
     CertificateRefused,
     ConnectFailed,
-    ExchangeError,
     NoAnswer,
     UnusableRequest,
-    exchange_json,
-    new_session,
 )
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def post(session: requests.Session, url: str, **changes: Any) -> BoundedResponse
     return exchange_json(session, "POST", f"{url}/v1/oauth/token", **arguments | changes)
 
 
-def failure_of(call: Callable[[], object]) -> ExchangeError:
+def failure_of(call: Callable[[], object]) -> CallError:
     """Return what the call raises, having checked that it holds no secret and came in time."""
     start = time.monotonic()
-    with pytest.raises(ExchangeError) as caught:
+    with pytest.raises(CallError) as caught:
         call()
     assert time.monotonic() - start < PROMPT_S
     assert_holds_no_secret(caught.value)
@@ -103,7 +103,7 @@ def assert_holds_no_secret(error: BaseException) -> None:
     assert CANARY not in f"{error}{error!r}{error.args}{vars(error)}"
     assert error.__cause__ is None
     assert error.__context__ is None
-    ours = {__file__, bounded_http.__file__}
+    ours = {__file__, bounded_http.__file__, upstream_http.__file__}
     step = error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename not in ours:
@@ -431,7 +431,7 @@ def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
     digishare.fail("token", faults.huge_body(), times=3)
     with new_session(str(digishare.ca_file)) as session:
         for _ in range(6):
-            with pytest.raises(ExchangeError):
+            with pytest.raises(CallError):
                 post(session, digishare.url, total_timeout_s=0.1)
         post(session, digishare.url, total_timeout_s=5)
         assert descriptors() == 0

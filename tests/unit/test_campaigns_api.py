@@ -9,10 +9,10 @@ import pytest
 
 from functions.campaigns import campaigns_api
 from functions.campaigns.campaigns_api import CampaignsApi, CampaignsUnreadable
+from lambda_support.upstream_http import new_session
 from local.digishare import faults
 from local.digishare.model import PersonalAccessToken
 from local.digishare.tokens import token_id
-from token_broker.bounded_http import new_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import requests
 
     from functions.broker.adapters.client_secret import ClientCredentials
-    from token_broker.bounded_http import BoundedResponse, ExchangeError
+    from token_broker.bounded_http import BoundedResponse, CallError
 
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 64 * 1024
@@ -73,7 +73,7 @@ class OAuthExchange:
         self._open_session()
 
     def exchange(self, credential: ClientCredentials, timeout_s: float) -> TokenAnswer:
-        """Exchange the credential for a token; blocks for at most `timeout_s` (name resolution apart).
+        """Exchange the credential for a token; blocks for at most `timeout_s`.
 
         The first exchange of an instance takes longer unless `prepare` came before.
 
@@ -82,7 +82,8 @@ class OAuthExchange:
         """
         self._refuse_foreign_host(credential.token_url)
         session = self._open_session()
-        from token_broker import bounded_http  # noqa: PLC0415 - loaded already
+        from lambda_support import upstream_http  # noqa: PLC0415 - loaded already
+        from token_broker.bounded_http import CallError  # noqa: PLC0415 - loaded already
 
         body = {
             "grant_type": "client_credentials",
@@ -92,7 +93,7 @@ class OAuthExchange:
         if credential.scope:
             body["scope"] = credential.scope
         try:
-            response = bounded_http.exchange_json(
+            response = upstream_http.exchange_json(
                 session,
                 "POST",
                 credential.token_url,
@@ -102,17 +103,17 @@ class OAuthExchange:
                 connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s),
                 max_body_bytes=LONGEST_ANSWER_BYTES,
             )
-        except bounded_http.ExchangeError as error:
+        except CallError as error:
             raise _unanswered(error) from None
         return self._token_of(response)
 
     def _open_session(self) -> requests.Session:
         # Only a mint needs the HTTP stack, and nearly every start of an instance ends without one.
-        from token_broker import bounded_http  # noqa: PLC0415 - see above
+        from lambda_support import upstream_http  # noqa: PLC0415 - see above
 
         if self._session is None:
             try:
-                self._session = bounded_http.new_session(self._ca_file)
+                self._session = upstream_http.new_session(self._ca_file)
             except OSError as error:  # ssl.SSLError is one
                 problem = f"the CA certificates for the upstream cannot be loaded ({type(error).__name__})"
                 raise MintFailedError(
@@ -158,7 +159,7 @@ class OAuthExchange:
         )
 
 
-def _unanswered(error: ExchangeError) -> MintFailedError:
+def _unanswered(error: CallError) -> MintFailedError:
     if error.may_have_been_processed:
         return MintFailedError("upstream_no_answer", FailureKind.MAY_HAVE_ISSUED, problem=str(error))
     code = _CODES_OF_UNSENT.get(error.code, "upstream_unreachable")

@@ -1,67 +1,75 @@
-"""The one way in which the functions call the upstream: bounded in time and size, and silent about secrets.
+"""One HTTP call that is over in time: the way to the broker and to the upstream, silent about secrets.
 
-Every call has a connection of its own, closed afterwards: what an upstream leaves on one (an interim answer, a late
+Every call has a connection of its own, closed afterwards: what a server leaves on one (an interim answer, a late
 duplicate, junk behind a 204) must not become the answer to another call.
-
-Importing this module imports requests, which takes long at a cold start: import it where the first call is made.
 
 A read time-out alone bounds nothing: it starts again with every byte, so a server that drips can hold a caller for
 as long as it likes. Here a timer shuts the connection's socket down when the whole call's time is over, which ends
-a handshake, a send or a read at once. The one exception is the lookup of the host's name, which the operating
-system bounds (`options timeout` of resolv.conf).
+a handshake, a send or a read at once. A lookup of the host's name cannot be ended: it is left behind in a thread.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING, NoReturn, cast
+from functools import partial
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-import certifi
-import requests
-from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection, HTTPSConnection, ProxyConfig
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import parse_url
 
 from token_broker.http_answer import TooLongError, UnreadableError, read_answer
+from token_broker.token_hosts import is_private_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-_CAUSES = (UnreadableError, HTTPException, OSError, ValueError)
-_SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,15})?")
+    from urllib3.util import Url
+
+_T = TypeVar("_T")
+
+_PORTS: Final = {"http": 80, "https": 443}
+_CAUSES: Final = (UnreadableError, HTTPError, HTTPException, OSError, ValueError, RuntimeError)
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_TARGET: Final = re.compile(r"[!-~]+")
+_SECONDS: Final = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,15})?")
 
 
-class ExchangeError(Exception):
-    """Root of what `exchange_json` raises. Never holds a URL, header, body or cause: logging one is always safe.
+class CallError(Exception):
+    """Root of what `call` raises. Never holds a URL, header, body or cause: logging one is always safe.
 
     Attributes:
         code: for programs and metrics.
-        may_have_been_processed: False only if the upstream cannot have acted on the request.
+        may_have_been_processed: False only if the server cannot have acted on the request.
     """
 
-    code = "exchange_failed"
+    code = "call_failed"
     may_have_been_processed = True
 
 
-class UnusableRequest(ExchangeError, ValueError):
-    """Nothing was sent: not an https URL, or a header or body that cannot be sent as it is."""
+class UnusableRequest(CallError, ValueError):
+    """Nothing was sent: the URL is malformed or would show the request on the way, or a header cannot be sent."""
 
     code = "unusable_request"
     may_have_been_processed = False
 
 
-class ConnectFailed(ExchangeError):
-    """No connection: name, address, or TLS (an untrusted certificate included); the request was not sent."""
+class ConnectFailed(CallError):
+    """No connection: name, address, proxy, or TLS (an untrusted certificate included); the request was not sent."""
 
     code = "connect_failed"
     may_have_been_processed = False
@@ -73,19 +81,19 @@ class CertificateRefused(ConnectFailed):
     code = "certificate_refused"
 
 
-class NoAnswer(ExchangeError):
+class NoAnswer(CallError):
     """The request was sent, or a part of it, and no whole answer came in time: its outcome is unknown."""
 
     code = "no_answer"
 
 
-class AnswerTooLarge(ExchangeError):
+class AnswerTooLarge(CallError):
     """The answer is longer than the caller allows; the rest of it was not read."""
 
     code = "answer_too_large"
 
 
-class AnswerNotJson(ExchangeError):
+class AnswerNotJson(CallError):
     """The answer has another content type, or is not the JSON that it says it is."""
 
     code = "answer_not_json"
@@ -137,27 +145,41 @@ class BoundedResponse:
         return None
 
 
-def new_session(ca_file: str | None = None) -> requests.Session:
-    """Return a session for `exchange_json` and nothing else; threads may share it. Loads the CA certificates once.
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that opens tunnels (RFC 9110 §9.3.6).
 
-    Args:
-        ca_file: the only CA certificates to trust; None for the public ones (certifi). What the environment says
-            (proxies, netrc, REQUESTS_CA_BUNDLE, SSLKEYLOGFILE) never counts.
+    Attributes:
+        url: `http://HOST:PORT` or `https://HOST:PORT`.
+        headers: sent to the proxy, such as `Proxy-Authorization`.
     """
-    session = requests.Session()
-    session.adapters.clear()
-    session.mount("https://", _TlsAdapter(ca_file or certifi.where()))
-    return session
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
 
 
-def exchange_json(
-    session: requests.Session,
+def new_tls_context(ca_path: str) -> ssl.SSLContext:
+    """Return a context that trusts the certificates of this file or folder alone. Keep it: loading them is slow.
+
+    Raises:
+        OSError, ValueError: they cannot be read.
+    """
+    # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    is_folder = os.path.isdir(ca_path)  # noqa: PTH112 - pathlib is slow to load, and a start waits for this
+    tls.load_verify_locations(capath=ca_path if is_folder else None, cafile=None if is_folder else ca_path)
+    return tls
+
+
+def call(
     method: str,
     url: str,
     *,
     headers: Mapping[str, str],
-    json_body: object = None,
-    params: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    tls: ssl.SSLContext | None,
+    proxy: Proxy | None = None,
     total_timeout_s: float,
     connect_timeout_s: float,
     max_body_bytes: int,
@@ -167,77 +189,65 @@ def exchange_json(
     Redirects are returned like any answer, cookies are dropped, nothing is tried again.
 
     Args:
-        session: from `new_session`.
         method: in capitals; not HEAD.
-        url: https only.
-        headers: `Accept: application/json` is added if absent; `Accept-Encoding` is always `identity`.
-        json_body: sent as JSON; None for no body.
-        params: the query.
-        total_timeout_s: for everything from here to the answer's last byte, except the lookup of the host's name.
-        connect_timeout_s: for reaching the host, within `total_timeout_s`.
+        url: https, or http on a loopback host.
+        headers: `Connection: close` and `Accept-Encoding: identity` are always sent, `User-Agent` if absent.
+        body: sent as it is; None for none.
+        tls: for https; see `new_tls_context`.
+        proxy: for https.
+        total_timeout_s: for everything from here to the answer's last byte.
+        connect_timeout_s: for reaching the host, all its addresses together, within `total_timeout_s`.
         max_body_bytes: of the answer, as it comes and unpacked.
 
     Raises:
-        UnusableRequest, ConnectFailed, CertificateRefused: the upstream has not acted on the request.
+        UnusableRequest, ConnectFailed, CertificateRefused: the server has not acted on the request.
         NoAnswer, AnswerTooLarge: it may have.
     """
-    prepared = _prepare(requests.Request(method, url, headers=headers, json=json_body, params=params))
-    outcome: BoundedResponse | ExchangeError
-    if isinstance(prepared, ExchangeError):
-        outcome = prepared
+    sent_headers = {"User-Agent": "token-broker", **headers}
+    sent_headers |= {"Accept-Encoding": "identity", "Connection": "close"}
+    outcome: BoundedResponse | CallError
+    target = _checked(url, sent_headers)
+    if isinstance(target, UnusableRequest):
+        outcome = target
     else:
-        tls = cast("_TlsAdapter", session.get_adapter(str(prepared.url))).tls
-        outcome = _send(tls, prepared, (connect_timeout_s, total_timeout_s), max_body_bytes)
-    if isinstance(outcome, ExchangeError):
+        bounded = _Call(str(target.host), total_timeout_s, connect_timeout_s)
+        outcome = bounded.send((method, target, body, sent_headers), tls, proxy, max_body_bytes)
+    if isinstance(outcome, CallError):
         # Raised here and not where it was found: there it would carry the original error, with the request's body
         # and bearer, as its context, which `from None` hides but keeps.
         raise outcome
     return outcome
 
 
-def _prepare(request: requests.Request) -> requests.PreparedRequest | UnusableRequest:
+def in_background(act: Callable[[], _T]) -> Future[_T]:
+    """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _checked(url: str, headers: Mapping[str, str]) -> Url | UnusableRequest:
     try:
-        parts = urlsplit(request.url)
-        if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        parts, target = urlsplit(url), parse_url(url)
+        port = parts.port
+        if not is_private_channel(url) or not parts.hostname or target.auth is not None or port == 0:
             return UnusableRequest("the URL must be https://host/..., without a user name")
-        headers = CaseInsensitiveDict({"Accept": "application/json", "User-Agent": "token-broker"})
-        headers.update(request.headers)
-        headers.update({"Accept-Encoding": "identity", "Connection": "close"})
-        for value in headers.values():
-            value.encode("latin-1")
-        request.headers = headers
-        prepared = request.prepare()
-        sent = urlsplit(prepared.url)
-        if (sent.scheme, sent.hostname, sent.port) != (parts.scheme, parts.hostname, parts.port):
+        host = str(target.host).strip("[]")
+        if (target.scheme, host, target.port) != (parts.scheme, parts.hostname, port):
             return UnusableRequest("the URL's host can be read in two ways")
-        return prepared
-    except (requests.RequestException, ValueError, TypeError, AttributeError):
-        return UnusableRequest("the URL, a header or the body cannot be sent")
-
-
-def _send(
-    tls: ssl.SSLContext,
-    prepared: requests.PreparedRequest,
-    timeouts_s: tuple[float, float],
-    max_body_bytes: int,
-) -> BoundedResponse | ExchangeError:
-    call = _Call(prepared, *timeouts_s)
-    try:
-        call.start()
-        with call.connect(tls) as connection, connection.makefile("rb") as stream:
-            call.send(connection)
-            status, headers, body = read_answer(stream, max_body_bytes)
-        call.finish()
-        # If cut in the middle of what has no declared length, it looks whole.
-        return call.failure() if call.was_cut else BoundedResponse(status, headers, body)
-    except TooLongError:
-        return AnswerTooLarge(f"{call.host}: the answer has more than {max_body_bytes} bytes")
-    except ssl.SSLCertVerificationError as error:
-        return CertificateRefused(f"{call.host}: the certificate is refused: {error.verify_message}")
-    except _CAUSES as error:
-        return call.failure(timed_out=isinstance(error, TimeoutError))
-    finally:
-        call.finish()
+        sendable = _TARGET.fullmatch(target.request_uri) and all(
+            _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value) for name, value in headers.items()
+        )
+        return target if sendable else UnusableRequest("the URL or a header cannot be sent")
+    except (LocationParseError, ValueError, TypeError):
+        return UnusableRequest("the URL or a header cannot be sent")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -251,85 +261,119 @@ class _Call:
     the duplicate down ends whatever its owner is blocked in.
     """
 
-    def __init__(
-        self, prepared: requests.PreparedRequest, connect_timeout_s: float, total_timeout_s: float
-    ) -> None:
-        parts = urlsplit(str(prepared.url))
-        self.host = str(parts.hostname)
-        self.was_cut = False
-        self._port = parts.port or 443
-        self._prepared = prepared
+    def __init__(self, host: str, total_timeout_s: float, connect_timeout_s: float) -> None:
+        self._host = host.strip("[]")
+        self._was_cut = False
         self._connect_timeout_s = connect_timeout_s
         self._stage = "preparing"
+        self._way = ""
         self._is_sent = False
         self._is_over = False
         self._watched: socket.socket | None = None
         self._lock = threading.Lock()
+        self._total_timeout_s = total_timeout_s
         self._end_s = time.monotonic() + total_timeout_s
         self._timer = threading.Timer(total_timeout_s, self._cut)
         self._timer.daemon = True
 
-    def start(self) -> None:
-        self._timer.start()
+    def send(
+        self,
+        request: tuple[str, Url, bytes | None, Mapping[str, str]],
+        tls: ssl.SSLContext | None,
+        proxy: Proxy | None,
+        max_body_bytes: int,
+    ) -> BoundedResponse | CallError:
+        method, target, body, headers = request
+        try:
+            self._timer.start()
+            with closing(self._connection(target, tls, proxy)) as connection:
+                connection.connect()
+                self._stage, self._is_sent = "waiting for the answer", True
+                connection.request(method, target.request_uri, body, headers)
+                with connection.sock.makefile("rb") as stream:
+                    answer = BoundedResponse(*read_answer(stream, max_body_bytes))
+            self._finish()
+            # If cut in the middle of what has no declared length, it looks whole.
+            return self._failure() if self._was_cut else answer
+        except TooLongError:
+            return AnswerTooLarge(f"{self._host}: the answer has more than {max_body_bytes} bytes")
+        except ssl.SSLCertVerificationError as error:
+            return CertificateRefused(f"{self._host}: the certificate is refused: {error.verify_message}")
+        except _CAUSES as error:
+            return self._failure(timed_out=isinstance(error, TimeoutError))
+        finally:
+            self._finish()
 
-    def connect(self, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    def _connection(self, target: Url, tls: ssl.SSLContext | None, proxy: Proxy | None) -> HTTPConnection:
+        """Return what speaks HTTP and TLS for this call, on the sockets that `_open_socket` makes."""
+        first = target if proxy is None else parse_url(proxy.url)
+        host, port = str(first.host).strip("[]"), first.port or _PORTS[str(first.scheme)]
+        connection: HTTPConnection
+        if tls is None:
+            connection = HTTPConnection(host, port, timeout=self._total_timeout_s)
+        else:
+            connection = HTTPSConnection(
+                host,
+                port,
+                timeout=self._total_timeout_s,
+                ssl_context=tls,
+                proxy=None if proxy is None else first,
+                # The proxy's own certificate, if it has one, is checked with the same roots.
+                proxy_config=ProxyConfig(
+                    tls, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
+                ),
+            )
+        if proxy is not None:
+            self._way = f" through the proxy {host}:{port}"
+            tunnel_port = target.port or _PORTS["https"]
+            connection.set_tunnel(self._host, tunnel_port, proxy.headers, scheme=str(first.scheme))
+        connection._new_conn = partial(self._open_socket, host, port)  # type: ignore[method-assign] # noqa: SLF001 - where urllib3's own SOCKS support steps in, too
+        return connection
+
+    def _open_socket(self, host: str, port: int) -> socket.socket:
         self._stage = "looking up the host's name"
-        addresses = [
-            str(address[0])
-            for *_, address in socket.getaddrinfo(self.host, self._port, type=socket.SOCK_STREAM)
-        ]
-        self._stage = "connecting"
-        with self._connect_to_one_of(addresses) as plain:
+        lookup = in_background(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        addresses = [str(address[0]) for *_, address in lookup.result(self._left_s())]
+        self._stage = f"connecting{self._way}"
+        plain = self._connect_to_one_of(addresses, port)
+        self._stage = f"agreeing on TLS{self._way}"
+        try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            plain.settimeout(max(self._end_s - time.monotonic(), 0.001))
-            self._stage = "agreeing on TLS"
+            plain.settimeout(self._left_s())
             self._watch(plain)
-            if self.was_cut:
-                raise TimeoutError  # a TLS socket made of one that the peer has left would not be closed
-            return tls.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+        return plain
 
-    def send(self, connection: ssl.SSLSocket) -> None:
-        # It only writes the request down: it neither connects nor reads.
-        writer = HTTPSConnection(self.host, self._port, context=connection.context)
-        writer.sock = connection
-        self._stage, self._is_sent = "waiting for the answer", True
-        prepared = self._prepared
-        body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
-        writer.request(str(prepared.method), prepared.path_url, body, prepared.headers)
-
-    def finish(self) -> None:
-        """End the timer's power over the connection. Safe to call again."""
-        self._timer.cancel()
-        with self._lock:
-            self._is_over = True
-            if self._watched is not None:
-                self._watched.close()
-
-    def failure(self, *, timed_out: bool = False) -> ExchangeError:
-        how = "timed out" if timed_out or self.was_cut else "failed"
-        text = f"{self.host}: {how} while {self._stage}"
-        return NoAnswer(text) if self._is_sent else ConnectFailed(text)
-
-    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
+    def _connect_to_one_of(self, addresses: list[str], port: int) -> socket.socket:
         """Give each address its share of the connect time-out, which is for all of them together."""
         end_s = min(self._end_s, time.monotonic() + self._connect_timeout_s)
         for index, address in enumerate(addresses):
             share_s = (end_s - time.monotonic()) / (len(addresses) - index)
             if share_s > 0:
                 with suppress(OSError):
-                    return socket.create_connection((address, self._port), share_s)
+                    return socket.create_connection((address, port), share_s)
         raise TimeoutError if time.monotonic() >= end_s else ConnectionError
+
+    def _left_s(self) -> float:
+        return max(self._end_s - time.monotonic(), 0.001)
+
+    def _failure(self, *, timed_out: bool = False) -> CallError:
+        how = "timed out" if timed_out or self._was_cut else "failed"
+        text = f"{self._host}: {how} while {self._stage}"
+        return NoAnswer(text) if self._is_sent else ConnectFailed(text)
 
     def _watch(self, connection: socket.socket) -> None:
         with self._lock:
             self._watched = connection.dup()
-            if self.was_cut:
-                self._shut_down()
+            if self._was_cut:
+                raise TimeoutError  # a TLS socket made of one that the peer has left would not be closed
 
     def _cut(self) -> None:
         with self._lock:
             if not self._is_over:
-                self.was_cut = True
+                self._was_cut = True
                 self._shut_down()
 
     def _shut_down(self) -> None:
@@ -337,23 +381,10 @@ class _Call:
             with suppress(OSError):  # the other end was faster
                 self._watched.shutdown(socket.SHUT_RDWR)
 
-
-class _TlsAdapter(BaseAdapter):
-    """Where a session keeps its TLS context: loading the CA certificates is most of a handshake's cost.
-
-    It sends nothing, so that the session's own methods, which bound nothing, fail.
-    """
-
-    def __init__(self, ca_file: str) -> None:
-        super().__init__()
-        # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.tls.set_alpn_protocols(["http/1.1"])
-        self.tls.load_verify_locations(ca_file)
-
-    def send(self, *_: object, **__: object) -> NoReturn:
-        raise UnusableRequest("exchange_json is the way to send a request")
-
-    def close(self) -> None:
-        """Do nothing: no connection outlives its call."""
+    def _finish(self) -> None:
+        """End the timer's power over the connection. Safe to call again."""
+        self._timer.cancel()
+        with self._lock:
+            self._is_over = True
+            if self._watched is not None:
+                self._watched.close()

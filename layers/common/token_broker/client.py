@@ -5,10 +5,10 @@ How a lease is used, in the time that it lives::
     fetched                                  80 %                     expires
     |---- served from memory, no lock held ----|---- due ----------------|---- nothing to serve ----
                                                one thread asks ahead,    all wait for the one that asks,
-                                               3 s at most; all others   within their time budget
+                                               3 s at most; all others   each within its time budget
                                                are served at once
 
-Asking ahead fails quietly: while the lease lives it is served, and the broker is left alone for a while.
+Whatever fails, a lease that is still valid is served, and the broker is left alone for a while.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from token_broker.signed_http import URL_FORM, SignedHttp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from token_broker.signed_http import AwsSession
+    from token_broker.credentials import AwsSession
 
 DEFAULT_CONNECTION: Final = "digishare"
 
@@ -79,7 +79,7 @@ class _Need:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Fetched:
     """The lease in memory and how it was got."""
 
     lease: Lease
@@ -90,26 +90,27 @@ class _Held:
         lifetime_s = self.lease.expires_at - self.fetched_at
         return now >= self.fetched_at + _DUE_AFTER_SHARE_OF_LEASE * lifetime_s
 
-    def meets(self, need: _Need, now: float) -> bool:
-        left_s = self.lease.expires_in_s(now)
+    def is_usable(self, need: _Need, now: float) -> bool:
         clock_went_back = now < self.fetched_at
-        if left_s <= 0 or clock_went_back or self.lease.token_id == need.rejected_token_id:
-            return False
+        is_refused = self.lease.token_id == need.rejected_token_id
+        return self.lease.expires_in_s(now) > 0 and not clock_went_back and not is_refused
+
+    def lasts(self, need: _Need, now: float) -> bool:
         # The broker caps min_ttl: where it was asked for as much, asking again at once would bring no more.
         gave_its_best = self.need.min_ttl_s >= need.min_ttl_s and not self.is_due(now)
-        return left_s >= need.min_ttl_s or gave_its_best
+        return self.lease.expires_in_s(now) >= need.min_ttl_s or gave_its_best
 
 
-class _Flight:
-    """One question to the broker that is under way, and what became of it."""
+class _Question:
+    """What the broker is being asked by one thread, and what became of it."""
 
     def __init__(self, need: _Need) -> None:
         self.need = need
-        self.landed = threading.Event()
+        self.is_over = threading.Event()
         self.lease: Lease | None = None
-        self.error: errors.TokenBrokerError | None = None
+        self.error: Exception | None = None
 
-    def answers(self, need: _Need) -> bool:
+    def covers(self, need: _Need) -> bool:
         return self.need.rejected_token_id == need.rejected_token_id and self.need.min_ttl_s >= need.min_ttl_s
 
 
@@ -124,10 +125,9 @@ class BrokerClient:
         connection: which upstream credential; default: TOKEN_BROKER_CONNECTION, else "digishare".
         session: botocore or boto3 session to take credentials from; default: one of botocore's own.
         region: AWS region, needed only where neither the URL nor the session tells it.
-        time_budget_s: the longest that a call may block when there is no valid lease, repeats included. The
-            default outlasts the broker's own worst case (29 s).
+        time_budget_s: the longest that a call may block when there is no valid lease: the search for credentials
+            and repeats included. The default outlasts the broker's own worst case (31 s).
         connect_timeout_s: longest wait for a connection.
-        read_timeout_s: longest silence while the broker works.
         clock: current epoch seconds.
         sleep: waits for a number of seconds.
 
@@ -144,7 +144,6 @@ class BrokerClient:
         region: str | None = None,
         time_budget_s: float = 35.0,
         connect_timeout_s: float = 3.0,
-        read_timeout_s: float = 30.0,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -155,17 +154,11 @@ class BrokerClient:
         self._time_budget_s = time_budget_s
         self._clock = clock
         self._sleep = sleep
-        self._http = SignedHttp(
-            url,
-            session=session,
-            region=region,
-            connect_timeout_s=connect_timeout_s,
-            read_timeout_s=read_timeout_s,
-        )
-        self._held: _Held | None = None
-        self._ask_ahead_from = 0.0
+        self._http = SignedHttp(url, session=session, region=region, connect_timeout_s=connect_timeout_s)
+        self._fetched: _Fetched | None = None
+        self._next_attempt_at = 0.0
         self._lock = threading.Lock()
-        self._flight: _Flight | None = None
+        self._question: _Question | None = None
         _clients.add(self)
 
     def __repr__(self) -> str:
@@ -175,11 +168,15 @@ class BrokerClient:
         """Return a valid lease; from memory where possible, else blocks for at most the time budget.
 
         Args:
-            min_ttl_s: seconds of validity that the caller needs; the broker caps it, so look at the answer.
+            min_ttl_s: seconds of validity that the caller needs; look at the answer, because the broker caps it, and
+                a shorter lease is served where the broker gives no other.
 
         Raises:
+            InvalidRequest: `min_ttl_s` is no number of seconds.
             TokenBrokerError: no valid lease is left and the broker gives none; see `token_broker.errors`.
         """
+        if not 0 <= (min_ttl_s or 0.0) < math.inf:
+            raise errors.InvalidRequest("min_ttl_s must be a number of seconds, 0 or more")
         return self._obtain(_Need(min_ttl_s=min_ttl_s or 0.0))
 
     def report_rejected(self, token_id: str) -> Lease:
@@ -196,8 +193,10 @@ class BrokerClient:
 
     def fresh_lease(self) -> Lease | None:
         """Return the lease in memory if `token` would return it at once; never blocks, for event loops."""
-        held, now = self._held, self._clock()
-        return held.lease if held and held.meets(_Need(), now) and not held.is_due(now) else None
+        fetched, now = self._fetched, self._clock()
+        return (
+            fetched.lease if fetched and fetched.is_usable(_Need(), now) and not fetched.is_due(now) else None
+        )
 
     def status(self, connection: str | None = None) -> dict[str, object]:
         """Return the answer of `GET /status`: state, expiry and such of the connections; never a token. Blocks.
@@ -210,7 +209,7 @@ class BrokerClient:
         """
         query = {} if connection is None else {"connection": connection}
         deadline_s = time.monotonic() + self._time_budget_s
-        return self._ask_again(
+        return self._repeat(
             lambda timeout_s: self._http.call("GET", "/status", query=query, timeout_s=timeout_s), deadline_s
         )
 
@@ -218,57 +217,67 @@ class BrokerClient:
         deadline_s = time.monotonic() + self._time_budget_s
         while True:
             with self._lock:
-                held, now = self._held, self._clock()
-                served = held.lease if held and held.meets(need, now) else None
-                if held and served and not (held.is_due(now) and self._may_ask_ahead(now)):
-                    return served
-                flight, leads = self._flight, False
-                if flight is None:
-                    flight, leads = _Flight(need), True
-                    self._flight = flight
-            if leads:
-                return self._lead(flight, served, deadline_s)
-            if not flight.landed.wait(max(deadline_s - time.monotonic(), 0)):
+                fetched, now = self._fetched, self._clock()
+                usable = fetched if fetched and fetched.is_usable(need, now) else None
+                if usable and self._is_served_at_once(usable, need, now):
+                    return usable.lease
+                question, asks = self._question, self._question is None
+                if question is None:
+                    question = self._question = _Question(need)
+            if asks:
+                return self._ask(question, usable, deadline_s)
+            if not question.is_over.wait(max(deadline_s - time.monotonic(), 0)):
                 raise errors.BrokerUnreachable("no token within the time budget: another thread still waits")
-            if flight.answers(need):
-                if flight.lease:
-                    return flight.lease
-                if flight.error:
-                    raise copy.copy(flight.error)  # an own one, because a raise writes a traceback into it
+            if question.covers(need):
+                if question.lease:
+                    return question.lease
+                if question.error:
+                    raise _own_copy(question.error)
 
-    def _may_ask_ahead(self, now: float) -> bool:
-        return self._flight is None and now >= self._ask_ahead_from
+    def _is_served_at_once(self, usable: _Fetched, need: _Need, now: float) -> bool:
+        if now < self._next_attempt_at:
+            return True
+        return usable.lasts(need, now) and (not usable.is_due(now) or self._question is not None)
 
-    def _lead(self, flight: _Flight, served: Lease | None, deadline_s: float) -> Lease:
-        """Ask the broker on behalf of all that wait for `flight`; `served` is the answer if that fails."""
+    def _ask(self, question: _Question, usable: _Fetched | None, deadline_s: float) -> Lease:
+        """Ask the broker on behalf of all that wait for `question`; `usable` is the answer if that fails."""
         try:
-            if served is None:
-                held = self._ask_again(lambda timeout_s: self._fetch(flight.need, timeout_s), deadline_s)
-            else:
-                held = self._fetch(flight.need, min(_ASK_AHEAD_TIMEOUT_S, self._time_budget_s))
-            self._held = held
-            flight.lease = held.lease
-            return held.lease
-        except errors.TokenBrokerError as error:
-            if served is None or served.expires_in_s(self._clock()) <= 0:
-                flight.error = error
+            self._fetched = fetched = self._fetch_next(question.need, usable, deadline_s)
+            question.lease = fetched.lease
+        except Exception as error:
+            if usable is None or not usable.is_usable(question.need, self._clock()):
+                question.error = error
                 raise
-            pause_s = min(max(error.retry_after_s or 0, _ASK_AHEAD_PAUSE_S), _LONGEST_ASK_AHEAD_PAUSE_S)
-            self._ask_ahead_from = self._clock() + pause_s
-            flight.lease = served
-            _logger.warning(
-                "the lease on token %s stays in use, because asking for the next one failed: %s",
-                served.token_id,
-                error,
-            )
-            return served
+            self._leave_in_service(usable.lease, error)
+            question.lease = usable.lease
         finally:
             with self._lock:
-                if self._flight is flight:  # not so in a forked child
-                    self._flight = None
-            flight.landed.set()
+                if self._question is question:  # not so in a forked child
+                    self._question = None
+            question.is_over.set()
+        return question.lease
 
-    def _fetch(self, need: _Need, timeout_s: float) -> _Held:
+    def _fetch_next(self, need: _Need, usable: _Fetched | None, deadline_s: float) -> _Fetched:
+        if usable and usable.lasts(need, self._clock()):
+            try:
+                return self._fetch(need, min(_ASK_AHEAD_TIMEOUT_S, self._time_budget_s))
+            except errors.TokenBrokerError as error:
+                if not error.retryable or usable.is_usable(need, self._clock()):
+                    raise
+        return self._repeat(lambda timeout_s: self._fetch(need, timeout_s), deadline_s)
+
+    def _leave_in_service(self, lease: Lease, error: Exception) -> None:
+        is_ours = isinstance(error, errors.TokenBrokerError)
+        asked_s = error.retry_after_s if isinstance(error, errors.TokenBrokerError) else None
+        pause_s = min(max(asked_s or 0, _ASK_AHEAD_PAUSE_S), _LONGEST_ASK_AHEAD_PAUSE_S)
+        self._next_attempt_at = self._clock() + pause_s
+        _logger.warning(
+            "the lease on token %s stays in use, because asking for the next one failed: %s",
+            lease.token_id,
+            error if is_ours else type(error).__name__,
+        )
+
+    def _fetch(self, need: _Need, timeout_s: float) -> _Fetched:
         body: dict[str, object] = {"connection": self.connection}
         if need.min_ttl_s:
             body["min_ttl"] = math.ceil(need.min_ttl_s)
@@ -276,9 +285,9 @@ class BrokerClient:
             body["rejected_token_id"] = need.rejected_token_id
         asked_at = self._clock()
         answer = self._http.call("POST", "/token", body=body, timeout_s=timeout_s)
-        return _Held(_read_lease(answer, asked_at), asked_at, need)
+        return _Fetched(_read_lease(answer, asked_at), asked_at, need)
 
-    def _ask_again(self, ask: Callable[[float], _T], deadline_s: float) -> _T:
+    def _repeat(self, ask: Callable[[float], _T], deadline_s: float) -> _T:
         """Return `ask(timeout_s)`, repeated while that can help and fits before `deadline_s` (monotonic)."""
         for attempt in range(_MAX_ATTEMPTS):
             try:
@@ -296,8 +305,13 @@ class BrokerClient:
     def _renew_after_fork(self) -> None:
         # The parent's other threads do not exist here: what they hold or have under way would stay so for ever.
         self._lock = threading.Lock()
-        self._flight = None
-        self._http.forget_process_state()
+        self._question = None
+        self._http.renew_after_fork()
+
+
+def _own_copy(error: Exception) -> Exception:
+    """Return what this thread may raise: a raise writes a traceback into what it raises."""
+    return copy.copy(error) if isinstance(error, errors.TokenBrokerError) else error
 
 
 def _read_lease(answer: Mapping[str, object], asked_at: float) -> Lease:

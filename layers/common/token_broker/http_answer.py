@@ -12,7 +12,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
-from requests.structures import CaseInsensitiveDict
+from urllib3 import HTTPHeaderDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def read_answer(stream: BinaryIO, max_body_bytes: int) -> tuple[int, Mapping[str
     raise UnreadableError
 
 
-def _read_head(stream: BinaryIO) -> tuple[int, CaseInsensitiveDict[str]]:
+def _read_head(stream: BinaryIO) -> tuple[int, HTTPHeaderDict]:
     lines = _read_lines(stream)
     status_line = _STATUS_LINE.fullmatch(lines[0])
     if status_line is None:
@@ -81,10 +81,9 @@ def _read_head(stream: BinaryIO) -> tuple[int, CaseInsensitiveDict[str]]:
         was_read = bool(colon and _NAME.fullmatch(raw_name))
         if was_read:
             fields.append((raw_name.decode("ascii"), value.strip()))
-    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    headers = HTTPHeaderDict()
     for name, value in fields:
-        text = value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+        headers.add(name, value.decode("latin-1"))
     return int(status_line[1]), headers
 
 
