@@ -35,13 +35,17 @@ def token_id(token: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer. After `cut_after` bytes of the body the connection is closed; `drips` spreads the body."""
+    """One scripted answer. After `cut_after` bytes of the body the connection is closed; `drips` spreads the body.
+
+    `raw` is sent in the place of all the rest, and the connection closed behind it.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     drips: bool = False
+    raw: bytes | None = None
 
 
 def failure(status: int, code: str, retry_after_s: int | None = None) -> Answer:
@@ -171,6 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.broker.answer(signature.Request(self.command, path, query, headers, content))
+        if answer.raw is not None:
+            self.wfile.write(answer.raw)
+            self.close_connection = True
+            return
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

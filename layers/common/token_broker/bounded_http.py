@@ -341,6 +341,7 @@ class _Call:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.settimeout(self._left_s())
             self._watch(plain)
+            plain.getpeername()  # a TLS socket made of one that the peer has left would not be closed
         except BaseException:
             plain.close()
             raise
@@ -368,7 +369,7 @@ class _Call:
         with self._lock:
             self._watched = connection.dup()
             if self._was_cut:
-                raise TimeoutError  # a TLS socket made of one that the peer has left would not be closed
+                raise TimeoutError
 
     def _cut(self) -> None:
         with self._lock:

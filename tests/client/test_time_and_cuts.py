@@ -1,0 +1,251 @@
+"""Every call to the broker ends at its deadline, whatever is done to it on its way; what was cut off is asked for again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.client.fake_broker import Answer, FakeBroker
+from tests.raw_servers import RawTlsServer, drip_handshake, drips_for_ever, plain_listener
+from token_broker import errors
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from token_broker.client import BrokerClient
+
+    NewClient = Callable[..., BrokerClient]
+    Script = Callable[[Any], None]
+
+BUDGET_S = 0.4
+PROMPT_S = 1.5
+"""Room for a busy machine; every server here would hold a caller for far longer."""
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def stalls(start: bytes = b"") -> Script:
+    def script(connection: ssl.SSLSocket) -> None:
+        connection.sendall(start)
+        connection.recv(1)  # until the client has gone
+
+    return script
+
+
+def resets(start: bytes = b"") -> Script:
+    def script(connection: Any) -> None:
+        connection.sendall(start)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise ConnectionError
+
+    return script
+
+
+def failure_in_time(ask: Callable[[], object], kind: type[errors.TokenBrokerError]) -> str:
+    started_s = time.monotonic()
+    with pytest.raises(kind) as raised:
+        ask()
+    assert time.monotonic() - started_s < PROMPT_S
+    return str(raised.value)
+
+
+STAGES = {
+    "no answer": b"",
+    "status line": b"HTTP/1.1 2",
+    "head": HEAD + b"X-Long: ",
+    "body of a length": HEAD + b"Content-Length: 500\r\n\r\n{",
+    "body of no length": HEAD + b"\r\n{",
+    "chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{",
+    "interim answer": b"HTTP/1.1 103 Early Hints\r\nX: ",
+}
+
+
+@pytest.mark.parametrize("start", STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize("fault", [stalls, drips_for_ever, resets])
+def test_an_answer_that_does_not_come_is_given_up_in_time(
+    start: bytes,
+    fault: Callable[[bytes], Script],
+    new_client: NewClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RawTlsServer(fault(start), tmp_path) as server:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(server.ca_file))
+        client = new_client(server.url, time_budget_s=BUDGET_S)
+        said = failure_in_time(client.token, errors.BrokerUnreachable)
+    assert "while waiting for the answer" in said or "cut off" in said
+
+
+@pytest.mark.parametrize("script", [stalls(), drip_handshake, resets()])
+def test_a_handshake_that_does_not_end_is_given_up_in_time(script: Script, new_client: NewClient) -> None:
+    with plain_listener(script) as url:
+        failure_in_time(new_client(url, time_budget_s=BUDGET_S).token, errors.BrokerUnreachable)
+
+
+@contextmanager
+def dead_addresses(count: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield addresses that take no connection and refuse none: their queues are full."""
+    listeners, waiting = [], []
+    for _ in range(count):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listeners.append(listener)
+        for _ in range(4):
+            each = socket.socket()
+            each.settimeout(0)
+            with suppress(BlockingIOError):
+                each.connect(listener.getsockname())
+            waiting.append(each)
+    yield [listener.getsockname() for listener in listeners]
+    for each in (*waiting, *listeners):
+        each.close()
+
+
+def test_eight_dead_addresses_share_one_deadline(
+    new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dead_addresses(8) as addresses:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+        left = addresses.copy()
+        look_up, connect = socket.getaddrinfo, socket.create_connection
+
+        def find(host: str, *port: Any, **kind: Any) -> list[Any]:
+            return found if host == "broker.test" else look_up(host, *port, **kind)
+
+        def note(_: tuple[str, int], timeout_s: float) -> socket.socket:
+            return connect(left.pop(), timeout_s)  # a name has one port, while these differ by nothing else
+
+        monkeypatch.setattr(socket, "getaddrinfo", find)
+        monkeypatch.setattr(socket, "create_connection", note)
+        said = failure_in_time(
+            new_client("https://broker.test/", time_budget_s=BUDGET_S).token, errors.BrokerUnreachable
+        )
+    assert "timed out while connecting" in said
+    assert not left
+
+
+def test_a_slow_name_is_left_behind(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    look_ups: list[threading.Thread] = []
+
+    def slow(*_: object, **__: object) -> list[Any]:
+        look_ups.append(threading.current_thread())
+        may_end.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    said = failure_in_time(
+        new_client("https://broker.test/", time_budget_s=BUDGET_S).token, errors.BrokerUnreachable
+    )
+    assert "timed out while looking up the host's name" in said
+    assert look_ups[0].daemon
+    may_end.set()
+    look_ups[0].join(10)
+
+
+def test_asking_ahead_of_a_dripping_broker_costs_three_seconds_at_most(
+    broker: FakeBroker, new_client: NewClient, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
+    client = new_client()
+    lease = client.token()
+    clock.now += 800
+    broker.script.append(Answer(200, b" " * 3000, drips=True))
+
+    started_s = time.monotonic()
+    assert client.token() is lease
+    assert time.monotonic() - started_s < PROMPT_S
+
+
+# --- cut off ------------------------------------------------------------------------------------------------------
+
+LEASE = {"access_token": "canary-token-7", "token_id": "7", "connection": "c", "expires_in": 900}
+BODY = json.dumps(LEASE).encode()
+PACKED = gzip.compress(BODY)
+CUT = {
+    "in the status line": b"HTTP/1.1 20",
+    "in a header": HEAD + b"Content-Le",
+    "behind a header": HEAD,
+    "before a body of no length": HEAD + b"\r\n",
+    "in a body of no length": HEAD + b"\r\n" + BODY[:30],
+    "in a body of no type": b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:30],
+    "in a body of a length": HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY[:30],
+    "in a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n" + BODY[:30],
+    "behind a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1E\r\n" + BODY[:30] + b"\r\n",
+    "packed, of a length": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 40\r\n\r\n" + PACKED[:40],
+    "packed, of no length": HEAD + b"Content-Encoding: gzip\r\n\r\n" + PACKED[:40],
+    "in AWS's refusal": b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n" + b'{"Mess',
+}
+
+
+@pytest.mark.parametrize("raw", CUT.values(), ids=CUT)
+def test_an_answer_that_was_cut_off_is_asked_for_again(
+    raw: bytes, broker: FakeBroker, new_client: NewClient, pauses: list[float]
+) -> None:
+    broker.script.append(Answer(200, b"", raw=raw))
+
+    assert new_client().token().token_id == broker.token_id
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("raw", CUT.values(), ids=CUT)
+def test_answers_that_are_always_cut_off_blame_the_connection(
+    raw: bytes, broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.extend([Answer(200, b"", raw=raw)] * 4)
+
+    with pytest.raises(errors.BrokerUnreachable) as raised:
+        new_client().token()
+    assert "is the URL the broker's" not in str(raised.value)
+    assert len(broker.calls) == 4
+
+
+def test_a_whole_answer_needs_no_declared_length(broker: FakeBroker, new_client: NewClient) -> None:
+    broker.script.append(Answer(200, b"", raw=HEAD + b"\r\n" + BODY))
+    broker.script.append(Answer(200, b"", raw=HEAD + b"Content-Encoding: gzip\r\n\r\n" + PACKED))
+
+    for _ in range(2):
+        assert new_client().token().access_token == "canary-token-7"
+
+
+def test_a_page_of_no_length_is_not_taken_for_a_cut_answer(broker: FakeBroker, new_client: NewClient) -> None:
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>Sign in</html>"
+    broker.script.append(Answer(200, b"", raw=page))
+
+    with pytest.raises(errors.UnusableAnswer):
+        new_client().token()
+    assert len(broker.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        ("7", 7),
+        ("0.2", 1),
+        ("9" * 300, 86_400),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        ("Sat, 01 Jan 99999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+        ("soon", None),
+        ("-1", None),
+    ],
+)
+def test_retry_after_of_any_kind_is_read_as_for_the_upstream(
+    retry_after: str, seconds: int | None, broker: FakeBroker, new_client: NewClient
+) -> None:
+    broker.script.extend([Answer(503, b"{}", {"Retry-After": retry_after})] * 4)
+
+    with pytest.raises(errors.BrokerUnreachable) as raised:
+        new_client(time_budget_s=5).token()
+    assert raised.value.retry_after_s == seconds
