@@ -67,6 +67,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.refusals = 0
         self.script: deque[Answer] = deque()
         self.generation = 1
         self.lease_s = 900
@@ -118,6 +119,7 @@ class FakeBroker:
         try:
             signature.authenticate(request, REGION, datetime.now(UTC), self._find_caller)
         except signature.Rejected as error:
+            self.refusals += 1
             body = json.dumps({"Message": str(error)}).encode()
             return Answer(403, body, {"x-amzn-ErrorType": error.error_type, "x-amzn-RequestId": "aws-1"})
         body = json.loads(request.body or b"{}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import re
 import threading
@@ -127,7 +128,7 @@ class CredentialSource:
         """Return what the environment and the files say by now, if that is something else. Blocks as `get`."""
         if not self._can_be_read_again():
             return None
-        self._is_outdated = True
+        self._made, self._is_outdated = None, self._given is not None
         try:
             found = self.get(deadline_s)
         except TokenBrokerError:
@@ -142,6 +143,7 @@ class CredentialSource:
         return self._read_again or self.session.get_credentials()
 
     def _find(self) -> ReadOnlyCredentials | TokenBrokerError:
+        _searching.is_under_way = True
         try:
             if self._is_outdated:
                 self._read_again = self.session.get_component("credential_provider").load_credentials()
@@ -151,8 +153,21 @@ class CredentialSource:
             frozen = None if credentials is None else credentials.get_frozen_credentials()
             return _checked(frozen, str(getattr(credentials, "method", "")))
         except Exception as error:  # noqa: BLE001 - the chain raises whatever its parts raise
-            self._is_outdated = self._given is None
+            self._made = None  # so that the next search reads the files again
             return _error_of(error)
+
+
+class _WithoutTraceback(logging.Filter):
+    """Takes the traceback off what botocore logs of a search of ours: it quotes what programs and servers wrote."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(_searching, "is_under_way", False):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_searching: Final = threading.local()
+logging.getLogger("botocore.credentials").addFilter(_WithoutTraceback())
 
 
 def _renew_locks(credentials: Any) -> None:
