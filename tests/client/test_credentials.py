@@ -214,6 +214,7 @@ def case(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     (tmp_path / "config").write_text(failing.config)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))  # where SSO's tokens are
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0.01)
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with endpoint(failing.status, failing.answer) as url:
         for variable, value in failing.environment.items():

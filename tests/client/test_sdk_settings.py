@@ -1,0 +1,260 @@
+"""Proxy and root certificates are found where the AWS SDK finds them."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+import pytest
+import trustme
+
+from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
+from token_broker import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from token_broker.client import BrokerClient
+
+    NewClient = Callable[..., BrokerClient]
+
+
+class ConnectProxy:
+    """A proxy that opens tunnels and nothing else; notes each request's head. `wanted` must stand in it."""
+
+    def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
+        self.heads: list[str] = []
+        self.wanted = ""
+        self.stalls = False
+        self._tls = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(self._tls)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._start(self._serve, self._listener.accept()[0])
+
+    def _serve(self, plain: socket.socket) -> None:
+        plain.settimeout(5)
+        with suppress(OSError), plain, self._secured(plain) as client:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += client.recv(1)
+            self.heads.append(head.decode())
+            if self.stalls:
+                client.recv(1)
+            if self.wanted not in self.heads[-1]:
+                client.sendall(b"HTTP/1.1 407 canary-reason\r\n\r\n")
+                return
+            host, _, port = head.split(b" ")[1].decode().rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                self._start(_copy, server, client)
+                _copy(client, server)
+
+    def _secured(self, plain: socket.socket) -> socket.socket:
+        return plain if self._tls is None else self._tls.wrap_socket(plain, server_side=True)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError, ValueError):
+        while piece := source.recv(65_536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return authority
+
+
+@pytest.fixture
+def tls_broker(
+    broker: FakeBroker, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeBroker:
+    broker.speak_tls(authority.issue_cert("localhost"))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    return broker
+
+
+# --- proxies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["http://{}", "{}", "//{}", "http://{}/", "http://u%40x:p%3A%20w@{}"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_the_broker_is_reached_through_the_proxy(
+    form: str, variable: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv(variable, form.format(f"127.0.0.1:{proxy.port}"))
+        if "@" in form:
+            proxy.wanted = f"Proxy-Authorization: Basic {base64.b64encode(b'u@x:p: w').decode()}"
+        lease = new_client().token()
+
+    assert lease.token_id == tls_broker.token_id
+    assert [head.split()[:2] for head in proxy.heads] == [["CONNECT", tls_broker.url.split("/")[2]]]
+    assert "AWS4-HMAC" not in proxy.heads[0]
+
+
+def test_a_proxy_may_speak_tls_itself(
+    tls_broker: FakeBroker, authority: trustme.CA, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(authority.issue_cert("localhost")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{proxy.port}")
+        assert new_client().token().token_id == tls_broker.token_id
+    assert len(proxy.heads) == 1
+
+
+def test_a_proxy_whose_certificate_is_not_trusted_gets_no_request(
+    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(trustme.CA().issue_cert("localhost")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{proxy.port}")
+        with pytest.raises(errors.BrokerUnreachable, match="certificate is refused"):
+            new_client().token()
+    assert not proxy.heads
+
+
+@pytest.mark.parametrize("hosts", ["localhost", "*", "example.com,.localhost", "localhost:{port}"])
+def test_no_proxy_is_asked_for_hosts_that_need_none(
+    hosts: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", hosts.format(port=tls_broker.url.rstrip("/").rpartition(":")[2]))
+        assert new_client().token().token_id == tls_broker.token_id
+    assert not proxy.heads
+
+
+def test_what_goes_over_http_stays_on_this_machine(
+    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+        assert new_client().token().token_id == broker.token_id
+    assert not proxy.heads
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(
+    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        proxy.wanted = "another password"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:canary-password@127.0.0.1:{proxy.port}")
+        with pytest.raises(errors.BrokerUnreachable) as raised:
+            new_client().token()
+    assert f"through the proxy 127.0.0.1:{proxy.port}" in str(raised.value)
+    assert "canary" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
+def test_a_proxy_that_stalls_is_given_up_in_time(
+    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        proxy.stalls = True
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        started_s = time.monotonic()
+        with pytest.raises(errors.BrokerUnreachable):
+            new_client(time_budget_s=0.3).token()
+    assert time.monotonic() - started_s < 1.5
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[canary",
+        "http://me:canary@host:port",
+        "http://me:canäry@127.0.0.1:1",
+        "socks5://canary:1",
+        "http://",
+    ],
+)
+def test_a_malformed_proxy_is_told_without_what_stands_in_it(
+    url: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+
+    with pytest.raises(errors.NotConfigured, match="HTTPS_PROXY") as raised:
+        new_client().token()
+    assert "canary" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
+# --- root certificates --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "configuration", "given session"])
+@pytest.mark.parametrize("form", ["{}", "~/ca.pem"])
+def test_own_roots_are_found_wherever_the_sdk_finds_them(  # noqa: PLR0917 - fixtures
+    source: str,
+    form: str,
+    broker: FakeBroker,
+    authority: trustme.CA,
+    new_client: NewClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    broker.speak_tls(authority.issue_cert("localhost"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = form.format(tmp_path / "ca.pem")
+    (tmp_path / "config").write_text(f"[default]\nca_bundle = {path if source == 'configuration' else ''}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    session: Any = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
+    if source == "given session":
+        session._session.set_config_variable("ca_bundle", path)
+    elif source != "configuration":
+        monkeypatch.setenv(source, path)
+
+    assert new_client(session=session).token().token_id == broker.token_id
+
+
+def test_roots_may_be_a_folder(
+    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path))
+
+    # A folder is read by the names that c_rehash gives: this one has none, so nothing is trusted.
+    with pytest.raises(errors.BrokerUnreachable, match="certificate is refused"):
+        new_client().token()
+
+
+@pytest.mark.parametrize("name", ["nowhere.pem", "text.pem"])
+def test_roots_that_cannot_be_read_are_told(
+    name: str, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "text.pem").write_text("no certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / name))
+
+    with pytest.raises(errors.NotConfigured, match="no certificates can be read"):
+        new_client("https://localhost:1/").token()
