@@ -217,7 +217,7 @@ def test_get_says_when_the_api_cannot_be_reached(run: Run, broker: FakeBroker) -
     ended = run("get", "/campaigns", "--base-url", "http://127.0.0.1:9")
 
     assert ended.exit_code == 4
-    assert "did not answer" in ended.err
+    assert "failed while connecting" in ended.err
     assert broker.token not in ended.err
 
 

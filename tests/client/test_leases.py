@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.client.fake_broker import Answer, FakeBroker, failure
-from token_broker.errors import AccessDenied, BrokerUnreachable, SlowDown, TemporarilyUnavailable
+from token_broker.errors import (
+    AccessDenied,
+    BrokerUnreachable,
+    InvalidRequest,
+    SlowDown,
+    TemporarilyUnavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -321,16 +327,119 @@ def test_too_many_reports_are_an_error_although_a_lease_is_held(
     assert client.token().token_id == rejected  # until the broker says otherwise
 
 
-def test_bug_during_a_call_does_not_leave_others_waiting(
+def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
     broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = new_client()
-    with monkeypatch.context() as patch:
-        patch.setattr(client._http, "call", lambda *_, **__: 1 / 0)
+    may_fail, calls, seen = threading.Event(), [0], [0]
+
+    def fail(*_: object, **__: object) -> float:
+        calls[0] += 1
+        may_fail.wait(10)
+        return 1 / 0
+
+    def ask() -> None:
         with pytest.raises(ZeroDivisionError):
             client.token()
+        seen[0] += 1
 
+    with monkeypatch.context() as patch:
+        patch.setattr(client._http, "call", fail)
+        leader = threading.Thread(target=ask)
+        leader.start()
+        while not calls[0]:
+            leader.join(0.01)
+        waiting = [_Waiting(client, ask) for _ in range(4)]
+        for waiter in waiting:
+            waiter.start()
+        for waiter in waiting:
+            assert waiter.is_waiting.wait(10)
+        may_fail.set()
+        for thread in (leader, *waiting):
+            thread.join(10)
+
+    assert (calls, seen) == ([1], [5])
     assert client.token().token_id == broker.token_id
+
+
+def test_a_valid_lease_is_served_whatever_goes_wrong(
+    broker: FakeBroker,
+    new_client: NewClient,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = new_client()
+    lease = client.token()
+    clock.now += 800
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("canary-of-a-bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client._http, "call", fail)
+        assert client.token() is lease
+        assert client.token(min_ttl_s=600) is lease
+    assert "KeyError" in caplog.text
+    assert "canary-of-a-bug" not in caplog.text
+
+
+def test_an_interrupted_caller_leaves_its_question_to_the_next(
+    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = new_client()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client._http, "call", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.token()
+    assert client.token().token_id == broker.token_id
+
+
+def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with_the_whole_budget(
+    broker: FakeBroker, new_client: NewClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
+    client = new_client()
+    client.token()
+    clock.now += 899
+    broker.was_asked.clear()
+    broker.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.token)
+        assert broker.was_asked.wait(10)
+        clock.now += 2
+        while len(broker.calls) < 3:  # the first, the one in vain, and the one after it
+            broker.was_asked.wait(0.01)
+        broker.may_answer.set()
+        assert asking.result(10).expires_at == clock.now + 900
+
+
+def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
+    broker: FakeBroker, new_client: NewClient, clock: Clock
+) -> None:
+    client = new_client(time_budget_s=5)
+    lease = client.token()
+    clock.now += 100
+    broker.script.append(failure(502, "upstream_rejected"))
+
+    assert client.token(min_ttl_s=1200) is lease
+    assert client.token(min_ttl_s=1200) is lease  # and the broker is left alone for a while
+    assert len(broker.calls) == 2
+    clock.now += 11
+    assert client.token(min_ttl_s=1200).expires_at == clock.now + 1200
+
+
+@pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
+def test_a_validity_that_is_no_number_of_seconds_is_told(
+    min_ttl_s: float, broker: FakeBroker, new_client: NewClient
+) -> None:
+    with pytest.raises(InvalidRequest, match="min_ttl_s"):
+        new_client().token(min_ttl_s=min_ttl_s)
+    assert not broker.calls
 
 
 def test_status_asks_for_one_connection_or_all(broker: FakeBroker, new_client: NewClient) -> None:

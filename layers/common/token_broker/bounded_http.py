@@ -137,12 +137,8 @@ class BoundedResponse:
         text = self.headers.get("Retry-After", "").strip()
         if _SECONDS.fullmatch(text):
             return float(text)
-        with suppress(ValueError, TypeError, OverflowError, IndexError):
-            until = parsedate_to_datetime(text)
-            if until.tzinfo is None:
-                until = until.replace(tzinfo=UTC)
-            return max(0.0, until.timestamp() - now_epoch_s)
-        return None
+        until_epoch_s = epoch_s_of_date(text)
+        return None if until_epoch_s is None else max(0.0, until_epoch_s - now_epoch_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +152,14 @@ class Proxy:
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
+
+
+def epoch_s_of_date(text: str) -> float | None:
+    """Return the epoch seconds of a header's date (RFC 9110 §5.6.7); None for what is none."""
+    with suppress(ValueError, TypeError, OverflowError, IndexError):
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return None
 
 
 def new_tls_context(ca_path: str) -> ssl.SSLContext:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import ssl
-import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-import urllib3
 from botocore.httpsession import get_cert_path
 
+from token_broker.bounded_http import CallError, UnusableRequest, call, new_tls_context
 from token_broker.cli.outcome import CommandError, Exit
 from token_broker.cli.tokens import new_client
 from token_broker.token_hosts import is_private_channel
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from token_broker.cli.outcome import Options
@@ -28,7 +26,6 @@ DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 TOTAL_TIMEOUT_S: Final = 60.0
 _CONNECT_TIMEOUT_S: Final = 5.0
-_READ_TIMEOUT_S: Final = 30.0
 _CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -77,70 +74,41 @@ def _url_below(base_url: str, path: str) -> str:
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        tls.load_verify_locations(ca_file or get_cert_path(verify=True))
-    except OSError:
+        return new_tls_context(ca_file or str(get_cert_path(verify=True)))
+    except (OSError, ValueError):
         raise CommandError(
             f"no certificates can be read from {ca_file}",
             fix="correct --ca-file or DIGISHARE_CA_FILE",
             exit_code=Exit.USAGE,
             code="usage",
         ) from None
-    return tls
 
 
 def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
     """Send one GET; neither proxies of the environment nor redirects can divert the token."""
-    headers = {
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-        "Authorization": f"Bearer {lease.access_token}",
-        "User-Agent": "token-broker",
-    }
-    timeout = urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S)
-    failure = "did not answer"
     try:
-        with (
-            urllib3.PoolManager(ssl_context=tls) as pool,
-            closing(
-                pool.request(
-                    "GET",
-                    url,
-                    headers=headers,
-                    timeout=timeout,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                )
-            ) as response,
-        ):
-            body = _read_bounded(response, time.monotonic() + TOTAL_TIMEOUT_S)
-            if body is not None:
-                return response.status, body
-            failure = "answered too slowly, or too much"
-    except urllib3.exceptions.SSLError:
-        failure = "has no certificate that is trusted here"
-    except urllib3.exceptions.HTTPError as error:
-        failure = f"did not answer ({type(error).__name__})"
-    raise CommandError(
-        f"{url.partition('?')[0]} {failure}",
-        fix="check --base-url, the network, and --ca-file where the API has a private CA",
-        exit_code=Exit.TEMPORARY,
-        code="api_unreachable",
-    )
-
-
-def _read_bounded(response: urllib3.BaseHTTPResponse, deadline_s: float) -> bytes | None:
-    """Return the whole body; None if it is too large or not complete by `deadline_s` (monotonic)."""
-    body = bytearray()
-    while chunk := response.read1(65_536):
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline_s:
-            return None
-    return bytes(body)
+        response = call(
+            "GET",
+            url,
+            headers={"Accept": "application/json", "Authorization": f"Bearer {lease.access_token}"},
+            tls=tls if url.startswith("https:") else None,
+            total_timeout_s=TOTAL_TIMEOUT_S,
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
+            max_body_bytes=MAX_ANSWER_BYTES,
+        )
+    except UnusableRequest as error:
+        raise CommandError(
+            f"{url.partition('?')[0]}: {error}", fix="correct PATH", exit_code=Exit.USAGE, code="usage"
+        ) from None
+    except CallError as error:
+        raise CommandError(
+            f"no answer from {url.partition('?')[0]}; {error}",
+            fix="check --base-url, the network, and --ca-file where the API has a private CA",
+            exit_code=Exit.TEMPORARY,
+            code="api_unreachable",
+        ) from None
+    return response.status, response.body
 
 
 def _readable(body: bytes) -> str:

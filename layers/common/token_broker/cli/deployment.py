@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -19,6 +18,8 @@ from botocore.exceptions import (
 )
 
 from token_broker.cli.outcome import CommandError, Exit
+from token_broker.errors import NotConfigured
+from token_broker.sdk_settings import region_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-_REGION_OF_URL: Final = re.compile(r"https://[a-z0-9]+\.lambda-url\.(?P<region>[a-z0-9-]+)\.on\.aws")
 _ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _CHECK_SETTINGS: Final = "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws"
 _WRONG_CREDENTIALS: Final = {
@@ -216,13 +216,8 @@ def _from_sdk(error: BotoCoreError, what: str) -> CommandError:
     )
 
 
-def region_of_url(url: str) -> str | None:
-    """Return the region that a Function URL names, which is the one to sign for; None for other hosts."""
-    match = _REGION_OF_URL.match(url)
-    return match["region"] if match else None
-
-
 def _region(options: Options) -> str | None:
-    of_url = region_of_url(options.url or os.environ.get("TOKEN_BROKER_URL") or "")
-    # The SDK reads only AWS_DEFAULT_REGION; None leaves it to the SDK.
-    return options.region or of_url or os.environ.get("AWS_REGION") or None
+    try:
+        return region_for(options.url or os.environ.get("TOKEN_BROKER_URL") or "", options.region, None)
+    except NotConfigured as error:
+        raise _not_configured(error.description, "correct --region or AWS_REGION") from None

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from token_broker import errors
 from token_broker.cli import remedies
-from token_broker.cli.deployment import Deployment, region_of_url
+from token_broker.cli.deployment import Deployment
 from token_broker.cli.identity import Identity, look_up_identity
 from token_broker.cli.outcome import Exit, from_broker_error
-from token_broker.cli.reachability import Reachability, knock
+from token_broker.cli.reachability import Reachability, look_for_answer
 from token_broker.cli.terminal import Finding
 from token_broker.cli.tokens import connections_in, trouble_in
 from token_broker.client import BrokerClient
@@ -91,9 +91,15 @@ def _visit(
     client: BrokerClient, options: Options, deployment: Deployment, clock: Callable[[], float]
 ) -> _Visit:
     url = (options.url or os.environ["TOKEN_BROKER_URL"]).rstrip("/")
-    region = region_of_url(url) or deployment.region
     visit = _Visit(
-        url, region, client.connection, knock(url, clock), look_up_identity(deployment, clock), {}, "", None
+        url,
+        deployment.region,
+        client.connection,
+        look_for_answer(url, clock),
+        look_up_identity(deployment, clock),
+        {},
+        "",
+        None,
     )
     try:
         lease = client.token()

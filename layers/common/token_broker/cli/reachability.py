@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-import urllib3
+import botocore.session
+
+from token_broker.bounded_http import CallError, ConnectFailed, NoAnswer, call, epoch_s_of_date
+from token_broker.errors import NotConfigured
+from token_broker.sdk_settings import proxy_for, tls_context_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TIMEOUT: Final = urllib3.Timeout(connect=3.0, read=5.0)
+_TOTAL_TIMEOUT_S: Final = 8.0
+_CONNECT_TIMEOUT_S: Final = 3.0
+_MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -22,28 +27,29 @@ class Reachability:
     clock_difference_s: float | None = None
 
 
-def knock(url: str, clock: Callable[[], float]) -> Reachability:
-    """Ask without a signature, which AWS refuses with its date; blocks for some seconds at most.
+def look_for_answer(url: str, clock: Callable[[], float]) -> Reachability:
+    """Ask without a signature, which AWS refuses with its date; blocks for 8 s at most.
 
-    A certificate that is not trusted here counts as an answer: the signed request will say more.
+    What is no failure of the network (a certificate that is not trusted here, settings that cannot be read) counts as
+    an answer: the signed request will say more.
     """
     try:
-        with urllib3.PoolManager() as pool:
-            response = pool.request(
-                "GET", f"{url}/status", timeout=_TIMEOUT, redirect=False, retries=False, preload_content=False
-            )
-            difference_s = ahead_s(response.headers.get("Date"), clock)
-            response.close()
-            return Reachability(answers=True, clock_difference_s=difference_s)
-    except urllib3.exceptions.SSLError:
-        return Reachability(answers=True)
-    except urllib3.exceptions.HTTPError:
-        return Reachability(answers=False)
+        response = call(
+            "GET",
+            f"{url}/status",
+            headers={},
+            tls=tls_context_for(botocore.session.get_session()) if url.startswith("https:") else None,
+            proxy=proxy_for(url),
+            total_timeout_s=_TOTAL_TIMEOUT_S,
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
+            max_body_bytes=_MAX_ANSWER_BYTES,
+        )
+    except (CallError, NotConfigured) as error:
+        return Reachability(answers=type(error) not in {ConnectFailed, NoAnswer})
+    return Reachability(answers=True, clock_difference_s=ahead_s(response.headers.get("Date"), clock))
 
 
 def ahead_s(date: str | None, clock: Callable[[], float]) -> float | None:
     """Return by how many seconds `clock` is ahead of an answer's Date that has just come; None if that is no date."""
-    try:
-        return clock() - parsedate_to_datetime(date or "").timestamp()
-    except ValueError:
-        return None
+    epoch_s = epoch_s_of_date(date or "")
+    return None if epoch_s is None else clock() - epoch_s
