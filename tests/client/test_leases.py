@@ -13,6 +13,7 @@ from tests.client.fake_broker import Answer, FakeBroker, failure
 from token_broker.errors import (
     AccessDenied,
     BrokerUnreachable,
+    CredentialsUnavailable,
     InvalidRequest,
     SlowDown,
     TemporarilyUnavailable,
@@ -432,6 +433,38 @@ def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
     assert len(broker.calls) == 2
     clock.now += 11
     assert client.token(min_ttl_s=1200).expires_at == clock.now + 1200
+
+
+def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being_asked(
+    broker: FakeBroker, new_client: NewClient, clock: Clock
+) -> None:
+    client = new_client()
+    client.token()
+    clock.now += 895
+    broker.script.append(failure(503, "temporarily_unavailable"))
+    client.token()  # fails, and pauses
+    clock.now -= 100
+
+    assert client.token().expires_at == clock.now + 900
+
+
+def test_a_process_that_can_start_no_thread_says_so_and_serves_what_it_has(
+    broker: FakeBroker, new_client: NewClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = new_client(time_budget_s=1)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(CredentialsUnavailable, match="no thread"):
+            client.token()
+    lease = client.token()
+    clock.now += 800
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        assert client.token() is lease
 
 
 @pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])

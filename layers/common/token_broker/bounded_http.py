@@ -224,7 +224,10 @@ def call(
 
 
 def in_background(act: Callable[[], _T]) -> Future[_T]:
-    """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end."""
+    """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end.
+
+    The answer has the error RuntimeError where no thread can be started.
+    """
     future: Future[_T] = Future()
 
     def run() -> None:
@@ -233,7 +236,10 @@ def in_background(act: Callable[[], _T]) -> Future[_T]:
         except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:  # the process has too many, or is ending
+        future.set_exception(error)
     return future
 
 

@@ -235,7 +235,8 @@ class BrokerClient:
                     raise _own_copy(question.error)
 
     def _is_served_at_once(self, usable: _Fetched, need: _Need, now: float) -> bool:
-        if now < self._next_attempt_at:
+        # A longer pause than any is the work of a clock that was ahead.
+        if 0 < self._next_attempt_at - now <= _LONGEST_ASK_AHEAD_PAUSE_S:
             return True
         return usable.lasts(need, now) and (not usable.is_due(now) or self._question is not None)
 

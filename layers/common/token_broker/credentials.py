@@ -120,6 +120,10 @@ class CredentialSource:
             found = CredentialsUnavailable(
                 f"the source of AWS credentials does not answer in time; {CHECK_IDENTITY}"
             )
+        except RuntimeError:
+            found = CredentialsUnavailable(
+                "no thread can be started to look for AWS credentials: there are too many"
+            )
         if isinstance(found, TokenBrokerError):
             raise copy.copy(found)  # an own one, because a raise writes a traceback into it
         return found
