@@ -247,8 +247,9 @@ def test_after_a_lookup_that_took_all_the_time_nothing_is_sent(
     assert connected == []
 
 
+@pytest.mark.parametrize(("total_timeout_s", "how"), [(0.1, "timed out"), (5, "failed")])
 def test_a_connection_that_was_cut_before_tls_is_closed(
-    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    total_timeout_s: float, how: str, session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.create_connection
 
@@ -261,9 +262,9 @@ def test_a_connection_that_was_cut_before_tls_is_closed(
     with plain_listener(
         lambda connection: connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ) as url:
-        error = failure_of(lambda: post(session, url, total_timeout_s=0.1, connect_timeout_s=5))
+        error = failure_of(lambda: post(session, url, total_timeout_s=total_timeout_s, connect_timeout_s=5))
     # A socket that is left open is a warning, and every warning is an error here.
-    assert str(error) == "127.0.0.1: timed out while agreeing on TLS"
+    assert str(error) == f"127.0.0.1: {how} while agreeing on TLS"
 
 
 def test_connecting_is_bounded(session: requests.Session) -> None:
