@@ -154,6 +154,14 @@ def test_a_slow_name_is_left_behind(new_client: NewClient, monkeypatch: pytest.M
     look_ups[0].join(10)
 
 
+def test_an_answer_may_take_longer_than_a_connection(broker: FakeBroker, new_client: NewClient) -> None:
+    broker.may_answer.clear()
+    threading.Timer(0.5, broker.may_answer.set).start()
+
+    assert new_client(connect_timeout_s=0.2).token().token_id == broker.token_id
+    assert len(broker.calls) == 1
+
+
 def test_asking_ahead_of_a_dripping_broker_costs_three_seconds_at_most(
     broker: FakeBroker, new_client: NewClient, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,10 +258,12 @@ def test_a_connection_that_was_cut_before_tls_is_closed(
         time.sleep(0.2)  # the process stood still, and the peer has left
         return connection
 
+    def reset(connection: socket.socket) -> None:
+        time.sleep(0.05)  # not before the other end knows that it is connected
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     monkeypatch.setattr(socket, "create_connection", late)
-    with plain_listener(
-        lambda connection: connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    ) as url:
+    with plain_listener(reset) as url:
         error = failure_of(lambda: post(session, url, total_timeout_s=total_timeout_s, connect_timeout_s=5))
     # A socket that is left open is a warning, and every warning is an error here.
     assert str(error) == f"127.0.0.1: {how} while agreeing on TLS"
