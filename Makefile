@@ -83,6 +83,10 @@ build: $(READY) ## sam build
 	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
 	@grep '^note:' .local/build.log || true
 
+.PHONY: wheel
+wheel: $(VENV)/.ready ## build what callers install, and print how to install it by its hash
+	@$(BIN)/python -m local.wheel
+
 .PHONY: deploy
 deploy: build ## sam deploy to the AWS account that your credentials belong to (asks before it changes anything)
 	@$(SAM) deploy

@@ -18,7 +18,7 @@ import botocore.session
 import urllib3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, LoginError, ProfileNotFound, SSOError
+from botocore.exceptions import BotoCoreError, ProfileNotFound, SSOError
 from botocore.httpsession import get_cert_path
 
 from token_broker import errors
@@ -36,6 +36,8 @@ MAX_ANSWER_BYTES: Final = 64 * 1024
 URL_FORM: Final = "https://ID.lambda-url.REGION.on.aws/"
 
 _FUNCTION_URL_HOST: Final = re.compile(r"[a-z0-9]+\.lambda-url\.(?P<region>[a-z0-9-]+)\.on\.aws")
+# botocore has it from 1.41 on.
+_LoginError: Final[type[BotoCoreError]] = getattr(botocore.exceptions, "LoginError", SSOError)
 _CHECK_IDENTITY: Final = "`aws sts get-caller-identity` shows whether the AWS identity works"
 
 
@@ -191,7 +193,7 @@ class SignedHttp:
             frozen = None if credentials is None else credentials.get_frozen_credentials()
         except ProfileNotFound as error:
             reason = str(error)
-        except (SSOError, LoginError) as error:
+        except (SSOError, _LoginError) as error:
             reason, kind = f"{error}; sign in again (aws sso login or aws login)", errors.CredentialsExpired
         except BotoCoreError as error:
             # The class only: the text can carry what a credential process printed.
