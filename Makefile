@@ -12,7 +12,7 @@ UV_INSTALL = $(UV) pip install --quiet --require-hashes --python
 
 .PHONY: help
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # --- environments: three, because SAM CLI, the local AWS and the project pin different SDK versions ---------------
 
@@ -77,6 +77,10 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 	$(BIN)/cfn-lint template.yaml
 	$(SAM) validate --lint
 	$(BIN)/python -m local.locks --check
+
+.PHONY: compatibility
+compatibility: $(VENV)/.ready ## the wheel in empty environments, lowest and locked versions, each Python that is here
+	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
 build: $(READY) ## sam build
