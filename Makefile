@@ -78,8 +78,16 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 	$(SAM) validate --lint
 	$(BIN)/python -m local.locks --check
 
+.PHONY: coverage
+coverage: $(VENV)/.ready ## which branches of client and command line no test takes, subprocesses included
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q tests/client tests/cli
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --omit='*/cli/*' --fail-under=100; client=$$?; \
+	$(BIN)/coverage report --include='*/cli/*' --fail-under=95 && exit $$client
+
 .PHONY: compatibility
-compatibility: $(VENV)/.ready ## the wheel in empty environments, lowest and locked versions, each Python that is here
+compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowest and locked versions
 	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
@@ -105,9 +113,9 @@ bench: $(READY) build ## measure cold start, warm call, stampede, client and siz
 	@$(BIN)/python -m bench
 
 .PHONY: lock
-lock: $(READY) ## resolve the locked requirements again from their .in files
+lock: $(READY) ## resolve the locked requirements again
 	@$(BIN)/python -m local.locks --write
 
 .PHONY: clean
 clean: ## remove what the other tasks made
-	rm -rf $(VENV) .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .local .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
