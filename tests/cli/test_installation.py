@@ -137,6 +137,17 @@ def test_without_its_extra_the_command_line_names_it_in_one_line(
     assert ended.returncode == 2
 
 
+def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tmp_path: Path) -> None:
+    all_but_shtab = install(
+        wheel, tmp_path, lambda package: package.suffix != ".pth" and package.name != "shtab"
+    )
+
+    ended = end([all_but_shtab / "bin/token-broker", "completion", "bash"])
+
+    assert (ended.returncode, ended.stderr.count("\n"), ended.stdout) == (2, 1, "")
+    assert f"{wheel.name}[cli]" in ended.stderr
+
+
 def test_what_that_line_says_is_something_that_pip_understands(wheel: Path, tmp_path: Path) -> None:
     # Typed in the wheel's own folder; there is no index here, so that pip ends when it looks for what the wheel needs.
     ended = end([*PIP_INSTALL, "--target", tmp_path, f"{wheel.name}[cli]"], wheel.parent)
