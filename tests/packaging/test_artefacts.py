@@ -86,7 +86,8 @@ def test_the_brokers_start_loads_only_what_it_needs() -> None:
     ],
 )
 def test_the_artefact_is_built_from_the_present_sources(source: str, artefact: str) -> None:
-    assert contents(BUILD / artefact) == contents(ROOT / source)
+    assert (sources := contents(ROOT / source))
+    assert contents(BUILD / artefact) == sources
 
 
 def test_the_layer_carries_of_the_client_what_functions_import_and_no_more() -> None:
