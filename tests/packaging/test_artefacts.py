@@ -71,6 +71,18 @@ def test_the_handler_is_imported_from_function_and_layer_alone(function: str, mo
     assert run(function, f"import {module} as m; print(callable(m.lambda_handler))").strip() == "True"
 
 
+@pytest.mark.parametrize("function", ["BrokerFunction", "CampaignsFunction"])
+def test_what_is_loaded_later_is_in_function_and_layer_too(function: str) -> None:
+    code = (
+        "import importlib, pkgutil, functions, lambda_support.telemetry\n"
+        "for module in pkgutil.walk_packages(functions.__path__, 'functions.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(lambda_support.telemetry.new_logger('test').name)"
+    )
+
+    assert run(function, code).strip() == "test"
+
+
 def test_the_brokers_start_loads_only_what_it_needs() -> None:
     loaded = run("BrokerFunction", "import sys, functions.broker.handler; print(*sys.modules, sep='\\n')")
 
