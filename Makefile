@@ -12,7 +12,7 @@ UV_INSTALL = $(UV) pip install --quiet --require-hashes --python
 
 .PHONY: help
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # --- environments: three, because SAM CLI, the local AWS and the project pin different SDK versions ---------------
 
@@ -78,10 +78,26 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 	$(SAM) validate --lint
 	$(BIN)/python -m local.locks --check
 
+.PHONY: coverage
+coverage: $(VENV)/.ready ## which branches of client and command line no test takes, subprocesses included
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q tests/client tests/cli
+	@$(BIN)/coverage combine --quiet
+	@client=0; $(BIN)/coverage report --omit='*/cli/*' --fail-under=100 || client=$$?; \
+	$(BIN)/coverage report --include='*/cli/*' --fail-under=95 && exit $$client
+
+.PHONY: compatibility
+compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowest and locked versions
+	@$(BIN)/python -m local.compatibility
+
 .PHONY: build
 build: $(READY) ## sam build
 	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
 	@grep '^note:' .local/build.log || true
+
+.PHONY: wheel
+wheel: $(VENV)/.ready ## build what callers install, and print how to install it by its hash
+	@$(BIN)/python -m local.wheel
 
 .PHONY: deploy
 deploy: build ## sam deploy to the AWS account that your credentials belong to (asks before it changes anything)
@@ -97,9 +113,9 @@ bench: $(READY) build ## measure cold start, warm call, stampede, client and siz
 	@$(BIN)/python -m bench
 
 .PHONY: lock
-lock: $(READY) ## resolve the locked requirements again from their .in files
+lock: $(READY) ## resolve the locked requirements again
 	@$(BIN)/python -m local.locks --write
 
 .PHONY: clean
 clean: ## remove what the other tasks made
-	rm -rf $(VENV) .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .local .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The locked requirements: `--write` resolves them again, `--check` fails when a lock doesn't answer its .in file.
+"""The locked requirements: `--write` resolves them again, `--check` fails when a lock doesn't answer its source.
 
 The locks hold hashes and neither an index nor a path: they install from whatever index pip or uv is set up for.
 The check resolves nothing new (what is locked is preferred), so that a release elsewhere cannot break it.
@@ -11,15 +11,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 PROJECT = Path(__file__).resolve().parent.parent
-LOCKS = (
-    "local/requirements/uv",
-    "local/requirements/sam",
-    "local/requirements/cloud",
-    "layers/common/requirements",
-    "tests/requirements",
-)
+# What is locked, and of what: paths from the project's root, with uv's options.
+LOCKS: Final = {
+    "local/requirements/uv.txt": ("local/requirements/uv.in",),
+    "local/requirements/sam.txt": ("local/requirements/sam.in",),
+    "local/requirements/cloud.txt": ("local/requirements/cloud.in",),
+    "layers/common/requirements.txt": ("layers/common/requirements.in",),
+    "tests/requirements.txt": ("tests/requirements.in",),
+    "tests/client/requirements.txt": ("tests/client/requirements.in",),
+    # The oldest versions that the wheel says it works with.
+    "tests/client/lowest.txt": ("pyproject.toml", "--all-extras", "--resolution", "lowest-direct"),
+}
 _OPTIONS = (
     *("--universal", "--python-version", "3.11", "--generate-hashes", "--quiet"),
     *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
@@ -27,27 +32,26 @@ _OPTIONS = (
 
 
 def resolve(lock: str, output: Path) -> None:
-    """Resolve `<lock>.in` into `output`; what the file at `output` pins already stays where it can."""
-    source = PROJECT / f"{lock}.in"
+    """Resolve one of LOCKS into `output`; what the file at `output` pins already stays where it can."""
     subprocess.run(
-        [Path(sys.executable).with_name("uv"), "pip", "compile", *_OPTIONS, source.name, "-o", output],
-        cwd=source.parent,
+        [Path(sys.executable).with_name("uv"), "pip", "compile", *_OPTIONS, *LOCKS[lock], "-o", output],
+        cwd=PROJECT,
         check=True,
         stdout=subprocess.DEVNULL,
     )
 
 
 def find_drift() -> list[str]:
-    """Return the locks that resolving their .in file would change."""
+    """Return the locks that resolving their sources would change."""
     drifted = []
     with tempfile.TemporaryDirectory() as folder:
         for lock in LOCKS:
-            locked = (PROJECT / f"{lock}.txt").read_text()
+            locked = (PROJECT / lock).read_text()
             output = Path(folder) / "lock.txt"
             output.write_text(locked)
             resolve(lock, output)
             if output.read_text() != locked:
-                drifted.append(f"{lock}.txt")
+                drifted.append(lock)
     return drifted
 
 
@@ -55,16 +59,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="local.locks", description=__doc__.partition("\n")[0])
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--write", action="store_true", help="resolve all locks again, to the newest releases")
-    task.add_argument("--check", action="store_true", help="fail when a lock has drifted from its .in file")
+    task.add_argument("--check", action="store_true", help="fail when a lock has drifted from its source")
     if parser.parse_args().write:
         for lock in LOCKS:
-            output = PROJECT / f"{lock}.txt"
+            output = PROJECT / lock
             output.unlink(missing_ok=True)
             resolve(lock, output)
         return 0
     drifted = find_drift()
     for name in drifted:
-        print(f"{name} does not answer its .in file: run `make lock`", file=sys.stderr)
+        print(f"{name} does not answer its source: run `make lock`", file=sys.stderr)
     return 1 if drifted else 0
 
 

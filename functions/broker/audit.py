@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from functions.broker.grants import GrantsError
 from functions.broker.settings import SettingsError
-from token_broker.telemetry import new_logger, quiet_logging, write_metric_line
+from lambda_support.telemetry import new_logger, quiet_logging, write_metric_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,10 +14,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from functions.campaigns.campaigns_api import CampaignsApi, CampaignsUnreadable, Summary
+from lambda_support.telemetry import new_logger, write_metric_line
 from lambda_support.upstream_http import new_session
 from token_broker.client import BrokerClient, Lease
 from token_broker.errors import TokenBrokerError
-from token_broker.telemetry import new_logger, write_metric_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

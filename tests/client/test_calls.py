@@ -14,7 +14,6 @@ import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import boto3
 import botocore.session
 import pytest
 import trustme
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.client.conftest import Clock
+    from token_broker.credentials import AwsSession
 
     NewClient = Callable[..., BrokerClient]
 
@@ -159,10 +159,11 @@ def test_region_of_other_hosts_comes_from_argument_session_or_environment(
     aws_session: botocore.session.Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session: botocore.session.Session | boto3.Session = aws_session
+    session: AwsSession = aws_session
     if source == "botocore session":
         aws_session.set_config_variable("region", REGION)
     if source == "boto3 session":
+        boto3 = pytest.importorskip("boto3")
         session = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
     if source == "environment":
         monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.test_imports import imports
+
 ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "layers" / "common"
 BUILD = ROOT / ".aws-sam" / "build"
 LAYER = BUILD / "CommonLayer" / "python"
+OURS = ("lambda_support", "token_broker")
 
 # A start pays for every module that it loads; none of these is needed before the first mint, or ever.
 NOT_AT_START = {
@@ -68,6 +72,18 @@ def test_the_handler_is_imported_from_function_and_layer_alone(function: str, mo
     assert run(function, f"import {module} as m; print(callable(m.lambda_handler))").strip() == "True"
 
 
+@pytest.mark.parametrize("function", ["BrokerFunction", "CampaignsFunction"])
+def test_what_is_loaded_later_is_in_function_and_layer_too(function: str) -> None:
+    code = (
+        "import importlib, pkgutil, functions, lambda_support.telemetry\n"
+        "for module in pkgutil.walk_packages(functions.__path__, 'functions.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(lambda_support.telemetry.new_logger('test').name)"
+    )
+
+    assert run(function, code).strip() == "test"
+
+
 def test_the_brokers_start_loads_only_what_it_needs() -> None:
     loaded = run("BrokerFunction", "import sys, functions.broker.handler; print(*sys.modules, sep='\\n')")
 
@@ -79,21 +95,48 @@ def test_the_brokers_start_loads_only_what_it_needs() -> None:
     [
         ("functions/broker", "BrokerFunction/functions/broker"),
         ("functions/campaigns", "CampaignsFunction/functions/campaigns"),
-        ("layers/common/token_broker", "CommonLayer/python/token_broker"),
+        ("layers/common/lambda_support", "CommonLayer/python/lambda_support"),
     ],
 )
 def test_the_artefact_is_built_from_the_present_sources(source: str, artefact: str) -> None:
-    def contents(folder: Path) -> dict[str, bytes]:
-        files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
-        return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    assert (sources := contents(ROOT / source))
+    assert contents(BUILD / artefact) == sources
 
-    assert contents(BUILD / artefact) == contents(ROOT / source)
+
+def test_the_layer_carries_of_the_client_what_functions_import_and_no_more() -> None:
+    client, reached = SOURCES / "token_broker", {SOURCES / "token_broker/__init__.py"}
+    waiting = [*(ROOT / "functions").rglob("*.py"), *(SOURCES / "lambda_support").rglob("*.py")]
+    while waiting:
+        new = layer_files_imported_by(waiting.pop()) - reached
+        reached |= new
+        waiting += new
+
+    carried = contents(LAYER / "token_broker")
+    assert {client / name for name in carried} - {client / "py.typed"} == {
+        file for file in reached if file.is_relative_to(client)
+    }
+    assert carried.items() <= contents(client).items()
+
+
+def layer_files_imported_by(file: Path) -> set[Path]:
+    """Return the files of the layer's own packages that a file imports."""
+    names = {part for name in imports(file) for part in (name, name.rpartition(".")[0])}
+    return {path for name in names if (path := SOURCES / f"{name.replace('.', '/')}.py").is_file()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_the_functions_carry_their_own_code_only() -> None:
     broker = {file.name for file in (BUILD / "BrokerFunction" / "functions").iterdir()}
 
     assert broker - {"__pycache__"} == {"__init__.py", "broker"}
+
+
+def test_the_layer_has_neither_boto3_nor_what_comes_with_it() -> None:
+    assert not [name for name in ("boto3", "s3transfer", "shtab") if (LAYER / name).exists()]
 
 
 def test_the_layers_sdk_knows_what_the_brokers_role_allows_and_nothing_else() -> None:
@@ -116,6 +159,6 @@ def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:
 
 
 def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
-    for folder in (BUILD / "BrokerFunction", BUILD / "CampaignsFunction", LAYER / "token_broker"):
+    for folder in (BUILD / "BrokerFunction", BUILD / "CampaignsFunction", *map(LAYER.joinpath, OURS)):
         for file in folder.rglob("*"):
             assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()

@@ -94,9 +94,9 @@ def test_node_with_a_published_signer_reads_the_campaigns(
 
 
 def test_the_first_steps_end_with_campaigns(environment: dict[str, str], tmp_path: Path) -> None:
-    # `pip install .` has a test of its own (tests/cli/test_installation.py).
+    # The installation has a test of its own (tests/cli/test_installation.py).
     install, *steps = RECIPES["first-steps"].splitlines()
-    assert install == "pip install ."
+    assert install == "pip install '.[cli]'"
 
     shown = run(["bash", "-euc", "\n".join(steps)], environment, tmp_path)
     report, _, campaigns = shown.partition("{")

@@ -10,11 +10,11 @@ import pytest
 
 from functions.campaigns import handler
 from functions.campaigns.handler import RunFailed, lambda_handler
+from lambda_support.telemetry import new_logger
 from local.digishare import faults
 from local.digishare.model import PersonalAccessToken
 from local.digishare.tokens import token_id
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker, failure
-from token_broker.telemetry import new_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,1 @@
+"""What the functions share and no caller installs; part of the layer, not of the wheel."""

@@ -53,6 +53,13 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
+def installed_version() -> str:
+    try:
+        return version("token-broker")
+    except PackageNotFoundError:  # run from a copy of the sources
+        return "(not installed)"
+
+
 def new_parser() -> argparse.ArgumentParser:
     """Return the parser of everything but what stands behind `--`."""
     parser = argparse.ArgumentParser(
@@ -62,7 +69,7 @@ def new_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_shared_options(is_outer=True)],
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_caller_commands(commands)
     _add_operator_commands(commands)
@@ -238,10 +245,3 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
 
 def _stack() -> str:
     return os.environ.get("TOKEN_BROKER_STACK") or "token-broker"
-
-
-def _version() -> str:
-    try:
-        return version("token-broker")
-    except PackageNotFoundError:  # run from the layer, which carries no metadata
-        return "(not installed)"

@@ -156,7 +156,7 @@ def _require_known_format(rows: list[dict[str, Any]]) -> None:
     if any(row.get("format", _FORMAT) > _FORMAT for row in rows):
         raise CommandError(
             "the ledger has rows that a later version of the broker wrote",
-            fix="install the command of that version: pip install . in its repository",
+            fix="install the command of that version: pip install '.[cli]' in its repository",
         )
 
 

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, cast
 
-from token_broker.cli.arguments import parse
+from token_broker.cli.arguments import installed_version, parse
 from token_broker.cli.outcome import CommandError, Exit, from_broker_error
 from token_broker.cli.terminal import Terminal
 from token_broker.errors import TokenBrokerError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from token_broker.cli.outcome import Options
 
     Command = Callable[[Options, Terminal, Callable[[], float]], int]
+
+_LIBRARIES: Final = ("boto3", "shtab")  # which the extra `cli` of the wheel brings
 
 # Loaded when they are run, because --help should not wait for the AWS SDK.
 _COMMANDS: Final = {
@@ -50,6 +53,10 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
                 errors="backslashreplace"
             )  # a terminal that knows ASCII only is no reason to fail
     terminal = Terminal(as_json=False)
+    if not all(map(find_spec, _LIBRARIES)):
+        wheel = f"token_broker-{installed_version()}-py3-none-any.whl"
+        terminal.note(f"token-broker needs the command line's libraries: pip install '{wheel}[cli]'")
+        return Exit.USAGE
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         terminal = Terminal(as_json=options.json)

@@ -1,8 +1,7 @@
 """What the functions write: one embedded-metric line per answer, and log lines for what went wrong.
 
 The metric line is at once the audit record: its fields travel as metadata in the same write (CloudWatch embedded
-metric format), so that an answer costs one line instead of two. Only the functions import this module; its logger
-needs aws-lambda-powertools, which callers of the broker do not install.
+metric format), so that an answer costs one line instead of two.
 """
 
 from __future__ import annotations

@@ -1,0 +1,122 @@
+"""`make compatibility`: the wheel in empty environments, with the oldest versions that it allows and the locked ones.
+
+The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from local.locks import PROJECT
+from local.wheel import build_wheel, requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PYTHONS: Final = ("3.11", "3.13")
+_UV: Final = str(Path(sys.executable).with_name("uv"))
+_LOWEST: Final = "tests/client/lowest.txt"
+# Older SDKs call what Python deprecated after them.
+_OF_OLD_SDKS: Final = ("-W", "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One environment: the wheel with `extras`, versions as `lock` has them, and the tests that it has to pass."""
+
+    lock: str
+    extras: str
+    tests: str
+    options: tuple[str, ...] = ()
+
+
+TRIALS: Final = (
+    Trial(_LOWEST, "requests,httpx", "tests/client", _OF_OLD_SDKS),  # without boto3
+    Trial(_LOWEST, "cli", "tests/cli/test_program.py", _OF_OLD_SDKS),
+    Trial("tests/requirements.txt", "cli,requests,httpx", "tests/client"),
+)
+
+
+class TrialFailed(Exception):
+    """The text is what the program that failed has written."""
+
+
+def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
+    """Return pytest's last line; takes some ten seconds.
+
+    Args:
+        trial: what to try.
+        wheel: the built file.
+        python: an interpreter.
+        folder: a new one, for the environment.
+
+    Raises:
+        TrialFailed: something cannot be installed, the package is not the wheel's, or a test fails.
+    """
+    _run([_UV, "venv", "--python", python, folder])
+    install = (_UV, "pip", "install", "--python", folder, "--require-hashes")
+    _run([*install, "-r", "tests/client/requirements.txt"])
+    _run([*install, "-c", trial.lock, requirement(wheel, trial.extras)])
+    own_python = folder / "bin/python"
+    origin = _run([own_python, "-c", "import token_broker; print(token_broker.__file__)"]).strip()
+    if not Path(origin).is_relative_to(folder):
+        raise TrialFailed(f"the tests would import {origin}, which is not the wheel's")
+    # The folder's own fixtures only: those of all tests need the functions and the local cloud.
+    fixtures = f"--confcutdir={trial.tests.partition('/test_')[0]}"
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", fixtures, *trial.options, trial.tests)
+    return _run([own_python, *tests]).splitlines()[-1]
+
+
+def find_python(version: str) -> str | None:
+    """Return the interpreter of a minor version, None where there is none; nothing is downloaded."""
+    command = [_UV, "python", "find", "--no-python-downloads", version]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    return found.stdout.strip() or None
+
+
+def main() -> int:
+    tried = 0
+    with tempfile.TemporaryDirectory(prefix="token-broker-") as name:
+        folder = Path(name).resolve()
+        wheel = build_wheel(folder)
+        for version in PYTHONS:
+            python = find_python(version)
+            if python is None:
+                print(f"· no Python {version} here: not tried with it")
+                continue
+            for trial in TRIALS:
+                tried += 1
+                what = f"Python {version}, {trial.lock}, [{trial.extras}], {trial.tests}"
+                try:
+                    print(f"✓ {what}: {try_out(trial, wheel, python, folder / str(tried))}", flush=True)
+                except TrialFailed as error:
+                    print(f"{error}\n✘ {what}", file=sys.stderr)
+                    return 1
+    return 0 if tried else 1
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise TrialFailed(done.stdout)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
