@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 
 from lambda_support import upstream_http
@@ -566,6 +567,32 @@ def test_only_https_urls_are_used(session: requests.Session, url: str) -> None:
     error = failure_of(lambda: post(session, url))
     assert isinstance(error, UnusableRequest)
     assert not error.may_have_been_processed
+
+
+def test_nothing_is_sent_in_clear_to_another_machine_or_for_lack_of_a_tls_context() -> None:
+    tls = bounded_http.new_tls_context(certifi.where())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        port = listener.getsockname()[1]
+        for url, context in (
+            (f"http://127.0.0.1.example.com:{port}/", tls),
+            (f"http://user@127.0.0.1:{port}/", None),
+            (f"https://127.0.0.1:{port}/", None),
+        ):
+            error = failure_of(
+                lambda url=url, context=context: bounded_http.call(  # type: ignore[misc] # both are bound
+                    "GET",
+                    url,
+                    headers={"Authorization": CANARY},
+                    tls=context,
+                    total_timeout_s=TIMEOUT_S,
+                    connect_timeout_s=TIMEOUT_S,
+                    max_body_bytes=CAP_BYTES,
+                )
+            )
+            assert isinstance(error, UnusableRequest)
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def call(
     sent_headers = {"User-Agent": "token-broker", **headers}
     sent_headers |= {"Accept-Encoding": "identity", "Connection": "close"}
     outcome: BoundedResponse | CallError
-    target = _checked(url, sent_headers)
+    target = _checked(url, sent_headers, tls)
     if isinstance(target, UnusableRequest):
         outcome = target
     else:
@@ -243,9 +243,11 @@ def in_background(act: Callable[[], _T]) -> Future[_T]:
     return future
 
 
-def _checked(url: str, headers: Mapping[str, str]) -> Url | UnusableRequest:
+def _checked(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> Url | UnusableRequest:
     try:
         parts, target = urlsplit(url), parse_url(url)
+        if parts.scheme == "https" and tls is None:
+            return UnusableRequest("an https URL needs a TLS context")
         port = parts.port
         if not is_private_channel(url) or not parts.hostname or target.auth is not None or port == 0:
             return UnusableRequest("the URL must be https://host/..., without a user name")
@@ -319,7 +321,7 @@ class _Call:
         first = target if proxy is None else parse_url(proxy.url)
         host, port = str(first.host).strip("[]"), first.port or _PORTS[str(first.scheme)]
         connection: HTTPConnection
-        if tls is None:
+        if target.scheme == "http":
             connection = HTTPConnection(host, port, timeout=self._total_timeout_s)
         else:
             connection = HTTPSConnection(
