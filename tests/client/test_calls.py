@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -91,6 +92,10 @@ def test_missing_url_says_what_to_set() -> None:
         "https://host/#fragment",
         "http://abc123.lambda-url.eu-west-3.on.aws/",
         "http://127.0.0.1.example.com/",
+        "https://a b/",
+        "https://host/\n",
+        "https://ho\tst/",
+        "https://höst/",
     ],
 )
 def test_malformed_or_clear_text_url_is_refused_at_once(url: str) -> None:
@@ -485,9 +490,10 @@ def test_child_keeps_the_lease_and_fetches_its_own_next_one(
 ) -> None:
     client = new_client()
     lease = client.token()
+    client._http._tls = ssl.create_default_context()  # its locks are OpenSSL's, which does not know of forks
 
     def act() -> bool:
-        kept = client.token() is lease
+        kept = client.token() is lease and client._http._tls is None
         clock.now += 900
         return kept and client.token().expires_at == clock.now + 900
 

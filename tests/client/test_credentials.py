@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import botocore.session
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
+from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Answer, FakeBroker
 from token_broker import errors
 from token_broker.client import BrokerClient
 from token_broker.credentials import CredentialSource
@@ -54,10 +55,12 @@ class _Endpoint(BaseHTTPRequestHandler):
 
     status = 403
     answer = b""
+    accepts = ""
 
     def _serve(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.send_response(self.status)
+        is_accepted = self.accepts in self.headers.get("Authorization", "")
+        self.send_response(self.status if is_accepted else 403)
         self.send_header("Content-Type", "text/xml")
         self.send_header("Content-Length", str(len(self.answer)))
         self.end_headers()
@@ -70,8 +73,9 @@ class _Endpoint(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def endpoint(status: int, answer: str) -> Iterator[str]:
-    handler = type("_Scripted", (_Endpoint,), {"status": status, "answer": answer.encode()})
+def endpoint(status: int, answer: str, accepts: str = "") -> Iterator[str]:
+    members = {"status": status, "answer": answer.encode(), "accepts": accepts}
+    handler = type("_Scripted", (_Endpoint,), members)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -198,6 +202,9 @@ CASES = {
         "AWS_METADATA_SERVICE_TIMEOUT",
         environment={"AWS_METADATA_SERVICE_TIMEOUT": CANARY, "AWS_EC2_METADATA_DISABLED": "false"},
     ),
+    "no region for STS": Case(
+        errors.NoCredentials, "set AWS_DEFAULT_REGION", ASSUME, {"AWS_PROFILE": "a", "AWS_DEFAULT_REGION": ""}
+    ),
     "region malformed": Case(
         errors.NoCredentials,
         "InvalidRegionError",
@@ -219,6 +226,8 @@ def case(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     with endpoint(failing.status, failing.answer) as url:
         for variable, value in failing.environment.items():
             monkeypatch.setenv(variable, value.format(here=tmp_path, endpoint=url))
+            if not value:
+                monkeypatch.delenv(variable)
         yield failing
 
 
@@ -465,6 +474,49 @@ def test_keys_that_were_rotated_are_read_again_when_aws_refuses_the_old_ones(
     assert client.token().expires_at == clock.now + 900  # and the new ones stay
 
 
+def test_keys_that_were_rotated_are_read_again_when_aws_calls_the_old_ones_expired(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
+    broker.script.append(
+        Answer(403, b'{"Message": "expired"}', {"x-amzn-ErrorType": "ExpiredTokenException"})
+    )
+    client = BrokerClient(broker.url, region=REGION)
+    rotate = client._http._credentials.get_others_than
+
+    def rotate_first(*given: Any) -> Any:
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "next")
+        broker.session_token = "next"
+        return rotate(*given)
+
+    monkeypatch.setattr(client._http._credentials, "get_others_than", rotate_first)
+    assert client.token().token_id == broker.token_id
+
+
+def test_keys_behind_a_role_that_were_rotated_are_read_again_after_sts_has_refused_the_old_ones(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broker.session_token = "of-the-role"
+    answer = (
+        "<AssumeRoleResponse><AssumeRoleResult><Credentials>"
+        f"<AccessKeyId>{ACCESS_KEY_ID}</AccessKeyId><SecretAccessKey>{SECRET_ACCESS_KEY}</SecretAccessKey>"
+        "<SessionToken>of-the-role</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>"
+        "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+    )
+    (tmp_path / "config").write_text(ASSUME)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "a")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    with endpoint(200, answer, accepts="Credential=AKIANEW/") as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        client = BrokerClient(broker.url, region=REGION)
+        with pytest.raises(errors.NoCredentials, match="AssumeRole failed"):
+            client.token()
+        (tmp_path / "config").write_text(ASSUME.replace("AKIASOURCE", "AKIANEW"))
+        assert client.token().token_id == broker.token_id
+
+
 def test_keys_that_somebody_put_into_a_session_are_not_replaced_by_others(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,6 +569,7 @@ def test_a_child_that_is_forked_during_a_refresh_of_a_given_session_gets_its_tok
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(10)  # ends a child that waits for ever
             client._time_budget_s = 5
             os._exit(0 if client.token().token_id == broker.token_id else 1)
         finally:

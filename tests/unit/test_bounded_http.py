@@ -578,6 +578,8 @@ def test_nothing_is_sent_in_clear_to_another_machine_or_for_lack_of_a_tls_contex
             (f"http://127.0.0.1.example.com:{port}/", tls),
             (f"http://user@127.0.0.1:{port}/", None),
             (f"https://127.0.0.1:{port}/", None),
+            (f"https://user:{CANARY}@127.0.0.1:{port}/", tls),
+            (f"https://127.0.0.1:{port}\\@example.com/", tls),
         ):
             error = failure_of(
                 lambda url=url, context=context: bounded_http.call(  # type: ignore[misc] # both are bound
@@ -665,6 +667,12 @@ def test_a_bare_array_is_json() -> None:
         (":" * 50, None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_or_nonsense(text: str, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date_or_nonsense(
+    text: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ-5")  # a date without a zone is no local time
+    time.tzset()
+    request.addfinalizer(time.tzset)
+    request.addfinalizer(monkeypatch.undo)
     response = BoundedResponse(429, {"Retry-After": text}, b"")
     assert response.retry_after_s(now_epoch_s=946_684_800.0) == seconds

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     MetadataRetrievalError,
+    NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
     SSOError,
@@ -239,6 +240,8 @@ def _hint(error: Exception) -> str:
         hint = "a credential_process, or what stands in its place, printed no JSON"
     elif isinstance(error, EOFError):
         hint = "the role wants an MFA code, and there is no terminal to ask at"
+    elif isinstance(error, NoRegionError):
+        hint = "set AWS_DEFAULT_REGION, so that STS can be asked for the role"
     elif isinstance(error, OSError):
         hint = f"{error.filename}: {error.strerror}"
     else:
