@@ -203,7 +203,7 @@ CASES = {
         environment={"AWS_METADATA_SERVICE_TIMEOUT": CANARY, "AWS_EC2_METADATA_DISABLED": "false"},
     ),
     "no region for STS": Case(
-        errors.NoCredentials, "set AWS_DEFAULT_REGION", ASSUME, {"AWS_PROFILE": "a", "AWS_DEFAULT_REGION": ""}
+        errors.NoCredentials, "set AWS_DEFAULT_REGION", ASSUME, {**STS, "AWS_DEFAULT_REGION": ""}
     ),
     "region malformed": Case(
         errors.NoCredentials,
