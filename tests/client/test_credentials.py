@@ -310,10 +310,12 @@ def test_every_caller_keeps_to_its_own_budget_where_the_chain_hangs(
 ) -> None:
     client = BrokerClient(broker.url, region=REGION, time_budget_s=0.3)
     ended_s: list[float] = []
+    seen: list[BaseException] = []
 
     def ask() -> None:
-        with pytest.raises(errors.TokenBrokerError):
-            client.token()
+        with pytest.raises(errors.CredentialsUnavailable) as raised:
+            client.status()  # unlike `token`, each for itself
+        seen.append(raised.value)
         ended_s.append(time.monotonic())
 
     started_s = time.monotonic()
@@ -326,6 +328,27 @@ def test_every_caller_keeps_to_its_own_budget_where_the_chain_hangs(
     assert len(ended_s) == 8
     assert max(ended_s) - started_s < 1.5
     assert len(hanging.read_text().splitlines()) == 1
+
+
+def test_callers_that_wait_for_one_search_get_errors_of_their_own(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\ncredential_process = sh -c 'sleep 0.5; exit 1'\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    source = CredentialSource(None)
+    seen: list[errors.TokenBrokerError] = []
+
+    def ask() -> None:
+        with pytest.raises(errors.NoCredentials) as raised:
+            source.get(time.monotonic() + 10)
+        seen.append(raised.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len({id(error) for error in seen}) == 4  # because a raise writes into it
 
 
 def test_asking_ahead_keeps_its_own_limit_where_the_chain_hangs(
@@ -528,12 +551,18 @@ def test_keys_that_somebody_put_into_a_session_are_not_replaced_by_others(
         BrokerClient(broker.url, session=session).token()
 
 
-def test_a_refusal_of_the_only_keys_is_not_repeated(broker: FakeBroker, new_client: NewClient) -> None:
-    session = botocore.session.Session()
-    session.set_credentials("AKIAUNKNOWN", "x")
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_refusal_of_the_only_keys_is_not_repeated(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, *, is_given: bool
+) -> None:
+    session = botocore.session.Session() if is_given else None
+    if session:
+        session.set_credentials("AKIAUNKNOWN", "x")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
 
     with pytest.raises(errors.RefusedByAws):
-        new_client(session=session).token()
+        BrokerClient(broker.url, region=REGION, session=session).token()
     assert broker.refusals == 1
 
 
