@@ -44,8 +44,8 @@ class Seen:
 class FakeApi:
     """Use as a context manager. `/redirect/STATUS/URL` redirects, `/forbidden` is 403, all else needs a good token.
 
-    `first_statuses` come before all that. Errors have `error_headers`; with `endless_401` its body drips until the
-    client hangs up, which `hung_up` tells.
+    `first_statuses` come before all that. Errors have `error_headers`; with `dripping_401` its body drips for ten
+    seconds, or until the client hangs up, which `hung_up` tells.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class FakeApi:
         self.refused: set[str] = set()
         self.first_statuses: deque[int] = deque()
         self.error_headers: dict[str, str] = {}
-        self.endless_401 = False
+        self.dripping_401 = False
         self.hung_up = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
@@ -66,7 +66,6 @@ class FakeApi:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.endless_401 = False
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -132,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status >= 400:
             for name, value in api.error_headers.items():
                 self.send_header(name, value)
-        if status == 401 and api.endless_401:
+        if status == 401 and api.dripping_401:
             self._drip()
             return
         self.send_header("Content-Length", str(len(answer)))
@@ -145,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.end_headers()
         try:
-            while api.endless_401:
+            for _ in range(500):
                 self.wfile.write(b".")
                 time.sleep(0.02)
         except OSError:

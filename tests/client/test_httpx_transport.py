@@ -238,7 +238,7 @@ def test_401_is_reported_although_a_hook_raises_on_it(
 def test_401_that_is_dropped_is_closed_and_not_read(
     headers: dict[str, str], caller: Caller, api: FakeApi
 ) -> None:
-    api.refused, api.endless_401, api.error_headers = {FIRST}, True, headers
+    api.refused, api.dripping_401, api.error_headers = {FIRST}, True, headers
     # With one connection only, the 401 has to give it back first; else this is a PoolTimeout.
     caller.below = {"limits": httpx.Limits(max_connections=1)}
 
@@ -250,7 +250,7 @@ def test_brokers_error_about_the_rejected_token_is_raised_and_the_401_closed(
     caller: Caller, api: FakeApi, broker: FakeBroker
 ) -> None:
     caller.send("GET", api.url())
-    api.refused, api.endless_401 = {FIRST}, True
+    api.refused, api.dripping_401 = {FIRST}, True
     broker.script.append(failure(502, "upstream_rejected"))
     request = httpx.Request("GET", api.url())
     below, async_below = LeavesOpen(), AsyncLeavesOpen()
@@ -585,7 +585,7 @@ def test_request_that_is_cancelled_while_its_token_is_reported_closes_the_401(
     async def run() -> None:
         async with new_http(new_client(), below) as http:
             await http.get(api.url())
-            api.refused, api.endless_401 = {FIRST}, True
+            api.refused, api.dripping_401 = {FIRST}, True
             broker.may_answer.clear()
             broker.was_asked.clear()
             refused = asyncio.create_task(http.get(api.url()))

@@ -238,7 +238,7 @@ def test_401_is_reported_although_a_hook_raises_on_it(
 def test_401_that_is_dropped_is_closed_and_not_read(
     headers: dict[str, str], new_client: NewClient, api: FakeApi
 ) -> None:
-    api.refused, api.endless_401, api.error_headers = {FIRST}, True, headers
+    api.refused, api.dripping_401, api.error_headers = {FIRST}, True, headers
     # With one connection only, the 401 has to give it back first.
     adapter = BrokerAdapter(new_client(), hosts=["localhost"], pool_maxsize=1, pool_block=True)
 
@@ -251,7 +251,7 @@ def test_brokers_error_about_the_rejected_token_is_raised_and_the_401_closed(
     session: requests.Session, api: FakeApi, broker: FakeBroker
 ) -> None:
     session.get(api.url(), timeout=TIMEOUT_S)
-    api.refused, api.endless_401 = {FIRST}, True
+    api.refused, api.dripping_401 = {FIRST}, True
     broker.script.append(failure(502, "upstream_rejected"))
 
     with pytest.raises(UpstreamRejected) as raised:
