@@ -54,7 +54,7 @@ class Caller:
     def send(self, method: str, url: str, **given: Any) -> httpx.Response:
         settings: dict[str, Any] = {"trust_env": False, "follow_redirects": True, "timeout": 10.0}
         if self.kind == "async":
-            return asyncio.run(self._send_async(method, url, settings, given))
+            return asyncio.run(asyncio.wait_for(self._send_async(method, url, settings, given), 25))
         transport = BrokerTransport(self.client, httpx.HTTPTransport(**self.below), hosts=self.hosts)
         hooks = {"response": [self.hook]}
         with httpx.Client(mounts={"all://": transport}, event_hooks=hooks, **settings) as http:
@@ -614,9 +614,10 @@ class OnePerRequest(httpx.AsyncBaseTransport):
 
 
 async def get_with(transport: AsyncBrokerTransport, url: str) -> int:
-    answer = await transport.handle_async_request(httpx.Request("GET", url))
-    await answer.aread()
-    await answer.aclose()
+    async with asyncio.timeout(10):
+        answer = await transport.handle_async_request(httpx.Request("GET", url))
+        await answer.aread()
+        await answer.aclose()
     return answer.status_code
 
 

@@ -420,6 +420,7 @@ def test_401_is_not_urllib3s_to_repeat_but_the_rest_of_its_retries_is(
     how: str, new_retries: Callable[[], Retry], new_client: NewClient, api: FakeApi, broker: FakeBroker
 ) -> None:
     retries = new_retries()
+    given = type(retries), dict(vars(retries))
     adapter = BrokerAdapter(
         new_client(), hosts=["localhost"], **({"max_retries": retries} if how == "given" else {})
     )
@@ -428,7 +429,6 @@ def test_401_is_not_urllib3s_to_repeat_but_the_rest_of_its_retries_is(
     if how == "changed":
         adapter.max_retries = type(retries)(5)
         adapter.max_retries.status_forcelist = [401, 503]
-    kept = type(retries), dict(vars(retries))
     api.refused, api.error_headers = {FIRST}, {"Retry-After": "0"}
     api.first_statuses.extend([503])
 
@@ -440,7 +440,7 @@ def test_401_is_not_urllib3s_to_repeat_but_the_rest_of_its_retries_is(
         api.refused = {SECOND, "canary-token-3"}
         assert session.get(api.url(), timeout=TIMEOUT_S).status_code == 401
         assert len(api.seen) == 5
-    assert (type(retries), vars(retries)) == kept  # other adapters may use it
+    assert (type(retries), vars(retries)) == given  # other adapters may use it
 
 
 @pytest.mark.parametrize("value", [0, 3, None, False])
