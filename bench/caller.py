@@ -1,4 +1,4 @@
-"""The caller's side: a token from the client's memory, the auth hook of requests, and threads that share a client."""
+"""The caller's side: a token from the client's memory, the adapter for requests, and threads that share a client."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import botocore.session
 import requests
 
 from bench.samples import Sample
 from token_broker.client import BrokerClient
-from token_broker.requests_auth import BrokerAuth
+from token_broker.requests_adapter import BrokerAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,15 +32,15 @@ class CallerCosts:
 
     Attributes:
         token_s: `BrokerClient.token()` from memory.
-        plain_request_s, auth_request_s: a GET on loopback with a static header, and with `BrokerAuth`.
-        plain_prepare_s, auth_prepare_s: the part of it that makes the request ready, without the network.
+        plain_request_s, adapter_request_s: a GET on loopback with a static header, and through `BrokerAdapter`.
+        plain_prepare_s, adapter_prepare_s: the part of it that makes the request ready, without the network.
     """
 
     token_s: Sample
     plain_request_s: Sample
-    auth_request_s: Sample
+    adapter_request_s: Sample
     plain_prepare_s: Sample
-    auth_prepare_s: Sample
+    adapter_prepare_s: Sample
     broker_calls_per_lease: list[int]
 
 
@@ -90,23 +90,35 @@ class _Server:
         self._server.server_close()
 
 
+class _NoNetwork(requests.adapters.HTTPAdapter):
+    """Stands where the network begins."""
+
+    def send(self, request: requests.PreparedRequest, *_args: Any, **_settings: Any) -> requests.Response:
+        answer = requests.Response()
+        answer.request, answer.status_code = request, 200
+        return answer
+
+
+class _BrokerAdapterAlone(BrokerAdapter, _NoNetwork):
+    """What `BrokerAdapter` does before the network begins."""
+
+
 def measure_caller(*, blocks: int) -> CallerCosts:
     """Measure all of it, in turns; takes some seconds."""
-    with _Server() as server, requests.Session() as session:
+    with _Server() as server, requests.Session() as plain_session, requests.Session() as session:
         session.trust_env = False
         client = _client(server.url, time.time)
-        auth = BrokerAuth(client, hosts=("127.0.0.1",))
+        session.mount(server.url, BrokerAdapter(client, hosts=("127.0.0.1",)))
+        plain_session.trust_env = False
         header = {"Authorization": f"Bearer {client.token().access_token}"}
-        plain, with_auth = (
-            requests.Request("GET", server.url, headers=header),
-            requests.Request("GET", server.url, auth=auth),
-        )
+        plain, bare = requests.Request("GET", server.url, headers=header), requests.Request("GET", server.url)
+        no_network, adapter = _NoNetwork(), _BrokerAdapterAlone(client, hosts=("127.0.0.1",))
         work: dict[str, tuple[Callable[[], object], int]] = {
             "token": (client.token, 20_000),
-            "plain_prepare": (lambda: session.prepare_request(plain), 1_000),
-            "auth_prepare": (lambda: session.prepare_request(with_auth), 1_000),
-            "plain_request": (lambda: session.get(server.url, headers=header, timeout=5), 100),
-            "auth_request": (lambda: session.get(server.url, auth=auth, timeout=5), 100),
+            "plain_prepare": (lambda: no_network.send(session.prepare_request(plain)), 1_000),
+            "adapter_prepare": (lambda: adapter.send(session.prepare_request(bare)), 1_000),
+            "plain_request": (lambda: plain_session.get(server.url, headers=header, timeout=5), 100),
+            "adapter_request": (lambda: session.get(server.url, timeout=5), 100),
         }
         taken: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(blocks):

@@ -235,9 +235,17 @@ def _caller_table(results: Results) -> str:
         [
             ["`BrokerClient.token()` from memory", micro("token_s"), ""],
             ["making a request ready, plain header", micro("plain_prepare_s"), ""],
-            ["… with `BrokerAuth`", micro("auth_prepare_s"), overhead("auth_prepare_s", "plain_prepare_s")],
+            [
+                "… with `BrokerAdapter`",
+                micro("adapter_prepare_s"),
+                overhead("adapter_prepare_s", "plain_prepare_s"),
+            ],
             ["a GET on loopback, plain header", micro("plain_request_s"), ""],
-            ["… with `BrokerAuth`", micro("auth_request_s"), overhead("auth_request_s", "plain_request_s")],
+            [
+                "… with `BrokerAdapter`",
+                micro("adapter_request_s"),
+                overhead("adapter_request_s", "plain_request_s"),
+            ],
             [
                 "calls to the broker per lease, 32 threads",
                 ", ".join(map(str, part["broker_calls_per_lease"])),

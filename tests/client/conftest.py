@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import botocore.session
 import pytest
+import trustme
 
-from tests.client.fake_api import FakeApi
+from tests.client.fake_api import HOSTS_ELSEWHERE, FakeApi
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
 from token_broker.client import BrokerClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 class Clock:
@@ -67,3 +70,16 @@ def new_client(
 def api() -> Iterator[FakeApi]:
     with FakeApi() as running:
         yield running
+
+
+@pytest.fixture
+def digishare(api: FakeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Have every host name lead to `api`, over TLS; the file has the root to trust."""
+    authority = trustme.CA()
+    api.speak_tls(authority.issue_cert("api.digishare.ma", *HOSTS_ELSEWHERE))
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *given, **more: resolve("127.0.0.1", *given, **more)
+    )
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tmp_path / "ca.pem"

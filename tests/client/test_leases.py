@@ -86,6 +86,7 @@ def test_all_but_one_thread_are_served_the_old_lease_while_the_next_is_fetched(
         assert broker.was_asked.wait(10)
 
         assert in_threads(8, client.token) == [old] * 8
+        assert client.fresh_lease() is old
 
         broker.may_answer.set()
         assert refresher.result(10).expires_at == clock.now + 900
@@ -102,6 +103,7 @@ def test_valid_lease_is_served_while_the_broker_is_away(
 
     assert client.token() is old
     assert client.token() is old  # and the broker is left alone for a while
+    assert client.fresh_lease() is old
     assert len(broker.calls) == 2
     assert old.token_id in caplog.text
     clock.now += 11

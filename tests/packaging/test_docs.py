@@ -10,6 +10,7 @@ from functions.broker.adapters import oauth_exchange
 
 ROOT = Path(__file__).parents[2]
 BROKER = ROOT / "functions" / "broker"
+LAYER = ROOT / "layers/common"
 
 
 def _architecture() -> str:
@@ -71,11 +72,16 @@ def test_every_event_is_in_the_table_of_events() -> None:
 
 def test_the_modules_that_the_drawing_names_are_those_that_there_are() -> None:
     text = _architecture()
-    drawing = text[text.index("```\nfunctions/broker/") : text.index("## One request")]
+    of_layer = text.index("```\nlayers/common/")
+    broker = text[text.index("```\nfunctions/broker/") : of_layer]
+    layer = text[of_layer : text.index("## One request")]
 
-    assert set(re.findall(r"\w+\.py", drawing)) == {
-        file.name for file in BROKER.rglob("*.py") if file.name != "__init__.py"
-    }
+    for drawing, files in (
+        (broker, BROKER.rglob("*.py")),
+        (layer, [*LAYER.glob("token_broker/*.py"), *LAYER.glob("lambda_support/*.py")]),
+    ):
+        named = set(re.findall(r"\w+\.py", drawing))
+        assert named == {file.name for file in files if file.name != "__init__.py"}
 
 
 def test_every_make_task_of_the_readme_exists() -> None:

@@ -35,9 +35,10 @@ def run(command: Sequence[str], environment: dict[str, str], folder: Path, timeo
 
 
 def localised(text: str, environment: dict[str, str]) -> str:
-    """Return a snippet that finds the local Digishare."""
-    return text.replace("https://api.digishare.ma/v1", environment["DIGISHARE_BASE_URL"]).replace(
-        "BrokerAuth(BrokerClient())", 'BrokerAuth(BrokerClient(), hosts=["127.0.0.1"])'
+    """Return a snippet that finds the local Digishare, and may send it the token."""
+    origin = environment["DIGISHARE_BASE_URL"].removesuffix("/v1")
+    return text.replace("https://api.digishare.ma", origin).replace(
+        "(BrokerClient())", '(BrokerClient(), hosts=["127.0.0.1"])'
     )
 
 

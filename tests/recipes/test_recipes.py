@@ -1,6 +1,6 @@
 """Every snippet of "Calling the broker" is run as it stands on the page, over signed HTTP against the local cloud.
 
-Only Digishare's address is another one, and with it the host that `BrokerAuth` may send the token to.
+Only Digishare's address is another one, and with it the host that may see the token.
 """
 
 from __future__ import annotations

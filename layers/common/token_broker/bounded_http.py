@@ -223,8 +223,12 @@ def call(
     return outcome
 
 
-def in_background(act: Callable[[], _T]) -> Future[_T]:
+def in_background(what: str, act: Callable[[], _T]) -> Future[_T]:
     """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end.
+
+    Args:
+        what: names the thread.
+        act: what is run.
 
     The answer has the error RuntimeError where no thread can be started.
     """
@@ -237,7 +241,7 @@ def in_background(act: Callable[[], _T]) -> Future[_T]:
             future.set_exception(error)
 
     try:
-        threading.Thread(target=run, daemon=True).start()
+        threading.Thread(target=run, name=f"token-broker: {what}", daemon=True).start()
     except RuntimeError as error:  # the process has too many, or is ending
         future.set_exception(error)
     return future
@@ -344,7 +348,7 @@ class _Call:
 
     def _open_socket(self, host: str, port: int) -> socket.socket:
         self._stage = "looking up the host's name"
-        lookup = in_background(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        lookup = in_background("name lookup", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         addresses = [str(address[0]) for *_, address in lookup.result(self._left_s())]
         self._stage = f"connecting{self._way}"
         plain = self._connect_to_one_of(addresses, port)

@@ -193,10 +193,10 @@ class BrokerClient:
 
     def fresh_lease(self) -> Lease | None:
         """Return the lease in memory if `token` would return it at once; never blocks, for event loops."""
-        fetched, now = self._fetched, self._clock()
-        return (
-            fetched.lease if fetched and fetched.is_usable(_Need(), now) and not fetched.is_due(now) else None
-        )
+        fetched, now, need = self._fetched, self._clock(), _Need()
+        if fetched and fetched.is_usable(need, now) and self._is_served_at_once(fetched, need, now):
+            return fetched.lease
+        return None
 
     def status(self, connection: str | None = None) -> dict[str, object]:
         """Return the answer of `GET /status`: state, expiry and such of the connections; never a token. Blocks.

@@ -113,7 +113,7 @@ class CredentialSource:
         """
         with self._lock:
             if self._search is None or self._search.done():
-                self._search = in_background(self._find)
+                self._search = in_background("credentials", self._find)
             search = self._search
         try:
             found = search.result(max(deadline_s - time.monotonic(), 0))

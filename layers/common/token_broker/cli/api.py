@@ -1,4 +1,4 @@
-"""`token-broker get`: one call of the API, with the same care for its token as `BrokerAuth`."""
+"""`token-broker get`: one call of the API, with the same care for its token as `BrokerAdapter`."""
 
 from __future__ import annotations
 
