@@ -223,22 +223,25 @@ def call(
     return outcome
 
 
-def in_background(what: str, act: Callable[[], _T]) -> Future[_T]:
+def in_background(what: str, act: Callable[[], _T], outcome: Future[_T] | None = None) -> Future[_T]:
     """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end.
 
     Args:
         what: names the thread.
         act: what is run.
+        outcome: where its answer or error is put; default: a new one.
 
     The answer has the error RuntimeError where no thread can be started.
     """
-    future: Future[_T] = Future()
+    future: Future[_T] = outcome or Future()
 
     def run() -> None:
         try:
-            future.set_result(act())
+            answer = act()
         except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
             future.set_exception(error)
+        else:
+            future.set_result(answer)
 
     try:
         threading.Thread(target=run, name=f"token-broker: {what}", daemon=True).start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -23,7 +24,6 @@ from token_broker.token_hosts import DIGISHARE_HOSTS, host_names, may_carry_toke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from concurrent.futures import Future
 
     from token_broker.client import BrokerClient, Lease
 
@@ -153,9 +153,13 @@ class AsyncBrokerTransport(httpx.AsyncBaseTransport):
         cancelled task nor a program that ends waits for the broker. There are as few as there are questions.
         """
         question = (os.getpid(), *what)  # a forked child has none of its parent's threads
-        answer = self._asked.get(question)
-        if answer is None or answer.done():
-            answer = self._asked[question] = in_background("lease", partial(ask, *what))
+        new: Future[Lease] = Future()
+        new.add_done_callback(lambda _: self._asked.pop(question))
+        answer = self._asked.setdefault(
+            question, new
+        )  # at once, because event loops can be in several threads
+        if answer is new:
+            in_background("lease", partial(ask, *what), new)
         await _wait_for(answer)
         return partial(_lease_of, answer)
 
