@@ -214,6 +214,19 @@ def test_credentials_that_cannot_be_refreshed_say_sign_in_again(
         new_client(session=session).token()
 
 
+def test_a_refresh_that_fails_in_another_way_is_no_expiry(broker: FakeBroker, new_client: NewClient) -> None:
+    def refresh() -> dict[str, str]:
+        raise RuntimeError("canary-of-a-refresh")
+
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    session = botocore.session.Session()
+    vars(session)["_credentials"] = RefreshableCredentials("a", "b", "c", an_hour_ago, refresh, "test")
+
+    with pytest.raises(errors.NoCredentials, match="RuntimeError") as raised:
+        new_client(session=session).token()
+    assert "canary" not in _chain(raised.value)
+
+
 def test_output_of_a_credential_process_is_not_shown(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
