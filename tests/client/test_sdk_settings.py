@@ -16,6 +16,7 @@ import trustme
 
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
 from token_broker import errors
+from token_broker.sdk_settings import proxy_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +210,12 @@ def test_a_malformed_proxy_is_told_without_what_stands_in_it(
         new_client().token()
     assert "canary" not in str(raised.value)
     assert raised.value.__context__ is None
+
+
+def test_a_proxy_has_no_repr_with_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-password@proxy.example:3128")
+
+    assert repr(proxy_for("https://broker.test/")) == "Proxy(url='http://proxy.example:3128')"
 
 
 # --- root certificates --------------------------------------------------------------------------------------------
