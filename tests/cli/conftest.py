@@ -43,17 +43,14 @@ class _Person(io.StringIO):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs one command: `run("token", stdin=b"...")`; `stdin=None` is a person at a terminal."""
+    """Return a function that runs one command: `run("token", stdin=b"...")`; `typed` is what a person at a terminal types."""
 
-    def act(*arguments: str, stdin: str | bytes | None = b"") -> Ended:
+    def act(*arguments: str, stdin: str | bytes = b"", typed: str | None = None) -> Ended:
         content = stdin.encode() if isinstance(stdin, str) else stdin
-        reader = _Person() if content is None else io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+        reader = io.TextIOWrapper(io.BytesIO(content), encoding="ascii") if typed is None else _Person(typed)
         monkeypatch.setattr(sys, "stdin", reader)
         capsys.readouterr()
-        try:
-            exit_code = main(arguments)
-        except SystemExit as end:
-            exit_code = int(end.code or 0)
+        exit_code = main(arguments)
         told = capsys.readouterr()
         return Ended(exit_code, told.out, told.err)
 

@@ -18,7 +18,8 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.outcome import GET_IDENTITY, RENEW_IDENTITY, CommandError, Exit
+from token_broker.cli.terminal import safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+THE_STACK: Final = "AWS CloudFormation"
+"""Whom one waits for while an output of the stack is read."""
 _REGION_OF_URL: Final = re.compile(r"https://[a-z0-9]+\.lambda-url\.(?P<region>[a-z0-9-]+)\.on\.aws")
 _ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _CHECK_SETTINGS: Final = "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws"
@@ -144,10 +147,11 @@ class Deployment:
 
     def _stack(self) -> tuple[dict[str, str], dict[str, str]]:
         stack = self._stacks[0]
+        # Made safe here, because they go into texts of several lines, which are for a person to copy.
         return (
-            {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])},
+            {output["OutputKey"]: safe(output["OutputValue"]) for output in stack.get("Outputs", [])},
             {
-                parameter["ParameterKey"]: parameter["ParameterValue"]
+                parameter["ParameterKey"]: safe(parameter["ParameterValue"])
                 for parameter in stack.get("Parameters", [])
             },
         )
@@ -190,7 +194,7 @@ def _from_aws(error: ClientError, what: str, needed: Mapping[str, object]) -> Co
     if code in _WRONG_CREDENTIALS:
         return CommandError(
             text,
-            fix="sign in again; `aws sts get-caller-identity` shows whether the AWS identity works",
+            fix=RENEW_IDENTITY,
             exit_code=Exit.ACCESS_DENIED,
             code="credentials_refused",
         )
@@ -204,7 +208,7 @@ def _from_sdk(error: BotoCoreError, what: str) -> CommandError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return CommandError(
             "no AWS credentials found to sign with",
-            fix="sign in (aws sso login), or set AWS_PROFILE",
+            fix=GET_IDENTITY,
             exit_code=Exit.ACCESS_DENIED,
             code="no_credentials",
         )
