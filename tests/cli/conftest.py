@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import subprocess
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.fake_aws import FakeAws
 from tests.client.fake_api import FakeApi
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
 from token_broker.cli import main
@@ -34,6 +41,71 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+PROGRAM = [sys.executable, "-m", "token_broker.cli"]
+
+
+def run_process(
+    *arguments: str | bytes,
+    streams: str = "",
+    program: Sequence[str] = PROGRAM,
+    stdin: bytes | None = None,
+    **environment: str,
+) -> Ended:
+    """Run one command as a process of its own; `streams` is a redirection of the shell's, such as `>&-`."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *program, *arguments],  # noqa: S607 - as the reader's shell is found
+        env={**os.environ, **environment},
+        input=stdin or b"",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def run_on_terminal(
+    *arguments: str,
+    program: Sequence[str] = PROGRAM,
+    typed: Sequence[tuple[str, bytes]] = (),
+    streams: str = "",
+    **environment: str,
+) -> tuple[int, str, list[Any]]:
+    """Run one command on a terminal of its own.
+
+    Args:
+        arguments: of the command.
+        program: which runs it.
+        typed: what to wait for on the screen, and what to type then.
+        streams: a redirection of the shell's, such as `>/dev/null`.
+        environment: in addition.
+
+    Returns:
+        The exit code, all that the screen showed, and the settings of the terminal at the end.
+    """
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *program, *arguments],  # noqa: S607 - as the reader's shell is found
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", **environment},
+        start_new_session=True,
+        preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does one system call
+    ) as running:
+        shown, due = b"", list(typed)
+        while running.poll() is None or select.select([controller], [], [], 0)[0]:
+            if select.select([controller], [], [], 0.02)[0]:
+                shown += os.read(controller, 65_536)
+            if due and due[0][0].encode() in shown:
+                os.write(controller, due.pop(0)[1])
+    settings = termios.tcgetattr(terminal)
+    os.close(terminal)
+    os.close(controller)
+    return running.returncode, shown.decode().replace("\r\n", "\n"), settings
+
+
+def _take_as_controlling_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class _Person(io.StringIO):
@@ -72,4 +144,12 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     with FakeApi() as running:
         monkeypatch.setenv("DIGISHARE_BASE_URL", running.url("/v1"))
+        yield running
+
+
+@pytest.fixture
+def aws(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """An AWS that commands reach as processes of their own, beside the broker."""
+    with FakeAws() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         yield running

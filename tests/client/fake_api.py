@@ -27,6 +27,7 @@ class FakeApi:
         self.seen: list[Seen] = []
         self.refused: set[str] = set()
         self.connections = 0
+        self.body: bytes | None = None
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -84,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         authorization = self.headers.get("Authorization")
         bearer = None if authorization is None else authorization.removeprefix("Bearer ")
         status = self.server.api.status_of(Seen(self.path, bearer, body))
-        answer = b'{"status":%d}' % status
+        answer = b'{"status":%d}' % status if self.server.api.body is None else self.server.api.body
         self.send_response(status)
         if self.path.startswith("/redirect/"):
             self.send_header("Location", unquote(self.path.split("/", 3)[3]))

@@ -179,7 +179,7 @@ def _fault(
     said = error.aws_message if isinstance(error, errors.RefusedByAws) else error.description
     text, fix = {
         "url": (said, remedies.SET_URL.format(stack=options.stack)),
-        "credentials": (said.partition(";")[0], remedies.SIGN_IN),
+        "credentials": (said.partition(";")[0], remedies.working_credentials(deployment)),
         "network": (said, remedies.REACH_URL),
         "region": (f"signs for {visit.region}: {said}", remedies.SET_REGION),
         "clock": (said, remedies.SET_CLOCK),

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
@@ -45,9 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
     terminal = Terminal(as_json=False)
     try:
         with prompts.echo_restored():
-            exit_code = _run(sys.argv[1:] if arguments is None else arguments, terminal, clock)
-        terminal.flush()
-        return exit_code
+            return _run(sys.argv[1:] if arguments is None else arguments, terminal, clock)
     except ReaderGoneError:
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
@@ -59,9 +58,16 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
 
 
 def _run(arguments: Sequence[str], terminal: Terminal, clock: Callable[[], float]) -> int:
+    # argparse ignores what cannot be written.
+    out, err = io.StringIO(), io.StringIO()
     try:
-        options = parse(arguments)
+        with redirect_stdout(out), redirect_stderr(err):
+            options = parse(arguments)
     except SystemExit as end:  # --help, --version, wrong usage
+        for line in err.getvalue().splitlines():
+            terminal.note(line)
+        for line in out.getvalue().splitlines():
+            terminal.show(line)
         return int(end.code or 0)
     terminal.as_json = options.json
     return _load(_COMMANDS[options.command])(options, terminal, clock)

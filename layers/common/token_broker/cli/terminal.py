@@ -166,11 +166,6 @@ class Terminal:
         for line in others:
             self.note(line)
 
-    def flush(self) -> None:
-        """Write what argparse has left in the streams' memory, so that the interpreter finds nothing at its end."""
-        self._write(self._err, "")
-        self._write(self._out, "")
-
     def _write_line(self, stream: TextIO, text: str, *, mark: str = "", colour: str = "") -> None:
         """Write a line; `mark` is this program's own text before it."""
         self._write(stream, f"{self._coloured(mark, colour, stream)}{safe(text)}\n")
