@@ -117,6 +117,7 @@ def parse(arguments: Sequence[str]) -> Options:
             check(os.environ.get(name) or "unset")
         except argparse.ArgumentTypeError as error:
             parser.error(f"the variable {name} {error}")
+    options.stack = getattr(options, "stack", None) or os.environ.get("TOKEN_BROKER_STACK") or "token-broker"
     return options
 
 
@@ -143,7 +144,7 @@ def new_parser() -> argparse.ArgumentParser:
         "doctor",
         "find out why this identity gets no token, and what to do about it",
         ["token-broker doctor", "token-broker doctor --connection marketing --json"],
-    ).add_argument("--stack", type=_text, default=_stack(), metavar="NAME", help=_STACK_HELP)
+    ).add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
     completion = _add(
         commands,
         "completion",
@@ -241,7 +242,7 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
     mints.add_argument(
         "--table", type=_text, metavar="NAME", help="default: TOKEN_BROKER_TABLE, else the stack's output"
     )
-    mints.add_argument("--stack", type=_text, default=_stack(), metavar="NAME", help=_STACK_HELP)
+    mints.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
     mints.add_argument("--all", action="store_true", help="also failed exchanges and expired tokens")
     connection = _add(
         commands,
@@ -280,7 +281,7 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
         action.add_argument(
             "--prefix", type=_prefix, metavar="PREFIX", help="of the secrets; default: the stack's output"
         )
-        action.add_argument("--stack", type=_text, default=_stack(), metavar="NAME", help=_STACK_HELP)
+        action.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
 
 
 _STACK_HELP: Final = "CloudFormation stack of the broker; default: TOKEN_BROKER_STACK, else token-broker"
@@ -326,10 +327,6 @@ def _shared_options(*, is_outer: bool) -> argparse.ArgumentParser:
         help="results as JSON on standard output",
     )
     return parser
-
-
-def _stack() -> str:
-    return os.environ.get("TOKEN_BROKER_STACK") or "token-broker"
 
 
 def _version() -> str:
