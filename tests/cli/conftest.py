@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,15 +94,18 @@ def run_on_terminal(
         preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does one system call
     ) as running:
         shown, due = b"", list(typed)
+        overdue = threading.Timer(30, running.kill)
+        overdue.start()
         while running.poll() is None or select.select([controller], [], [], 0)[0]:
             if select.select([controller], [], [], 0.02)[0]:
                 shown += os.read(controller, 65_536)
             if due and due[0][0].encode() in shown:
                 os.write(controller, due.pop(0)[1])
+        overdue.cancel()
     settings = termios.tcgetattr(terminal)
     os.close(terminal)
     os.close(controller)
-    return running.returncode, shown.decode().replace("\r\n", "\n"), settings
+    return running.returncode, shown.decode(errors="replace").replace("\r\n", "\n"), settings
 
 
 def _take_as_controlling_terminal() -> None:
