@@ -89,7 +89,7 @@ def run_on_terminal(
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
-        env={**os.environ, "TERM": "xterm", **environment},
+        env={**os.environ, **environment},
         start_new_session=True,
         preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does one system call
     ) as running:
