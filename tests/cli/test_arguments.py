@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import run_process
+from tests.cli.conftest import PROGRAM, run_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,6 +195,17 @@ def test_exec_says_in_a_line_that_a_command_cannot_be_run(
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
     assert "\0" not in ended.err
+
+
+def test_exec_says_by_its_code_that_a_command_cannot_be_run_where_nobody_reads(broker: FakeBroker) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*PROGRAM, "exec", "--", "no-such-command"], stdout=writing, stderr=writing, timeout=60, check=False
+    )
+    os.close(writing)
+
+    assert done.returncode == 127
 
 
 def test_exec_leaves_odd_bytes_of_the_environment_as_they_are(broker: FakeBroker) -> None:

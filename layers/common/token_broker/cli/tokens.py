@@ -70,15 +70,17 @@ def execute(options: Options, terminal: Terminal, _clock: Callable[[], float]) -
     command = options.command_line
     environment = {**os.environ, options.variable: lease.access_token}
     # Python ignores these, and what is ignored stays so in the command: `CMD | head` would not end.
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    ignored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - it is what this command is for
     except FileNotFoundError:
         reason, exit_code = "no such command", Exit.NOT_FOUND
     except (OSError, ValueError) as error:  # ValueError: NUL in an argument
         reason, exit_code = getattr(error, "strerror", None) or "cannot be run", Exit.NOT_EXECUTABLE
+    for number in ignored:  # else telling it to a reader who has gone would end this program by a signal
+        signal.signal(number, signal.SIG_IGN)
     raise CommandError(f"{command[0] or repr('')}: {reason}", exit_code=exit_code, code="not_executable")
 
 
