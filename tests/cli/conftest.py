@@ -67,7 +67,7 @@ def run_process(
 def run_on_terminal(
     *arguments: str,
     program: Sequence[str] = PROGRAM,
-    typed: Sequence[tuple[str, bytes]] = (),
+    typed: Sequence[tuple[str, bytes | Callable[[], None]]] = (),
     streams: str = "",
     **environment: str,
 ) -> tuple[int, str, list[Any]]:
@@ -76,7 +76,7 @@ def run_on_terminal(
     Args:
         arguments: of the command.
         program: which runs it.
-        typed: what to wait for on the screen, and what to type then.
+        typed: what to wait for on the screen, and what to type or to do then.
         streams: a redirection of the shell's, such as `>/dev/null`.
         environment: in addition.
 
@@ -100,7 +100,11 @@ def run_on_terminal(
             if select.select([controller], [], [], 0.02)[0]:
                 shown += os.read(controller, 65_536)
             if due and due[0][0].encode() in shown:
-                os.write(controller, due.pop(0)[1])
+                _, answer = due.pop(0)
+                if isinstance(answer, bytes):
+                    os.write(controller, answer)
+                else:
+                    answer()
         overdue.cancel()
     settings = termios.tcgetattr(terminal)
     os.close(terminal)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.client import BaseClient
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    UnauthorizedSSOTokenError,
+)
 
 from functions.broker.grants import load_grants, read_caller
 from tests.client.fake_broker import Answer
@@ -234,3 +239,48 @@ def test_what_a_credential_process_says_is_not_shown(
     assert SECRET not in ended.out + ended.err
     assert "aws sts get-caller-identity" in ended.err
     assert "internal error" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "said"),
+    [
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "x"), 3, "this AWS identity needs the statement"),
+        (
+            ClientError({"Error": {"Code": "ExpiredTokenException"}}, "x"),
+            3,
+            "get new ones where these came from",
+        ),
+        (ClientError({"Error": {"Code": "ThrottlingException"}}, "x"), 4, "try again later"),
+        (
+            ClientError({"Error": {"Code": "Odd\x1b[2J\nfix: evil"}}, "x"),
+            1,
+            "AWS says Odd\\u001b[2J\\u000afix: evil",
+        ),
+        (NoCredentialsError(), 3, "run where a role is attached"),
+        (UnauthorizedSSOTokenError(), 3, "the sign-in of the AWS profile has expired"),
+        (EndpointConnectionError(endpoint_url="https://aws.invalid"), 4, "check the network"),
+        (json.JSONDecodeError("no JSON", SECRET, 0), 4, "(JSONDecodeError)"),
+        (FileNotFoundError(2, SECRET), 4, "(FileNotFoundError)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("command", [("connection", "list", "--prefix", "p"), ("mints",)], ids=" ".join)
+@pytest.mark.usefixtures("broker")
+def test_each_way_in_which_aws_is_not_asked_has_its_code_and_advice(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    error: Exception,
+    exit_code: int,
+    said: str,
+) -> None:
+    def fail(self: object, operation: str, arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", fail)
+
+    ended = run(*command)
+
+    assert (ended.exit_code, ended.out) == (exit_code, "")
+    assert said in ended.err
+    assert SECRET not in ended.err

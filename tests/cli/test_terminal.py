@@ -15,6 +15,8 @@ from tests.client.fake_broker import Answer
 from token_broker.cli.terminal import safe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.cli.conftest import Run
     from tests.cli.fake_aws import FakeAws
     from tests.client.fake_api import FakeApi
@@ -48,7 +50,7 @@ def echoes(settings: list[int]) -> bool:
     ],
 )
 def test_a_prompt_that_gets_no_answer_stores_nothing_and_leaves_the_terminal_as_it_was(
-    aws: FakeAws, typed: list[tuple[str, bytes]], exit_code: int, said: str
+    aws: FakeAws, typed: list[tuple[str, bytes | Callable[[], None]]], exit_code: int, said: str
 ) -> None:
     ended, shown, settings = run_on_terminal(*PUT, typed=typed, NO_COLOR="1")
 
@@ -64,9 +66,13 @@ def test_a_prompt_that_gets_no_answer_stores_nothing_and_leaves_the_terminal_as_
 def test_questions_are_no_part_of_the_result(aws: FakeAws, tmp_path_factory: pytest.TempPathFactory) -> None:
     aws.answers["PutSecretValue"] = {"VersionId": "version-1"}
     file = tmp_path_factory.mktemp("out") / "result"
-    typed = [("Client id:", b"id \n"), ("hidden", SECRET.encode() + b"\n")]
 
-    ended, shown, settings = run_on_terminal(*PUT, "--json", typed=typed, streams=f">{file}")
+    ended, shown, settings = run_on_terminal(
+        *PUT,
+        "--json",
+        typed=[("Client id:", b"id \n"), ("hidden", SECRET.encode() + b"\n")],
+        streams=f">{file}",
+    )
 
     assert ended == 0
     assert json.loads(file.read_text())["version"] == "version-1"
@@ -139,24 +145,18 @@ def test_a_person_who_waits_is_told_for_what(
     broker: FakeBroker, aws: FakeAws, command: tuple[str, ...], what: str
 ) -> None:
     broker.may_answer.clear()
-    release = threading.Timer(4, broker.may_answer.set)
-    release.start()
 
-    _, shown, _ = run_on_terminal(*command)
+    _, shown, _ = run_on_terminal(*command, typed=[("waiting for", broker.may_answer.set)])
 
-    release.join()
     assert shown.count("waiting for") == 1
     assert shown.startswith(f"waiting for {what} …\n")
 
 
 def test_operators_who_wait_are_told_for_what(aws: FakeAws) -> None:
     aws.may_answer.clear()
-    release = threading.Timer(4, aws.may_answer.set)
-    release.start()
 
-    _, shown, _ = run_on_terminal("mints", "--table", "tokens")
+    _, shown, _ = run_on_terminal("mints", "--table", "tokens", typed=[("waiting for", aws.may_answer.set)])
 
-    release.join()
     assert shown.startswith("waiting for the token table …\n")
 
 
