@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import subprocess
 import sys
-from collections.abc import Callable
+import termios
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.fake_aws import FakeAws
 from tests.client.fake_api import FakeApi
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
 from token_broker.cli import main
@@ -34,6 +42,78 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+PROGRAM = [sys.executable, "-m", "token_broker.cli"]
+
+
+def run_process(
+    *arguments: str | bytes,
+    streams: str = "",
+    program: Sequence[str] = PROGRAM,
+    stdin: bytes | None = None,
+    **environment: str,
+) -> Ended:
+    """Run one command as a process of its own; `streams` is a redirection of the shell's, such as `>&-`."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *program, *arguments],  # noqa: S607 - as the reader's shell is found
+        env={**os.environ, **environment},
+        input=stdin or b"",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def run_on_terminal(
+    *arguments: str,
+    program: Sequence[str] = PROGRAM,
+    typed: Sequence[tuple[str, bytes | Callable[[], None]]] = (),
+    streams: str = "",
+    **environment: str,
+) -> tuple[int, str, list[Any]]:
+    """Run one command on a terminal of its own.
+
+    Args:
+        arguments: of the command.
+        program: which runs it.
+        typed: what to wait for on the screen, and what to type or to do then.
+        streams: a redirection of the shell's, such as `>/dev/null`.
+        environment: in addition.
+
+    Returns:
+        The exit code, all that the screen showed, and the settings of the terminal at the end.
+    """
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *program, *arguments],  # noqa: S607 - as the reader's shell is found
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does one system call
+    ) as running:
+        shown, due = b"", list(typed)
+        overdue = threading.Timer(30, running.kill)
+        overdue.start()
+        while running.poll() is None or select.select([controller], [], [], 0)[0]:
+            if select.select([controller], [], [], 0.02)[0]:
+                shown += os.read(controller, 65_536)
+            if due and due[0][0].encode() in shown:
+                _, answer = due.pop(0)
+                if isinstance(answer, bytes):
+                    os.write(controller, answer)
+                else:
+                    answer()
+        overdue.cancel()
+    settings = termios.tcgetattr(terminal)
+    os.close(terminal)
+    os.close(controller)
+    return running.returncode, shown.decode(errors="replace").replace("\r\n", "\n"), settings
+
+
+def _take_as_controlling_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class _Person(io.StringIO):
@@ -43,17 +123,14 @@ class _Person(io.StringIO):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs one command: `run("token", stdin=b"...")`; `stdin=None` is a person at a terminal."""
+    """Return a function that runs one command: `run("token", stdin=b"...")`; `typed` is what a person at a terminal types."""
 
-    def act(*arguments: str, stdin: str | bytes | None = b"") -> Ended:
+    def act(*arguments: str, stdin: str | bytes = b"", typed: str | None = None) -> Ended:
         content = stdin.encode() if isinstance(stdin, str) else stdin
-        reader = _Person() if content is None else io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+        reader = io.TextIOWrapper(io.BytesIO(content), encoding="ascii") if typed is None else _Person(typed)
         monkeypatch.setattr(sys, "stdin", reader)
         capsys.readouterr()
-        try:
-            exit_code = main(arguments)
-        except SystemExit as end:
-            exit_code = int(end.code or 0)
+        exit_code = main(arguments)
         told = capsys.readouterr()
         return Ended(exit_code, told.out, told.err)
 
@@ -75,4 +152,12 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     with FakeApi() as running:
         monkeypatch.setenv("DIGISHARE_BASE_URL", running.url("/v1"))
+        yield running
+
+
+@pytest.fixture
+def aws(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """An AWS that commands reach as processes of their own, beside the broker."""
+    with FakeAws() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         yield running

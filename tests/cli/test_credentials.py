@@ -43,12 +43,10 @@ def test_put_stores_and_rotates_from_standard_input(run: Run, account: Account) 
 
 def test_put_asks_a_person_without_echo(run: Run, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getpass", lambda prompt: CANARY)
-    monkeypatch.setattr("builtins.input", lambda prompt: "client-1 ")
+    url = "https://api.digishare.ma/t"
 
-    by_client = run(
-        "connection", "put", "one", *PREFIX, "--token-url", "https://api.digishare.ma/t", stdin=None
-    )
-    by_person = run("connection", "put", "two", *PREFIX, "--type", "personal_access_token", stdin=None)
+    by_client = run("connection", "put", "one", *PREFIX, "--token-url", url, typed="client-1 \n")
+    by_person = run("connection", "put", "two", *PREFIX, "--type", "personal_access_token", typed="")
 
     assert stored("one") == {
         "type": "client_credentials",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, failure
+from tests.cli.conftest import PROGRAM, run_on_terminal, run_process
+from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Answer, failure
 from token_broker.cli.arguments import SHELLS
 from token_broker.cli.outcome import _FIXES
 from token_broker.errors import BY_CODE
@@ -34,7 +35,6 @@ COMMANDS = (
     ["doctor"],
     ["completion"],
 )
-PROGRAM = [sys.executable, "-m", "token_broker.cli"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -160,29 +160,15 @@ def test_ctrl_c_ends_with_130_and_silently(broker: FakeBroker) -> None:
 @pytest.mark.parametrize(
     ("settings", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
 )
-def test_colour_is_for_terminals_that_want_it(settings: dict[str, str], *, is_coloured: bool) -> None:
-    shown = on_a_terminal("token", environment={"TERM": "xterm", **settings})
+def test_colour_is_for_terminals_that_want_it(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], *, is_coloured: bool
+) -> None:
+    for name, value in {"TERM": "xterm", **settings}.items():
+        monkeypatch.setenv(name, value)
+    _, shown, _ = run_on_terminal("token")
 
     assert ("\x1b[31merror:" in shown) is is_coloured
     assert "error:" in shown
-
-
-def on_a_terminal(*arguments: str, environment: dict[str, str]) -> str:
-    """Return what a command shows on a terminal."""
-    terminal, other_end = pty.openpty()
-    with subprocess.Popen(  # noqa: S603 - our own program
-        [*PROGRAM, *arguments], stdin=other_end, stdout=other_end, stderr=other_end, env=environment
-    ) as running:
-        os.close(other_end)
-        shown = b""
-        try:
-            while piece := os.read(terminal, 4096):
-                shown += piece
-        except OSError:  # the other end is closed: Linux's way to say so
-            pass
-        running.wait(20)
-    os.close(terminal)
-    return shown.decode()
 
 
 def test_a_stream_that_knows_ascii_only_is_written_to(broker: FakeBroker) -> None:
@@ -223,6 +209,84 @@ def test_a_url_that_is_none_is_told_without_a_traceback(
 
     assert ended.exit_code in {1, 2, 4}
     assert "fix: " in ended.err + ended.out
+
+
+UNFORESEEN = """
+import sys
+from token_broker.cli import program
+
+def command(options, terminal, clock):
+    raise {error}
+
+program._load = lambda _: command
+sys.exit(program.main(["token", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ('ValueError("canary-secret")', "internal error: ValueError at program.py:"),
+        ('KeyError("canary-secret")', "internal error: KeyError at program.py:"),
+        (
+            'ExceptionGroup("canary-secret", [ValueError("canary-secret")])',
+            "internal error: ExceptionGroup at ",
+        ),
+        (
+            'UnicodeDecodeError("utf-8", b"canary-secret", 0, 1, "x")',
+            "internal error: UnicodeDecodeError at ",
+        ),
+        ('MemoryError("canary-secret")', "what was answered is too large, or nested too deeply"),
+        ('RecursionError("canary-secret")', "what was answered is too large, or nested too deeply"),
+    ],
+)
+def test_what_nobody_foresaw_ends_in_a_line_without_its_text(error: str, said: str) -> None:
+    program = [sys.executable, "-c", UNFORESEEN.format(error=error)]
+
+    for_people = run_process(program=program)
+    for_programs = run_process("--json", program=program)
+
+    assert (for_people.exit_code, for_people.out) == (1, "")
+    assert for_people.err.startswith(f"error: {said}")
+    assert for_programs.value["exit_code"] == 1
+    assert for_programs.value["error_description"].startswith(said)
+    assert "canary-secret" not in for_people.err + for_programs.out + for_programs.err
+
+
+def test_the_place_of_an_unforeseen_error_is_the_last_line_of_this_package(
+    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, connection: object = None) -> None:
+        raise LookupError("canary-secret")
+
+    monkeypatch.setattr("token_broker.client.BrokerClient.status", fail)
+
+    ended = run("status")
+
+    assert ended.exit_code == 1
+    assert re.match(r"error: internal error: LookupError at tokens\.py:\d+\nfix: report ", ended.err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_it_as_they_end_any_program(broker: FakeBroker, number: signal.Signals) -> None:
+    broker.may_answer.clear()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*PROGRAM, "token"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert broker.was_asked.wait(20)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=20)
+
+    assert (running.returncode, out, err) == (-number, "", "")
+
+
+def test_an_answer_that_is_nested_deeply_is_no_reason_for_a_traceback(run: Run, broker: FakeBroker) -> None:
+    broker.script.extend([Answer(200, b'{"connections":' + b"[" * 20_000 + b"]" * 20_000 + b"}")] * 4)
+
+    ended = run("status", "--json")
+
+    assert (ended.exit_code, ended.value["exit_code"]) == (1, 1)
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.conftest import PROGRAM
 from tests.client.fake_broker import Answer, token_id
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from tests.client.fake_api import FakeApi
     from tests.client.fake_broker import FakeBroker
     from tests.conftest import Account
-
-PROGRAM = [sys.executable, "-m", "token_broker.cli"]
 
 
 def test_token_is_printed_and_nothing_else(run: Run, broker: FakeBroker) -> None:

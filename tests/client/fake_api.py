@@ -55,6 +55,8 @@ class FakeApi:
         self.error_headers: dict[str, str] = {}
         self.dripping_401 = False
         self.hung_up = threading.Event()
+        self.connections = 0
+        self.body: bytes | None = None
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -124,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         bearer = None if authorization is None else authorization.removeprefix("Bearer ")
         api = self.server.api
         status = api.status_of(Seen(self.headers["Host"], self.path, bearer, body))
-        answer = b'{"status":%d}' % status
+        answer = b'{"status":%d}' % status if api.body is None else api.body
         self.send_response(status)
         if self.path.startswith("/redirect/"):
             self.send_header("Location", unquote(self.path.split("/", 3)[3]))

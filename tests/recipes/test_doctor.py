@@ -158,7 +158,7 @@ def test_the_prescribed_statement_is_enough(
     cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
 ) -> None:
     environment = new_caller("patient", MAY_ASK)
-    _, _, prescribed = consult(environment).partition("on the function):\n")
+    _, _, prescribed = consult(environment).partition("or add to a policy of it:\n")
     text = prescribed.partition("\n- ")[0].replace("111122223333", cloud.account_id)
     function = cloud.outputs["BrokerFunctionName"]
     text = re.sub(r"function:[\w-]+:live", f"function:{function}:live", text)

@@ -11,7 +11,6 @@ a handshake, a send or a read at once. A lookup of the host's name cannot be end
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import ssl
@@ -162,8 +161,8 @@ def epoch_s_of_date(text: str) -> float | None:
     return None
 
 
-def new_tls_context(ca_path: str) -> ssl.SSLContext:
-    """Return a context that trusts the certificates of this file or folder alone. Keep it: loading them is slow.
+def new_tls_context(ca_file: str) -> ssl.SSLContext:
+    """Return a context that trusts the certificates of this file alone. Keep it: loading them is slow.
 
     Raises:
         OSError, ValueError: they cannot be read.
@@ -171,8 +170,7 @@ def new_tls_context(ca_path: str) -> ssl.SSLContext:
     # Not ssl.create_default_context: it writes session keys to where SSLKEYLOGFILE says.
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
-    is_folder = os.path.isdir(ca_path)  # noqa: PTH112 - pathlib is slow to load, and a start waits for this
-    tls.load_verify_locations(capath=ca_path if is_folder else None, cafile=None if is_folder else ca_path)
+    tls.load_verify_locations(ca_file)
     return tls
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from botocore.httpsession import get_cert_path
 
 from token_broker.bounded_http import CallError, UnusableRequest, call, new_tls_context
 from token_broker.cli.outcome import CommandError, Exit
-from token_broker.cli.tokens import new_client
+from token_broker.cli.tokens import THE_BROKER, new_client
 from token_broker.token_hosts import is_private_channel
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from token_broker.cli.terminal import Terminal
     from token_broker.client import Lease
 
+_THE_API: Final = "the API"
 DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 TOTAL_TIMEOUT_S: Final = 60.0
 _CONNECT_TIMEOUT_S: Final = 5.0
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def get(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
@@ -35,27 +35,37 @@ def get(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> in
     url = _url_below(base_url, options.path)
     tls = _tls_context(options.ca_file or os.environ.get("DIGISHARE_CA_FILE"))
     client = new_client(options)
-    lease = client.token()
-    status, body = _send(url, lease, tls)
+    with terminal.waiting(THE_BROKER):
+        lease = client.token()
+    with terminal.waiting(_THE_API):
+        status, body = _send(url, lease, tls)
     if status == 401:  # noqa: PLR2004 - HTTP's own number
-        renewed = client.report_rejected(lease.token_id)
+        with terminal.waiting(THE_BROKER):
+            renewed = client.report_rejected(lease.token_id)
         if renewed.token_id != lease.token_id:
             terminal.note(
                 f"note: the API refused token {lease.token_id}; trying once more with {renewed.token_id}"
             )
-            status, body = _send(url, renewed, tls)
-    if body:
-        terminal.show(
-            _readable(body) if terminal.is_interactive else body.decode(errors="replace").rstrip("\n")
-        )
-    _raise_for(status, url)
+            with terminal.waiting(_THE_API):
+                status, body = _send(url, renewed, tls)
+    failure = _failure_of(status, url)
+    if terminal.as_json:
+        answer = _json_value(body)
+        if failure is not None:
+            failure.details = {"answer": answer}
+        else:
+            terminal.show_json(answer)
+    elif body:
+        terminal.show_body(body)
+    if failure is not None:
+        raise failure
     return Exit.OK
 
 
 def _url_below(base_url: str, path: str) -> str:
-    if not is_private_channel(base_url):
+    if not _is_base_url(base_url):
         raise CommandError(
-            "the API's base URL must be https, or the token would travel in clear",
+            "the API's base URL must be https, or the token would travel in clear, and have no query",
             fix="pass --base-url https://…, or set DIGISHARE_BASE_URL",
             exit_code=Exit.USAGE,
             code="usage",
@@ -71,6 +81,13 @@ def _url_below(base_url: str, path: str) -> str:
             code="usage",
         )
     return f"{base_url}/{path.lstrip('/')}"
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        return is_private_channel(url) and bool(urlsplit(url).hostname) and not set("?#") & set(url)
+    except ValueError:  # a bracket without its pair
+        return False
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
@@ -111,17 +128,17 @@ def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
     return response.status, response.body
 
 
-def _readable(body: bytes) -> str:
-    """Return the answer for a person; what it holds cannot steer the terminal."""
+def _json_value(body: bytes) -> object:
+    """Return the JSON value that a body is, or its text where it is something else; None for an empty one."""
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", body.decode(errors="replace"))
+        return body.decode(errors="replace") or None
 
 
-def _raise_for(status: int, url: str) -> None:
+def _failure_of(status: int, url: str) -> CommandError | None:
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own numbers
-        return
+        return None
     exit_code, fix = Exit.FAILURE, "see the API's answer"
     if status == 401:  # noqa: PLR2004 - HTTP's own number
         exit_code, fix = Exit.UPSTREAM_REJECTED, "the API refuses the token: token-broker doctor"
@@ -131,6 +148,6 @@ def _raise_for(status: int, url: str) -> None:
         exit_code, fix = Exit.TEMPORARY, "try again later"
     elif 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
         fix = "redirects are not followed: correct --base-url"
-    raise CommandError(
+    return CommandError(
         f"{url.partition('?')[0]}: HTTP {status}", fix=fix, exit_code=exit_code, code="api_error"
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from token_broker.cli.outcome import Options
+from token_broker.cli.terminal import safe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _DESCRIPTION: Final = """\
 Short leases on Digishare's API token, for everybody whose AWS identity the broker knows.
@@ -32,6 +35,62 @@ exit codes:
 SHELLS: Final = ("bash", "zsh", "fish")
 CREDENTIAL_TYPES: Final = ("client_credentials", "personal_access_token")
 
+_LONGEST_MIN_TTL_S: Final = 10**9
+"""The broker takes no larger number."""
+_LONGEST_TEXT: Final = 2048
+
+
+def _form(pattern: str, meaning: str) -> Callable[[str], str]:
+    """Return the type of an argument that must be `meaning`; its error does not quote what was given: perhaps a secret."""
+    form = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not form.fullmatch(text):
+            raise argparse.ArgumentTypeError(f"must be {meaning}")
+        return text
+
+    return check
+
+
+def _text(text: str) -> str:
+    if not 0 < len(text) <= _LONGEST_TEXT or not text.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"must be 1 to {_LONGEST_TEXT:,} printable characters (as UTF-8, without control characters)"
+        )
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST_MIN_TTL_S:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {_LONGEST_MIN_TTL_S:,}, such as 600")
+    return seconds
+
+
+_connection = _form(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+    "a connection's name: 1 to 64 letters, digits, `_`, `.` or `-`, the first a letter or digit",
+)
+_file = _form(r"[^\0]{1,4096}", "the path of a file")
+_prefix = _form(
+    r"[A-Za-z0-9_+=.@-][A-Za-z0-9/_+=.@-]{0,399}",
+    "the beginning of secrets' names, such as token-broker/connections",
+)
+_region = _form(r"[A-Za-z0-9-]{1,63}", "the name of an AWS region, such as eu-west-3")
+_token_id = _form(r"[0-9a-f]{16}", "a token's id: the 16 hex digits that `token_id` shows, never the token")
+_variable = _form(r"[A-Za-z_][A-Za-z0-9_]{0,254}", "the name of a variable: letters, digits and `_`")
+_SETTINGS: Final = {
+    "TOKEN_BROKER_URL": _text,
+    "TOKEN_BROKER_CONNECTION": _connection,
+    "TOKEN_BROKER_STACK": _text,
+    "TOKEN_BROKER_TABLE": _text,
+    "DIGISHARE_BASE_URL": _text,
+}
+"""Variables that stand in for an option, and what must hold for them as well."""
+
 _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for what add_subparsers returns
 
 
@@ -41,15 +100,24 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
         SystemExit: 0 after `--help` and `--version`, 2 for wrong usage.
     """
-    own, _, command_line = _split(list(arguments))
+    # Done here, because argparse treats `--` differently from one version of Python to the next.
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    own, rest = arguments[:at], arguments[at:]
     parser = new_parser()
     options = parser.parse_args(own, namespace=Options())
     if options.command == "exec":
-        options.command_line = [*options.command_line, *command_line]
+        # As `env` and `sudo` do: what stands behind the command is the command's, a `--` included.
+        options.command_line = [*options.command_line, *rest] if options.command_line else list(rest[1:])
         if not options.command_line:
             parser.error("exec needs a command: token-broker exec -- CMD [ARGUMENT...]")
-    elif command_line:
+    elif rest:
         parser.error("only exec takes arguments after --")
+    for name, check in _SETTINGS.items():
+        try:
+            check(os.environ.get(name) or "unset")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"the variable {name} {error}")
+    options.stack = getattr(options, "stack", None) or os.environ.get("TOKEN_BROKER_STACK") or "token-broker"
     return options
 
 
@@ -60,9 +128,14 @@ def installed_version() -> str:
         return "(not installed)"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(safe(message))
+
+
 def new_parser() -> argparse.ArgumentParser:
     """Return the parser of everything but what stands behind `--`."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="token-broker",
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,
@@ -78,7 +151,7 @@ def new_parser() -> argparse.ArgumentParser:
         "doctor",
         "find out why this identity gets no token, and what to do about it",
         ["token-broker doctor", "token-broker doctor --connection marketing --json"],
-    ).add_argument("--stack", default=_stack(), metavar="NAME", help=_STACK_HELP)
+    ).add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
     completion = _add(
         commands,
         "completion",
@@ -105,9 +178,12 @@ def _add_caller_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
         ],
     )
     token.add_argument("--header", action="store_true", help="as a header line, for curl -H @-")
-    token.add_argument("--min-ttl", type=float, metavar="SECONDS", help="validity that you need; capped")
+    token.add_argument("--min-ttl", type=_seconds, metavar="SECONDS", help="validity that you need; capped")
     token.add_argument(
-        "--rejected", metavar="TOKEN_ID", help="report that the API refused this token with 401"
+        "--rejected",
+        type=_token_id,
+        metavar="TOKEN_ID",
+        help="report that the API refused this token with 401",
     )
     execute = _add(
         commands,
@@ -119,22 +195,37 @@ def _add_caller_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
         ],
     )
     execute.add_argument(
-        "--variable", default="DIGISHARE_ACCESS_TOKEN", metavar="NAME", help="default: %(default)s"
+        "--variable",
+        type=_variable,
+        default="DIGISHARE_ACCESS_TOKEN",
+        metavar="NAME",
+        help="default: %(default)s",
     )
-    execute.add_argument("--min-ttl", type=float, metavar="SECONDS", help="validity that you need; capped")
-    execute.add_argument("command_line", nargs="*", metavar="CMD", help="put -- before it")
+    execute.add_argument("--min-ttl", type=_seconds, metavar="SECONDS", help="validity that you need; capped")
+    execute.add_argument(
+        "command_line",
+        nargs=argparse.REMAINDER,
+        metavar="CMD",
+        help="with its arguments; best with -- before it",
+    )
     get = _add(
         commands,
         "get",
         "call the API; a token refused with 401 is reported, and the call repeated once",
         ["token-broker get /campaigns", "token-broker get '/campaigns?page=2&limit=100' | jq .data"],
     )
-    get.add_argument("path", metavar="PATH", help="below the base URL, query included")
+    get.add_argument("path", type=_text, metavar="PATH", help="below the base URL, query included")
     get.add_argument(
-        "--base-url", metavar="URL", help="default: DIGISHARE_BASE_URL, else https://api.digishare.ma/v1"
+        "--base-url",
+        type=_text,
+        metavar="URL",
+        help="default: DIGISHARE_BASE_URL, else https://api.digishare.ma/v1",
     )
     get.add_argument(
-        "--ca-file", metavar="FILE", help="CA certificates of the API; default: DIGISHARE_CA_FILE"
+        "--ca-file",
+        type=_file,
+        metavar="FILE",
+        help="CA certificates of the API; default: DIGISHARE_CA_FILE",
     )
     _add(
         commands,
@@ -155,8 +246,10 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
             "token-broker mints --table token-broker-TokenTable-1ABC --json",
         ],
     )
-    mints.add_argument("--table", metavar="NAME", help="default: TOKEN_BROKER_TABLE, else the stack's output")
-    mints.add_argument("--stack", default=_stack(), metavar="NAME", help=_STACK_HELP)
+    mints.add_argument(
+        "--table", type=_text, metavar="NAME", help="default: TOKEN_BROKER_TABLE, else the stack's output"
+    )
+    mints.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
     mints.add_argument("--all", action="store_true", help="also failed exchanges and expired tokens")
     connection = _add(
         commands,
@@ -176,10 +269,10 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
             '  {"type": "client_credentials", "client_id": "...", "client_secret": "..."}',
         ],
     )
-    put.add_argument("name", metavar="NAME")
+    put.add_argument("name", type=_connection, metavar="NAME")
     put.add_argument("--type", choices=CREDENTIAL_TYPES, default=CREDENTIAL_TYPES[0], help="for the prompt")
-    put.add_argument("--token-url", metavar="URL", help="for the prompt; default: the stack's")
-    put.add_argument("--scope", metavar="SCOPE", help="for the prompt; default: none")
+    put.add_argument("--token-url", type=_text, metavar="URL", help="for the prompt; default: the stack's")
+    put.add_argument("--scope", type=_text, metavar="SCOPE", help="for the prompt; default: none")
     listing = _add(actions, "list", "list the stored credentials", ["token-broker connection list"])
     check = _add(
         actions,
@@ -187,13 +280,15 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
         "check a credential's shape and what the broker says of it; exchanges nothing, unless --mint",
         ["token-broker connection check digishare", "token-broker connection check digishare --mint"],
     )
-    check.add_argument("name", metavar="NAME")
+    check.add_argument("name", type=_connection, metavar="NAME")
     check.add_argument(
         "--mint", action="store_true", help="ask for a token, which the broker mints if it holds none"
     )
     for action in (put, listing, check):
-        action.add_argument("--prefix", metavar="PREFIX", help="of the secrets; default: the stack's output")
-        action.add_argument("--stack", default=_stack(), metavar="NAME", help=_STACK_HELP)
+        action.add_argument(
+            "--prefix", type=_prefix, metavar="PREFIX", help="of the secrets; default: the stack's output"
+        )
+        action.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
 
 
 _STACK_HELP: Final = "CloudFormation stack of the broker; default: TOKEN_BROKER_STACK, else token-broker"
@@ -219,14 +314,19 @@ def _shared_options(*, is_outer: bool) -> argparse.ArgumentParser:
     default = None if is_outer else argparse.SUPPRESS
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("shared options")
-    group.add_argument("--url", default=default, help="the broker's Function URL; default: TOKEN_BROKER_URL")
+    group.add_argument(
+        "--url", type=_text, default=default, help="the broker's Function URL; default: TOKEN_BROKER_URL"
+    )
     group.add_argument(
         "--connection",
+        type=_connection,
         default=default,
         metavar="NAME",
         help="which upstream credential; default: TOKEN_BROKER_CONNECTION, else digishare",
     )
-    group.add_argument("--region", default=default, help="AWS region; default: the URL's, else AWS_REGION")
+    group.add_argument(
+        "--region", type=_region, default=default, help="AWS region; default: the URL's, else AWS_REGION"
+    )
     group.add_argument(
         "--json",
         action="store_true",
@@ -234,14 +334,3 @@ def _shared_options(*, is_outer: bool) -> argparse.ArgumentParser:
         help="results as JSON on standard output",
     )
     return parser
-
-
-def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
-    if "--" not in arguments:
-        return arguments, "", []
-    at = arguments.index("--")
-    return arguments[:at], "--", arguments[at + 1 :]
-
-
-def _stack() -> str:
-    return os.environ.get("TOKEN_BROKER_STACK") or "token-broker"

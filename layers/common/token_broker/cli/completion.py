@@ -18,5 +18,5 @@ if TYPE_CHECKING:
 
 def print_script(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
     """Print the script that teaches a shell the commands and options."""
-    terminal.show(shtab.complete(new_parser(), shell=options.shell))
+    terminal.show_body(f"{shtab.complete(new_parser(), shell=options.shell)}\n".encode())
     return Exit.OK

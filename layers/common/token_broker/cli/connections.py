@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from token_broker.cli.credentials import checked_text, host_of, read_credential
-from token_broker.cli.deployment import Deployment, call_aws, statement
+from token_broker.cli.deployment import THE_STACK, Deployment, call_aws, statement
 from token_broker.cli.outcome import CommandError, Exit, from_broker_error
 from token_broker.cli.terminal import Finding
-from token_broker.cli.tokens import connections_in, trouble_in
+from token_broker.cli.tokens import THE_BROKER, connections_in, trouble_in
 from token_broker.client import BrokerClient
 from token_broker.errors import NotConfigured, TokenBrokerError
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from token_broker.cli.outcome import Options
     from token_broker.cli.terminal import Terminal
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SECRETS_MANAGER: Final = "AWS Secrets Manager"
 _ACTIONS: Final = {
     "put": ["secretsmanager:PutSecretValue", "secretsmanager:CreateSecret"],
     "list": ["secretsmanager:ListSecrets"],
@@ -30,28 +29,24 @@ _ACTIONS: Final = {
 
 def run(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
     """Run the action that was asked for."""
-    if options.action != "list" and not _NAME.fullmatch(options.name):
-        raise CommandError(
-            "a connection's name has 1 to 64 letters, digits, `_`, `.` or `-`",
-            exit_code=Exit.USAGE,
-            code="usage",
-        )
     actions = {"put": _put, "list": _list, "check": _check}
     deployment = Deployment(options)
     # Typed in only after it is known where it goes to.
-    prefix = (options.prefix or deployment.output("SecretPrefix", "--prefix")).rstrip("/")
+    with terminal.waiting(THE_STACK):
+        prefix = (options.prefix or deployment.output("SecretPrefix", "--prefix")).rstrip("/")
     return actions[options.action](options, terminal, deployment, prefix)
 
 
 def _put(options: Options, terminal: Terminal, deployment: Deployment, prefix: str) -> int:
     secrets_manager = deployment.client("secretsmanager")
     secret_id = f"{prefix}/{options.name}"
-    text = json.dumps(read_credential(options))
-    created, version = call_aws(
-        lambda: _store(secrets_manager, secret_id, text),
-        f"storing the secret {secret_id}",
-        _needed("put", prefix),
-    )
+    text = json.dumps(read_credential(options, terminal))
+    with terminal.waiting(_SECRETS_MANAGER):
+        created, version = call_aws(
+            lambda: _store(secrets_manager, secret_id, text),
+            f"storing the secret {secret_id}",
+            _needed("put", prefix),
+        )
     if terminal.as_json:
         terminal.show_json(
             {"connection": options.name, "secret": secret_id, "version": version, "created": created}
@@ -85,15 +80,16 @@ def _store(secrets_manager: Any, secret_id: str, text: str) -> tuple[bool, str]:
 def _list(_options: Options, terminal: Terminal, deployment: Deployment, prefix: str) -> int:
     secrets_manager = deployment.client("secretsmanager")
     pages = secrets_manager.get_paginator("list_secrets")
-    secrets = call_aws(
-        lambda: [
-            secret
-            for page in pages.paginate(Filters=[{"Key": "name", "Values": [f"{prefix}/"]}])
-            for secret in page["SecretList"]
-        ],
-        "listing the secrets",
-        _needed("list", prefix),
-    )
+    with terminal.waiting(_SECRETS_MANAGER):
+        secrets = call_aws(
+            lambda: [
+                secret
+                for page in pages.paginate(Filters=[{"Key": "name", "Values": [f"{prefix}/"]}])
+                for secret in page["SecretList"]
+            ],
+            "listing the secrets",
+            _needed("list", prefix),
+        )
     rows = [
         {
             "connection": secret["Name"].removeprefix(f"{prefix}/"),
@@ -121,12 +117,14 @@ def _list(_options: Options, terminal: Terminal, deployment: Deployment, prefix:
 
 
 def _check(options: Options, terminal: Terminal, deployment: Deployment, prefix: str) -> int:
-    findings = [*_check_secret(options, deployment, prefix)]
+    with terminal.waiting(_SECRETS_MANAGER):
+        findings = [*_check_secret(options, deployment, prefix)]
     if findings[-1].verdict == "fault":
         skipped = "not looked at, because the credential is not good"
         findings += [Finding("broker", "skipped", skipped), Finding("token", "skipped", skipped)]
     else:
-        findings += _check_broker(options)
+        with terminal.waiting(THE_BROKER):
+            findings += _check_broker(options)
     terminal.show_findings(findings)
     return Exit.FAILURE if any(finding.verdict == "fault" for finding in findings) else Exit.OK
 

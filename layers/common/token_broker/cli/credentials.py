@@ -5,7 +5,6 @@ The broker checks the same when it reads them (functions/broker/adapters/client_
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 import sys
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from token_broker.cli.outcome import Options
+    from token_broker.cli.terminal import Terminal
 
 _LARGEST_BYTES: Final = 16_384
 _BEARER_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -29,16 +29,21 @@ _MEMBERS: Final = {
 }
 
 
-def read_credential(options: Options) -> dict[str, str]:
+def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
     """Return the credential that a person types or that stands on standard input; checked. Blocks for either.
 
     Raises:
         CommandError: it is not a credential; the text quotes nothing of it.
     """
     if sys.stdin.isatty():
-        return checked(_prompt(options))
-    # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
-    content = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
+        return checked(_ask(options, terminal))
+    try:
+        # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
+        content = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
+    except OSError as error:
+        raise _malformed(
+            f"standard input cannot be read ({error.strerror or 'not open for reading'})"
+        ) from None
     if len(content) > _LARGEST_BYTES:
         raise _malformed(f"it has more than {_LARGEST_BYTES} bytes")
     try:
@@ -104,11 +109,18 @@ def host_of(token_url: str) -> str | None:
     return parts.netloc.lower() if well_formed else None
 
 
-def _prompt(options: Options) -> dict[str, object]:
+def _ask(options: Options, terminal: Terminal) -> dict[str, object]:
+    def answered(answer: str) -> str:
+        if not answer:
+            raise _malformed("nothing was typed")
+        return answer
+
     if options.type == "personal_access_token":
-        return {"type": options.type, "access_token": getpass.getpass("Personal access token (hidden): ")}
-    credential: dict[str, object] = {"type": options.type, "client_id": input("Client id: ").strip()}
-    credential["client_secret"] = getpass.getpass("Client secret (hidden): ")
+        access_token = answered(terminal.ask_hidden("Personal access token (hidden): "))
+        return {"type": options.type, "access_token": access_token}
+    credential: dict[str, object] = {"type": options.type}
+    credential["client_id"] = answered(terminal.ask("Client id: "))
+    credential["client_secret"] = answered(terminal.ask_hidden("Client secret (hidden): "))
     if options.token_url:
         credential["token_url"] = options.token_url
     if options.scope:

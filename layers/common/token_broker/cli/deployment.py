@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
 )
 
-from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.outcome import GET_IDENTITY, RENEW_IDENTITY, CommandError, Exit
+from token_broker.cli.terminal import safe
 from token_broker.errors import NotConfigured
 from token_broker.sdk_settings import region_for
 
@@ -29,8 +32,13 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+THE_STACK: Final = "AWS CloudFormation"
+"""Whom one waits for while an output of the stack is read."""
 _ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
-_CHECK_SETTINGS: Final = "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws"
+_CHECK_SETTINGS: Final = (
+    "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws; `aws sts get-caller-identity` shows "
+    "whether the AWS identity works"
+)
 _WRONG_CREDENTIALS: Final = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -85,15 +93,27 @@ class Deployment:
             return session.client(service, config=config)
         except NoRegionError:
             raise _not_configured("the AWS region is not known", "pass --region, or set AWS_REGION") from None
-        except (BotoCoreError, ValueError) as error:
+        except InvalidRegionError as error:
             raise _not_configured(f"the AWS SDK cannot be set up: {error}", _CHECK_SETTINGS) from None
+        except Exception as error:  # noqa: BLE001 - making a client loads credentials: the chain raises anything
+            # The class only: the text can carry what a credential process printed.
+            kind = type(error).__name__
+            raise _not_configured(f"the AWS SDK cannot be set up ({kind})", _CHECK_SETTINGS) from None
 
     @functools.cached_property
     def _session(self) -> Any:
         try:
             return boto3.Session(region_name=_region(self._options))
-        except BotoCoreError as error:  # such as a profile that is not there
+        except ProfileNotFound as error:
             raise _not_configured(f"the AWS SDK cannot be set up: {error}", _CHECK_SETTINGS) from None
+
+    @property
+    def credential_source(self) -> str:
+        """What botocore's chain calls the place of the credentials, such as `env` or `iam-role`; "" where there are none."""
+        try:
+            return str(getattr(self._session.get_credentials(), "method", ""))
+        except Exception:  # noqa: BLE001 - as in `client`
+            return ""
 
     def output(self, name: str, instead: str) -> str:
         """Return an output of the stack; `instead` is the option that makes this needless.
@@ -110,7 +130,7 @@ class Deployment:
         """Return a parameter of the stack; None where there is none, or it may not be read."""
         try:
             return self._stack()[1].get(name)
-        except (ClientError, BotoCoreError, CommandError):
+        except Exception:  # noqa: BLE001 - as in `client`; who must know why asks for an output
             return None
 
     def _outputs(self, instead: str) -> dict[str, str]:
@@ -134,7 +154,9 @@ class Deployment:
             raise CommandError(
                 str(told), fix=f"pass {instead}; or {told.fix}", exit_code=told.exit_code, code=told.code
             ) from None
-        except BotoCoreError as error:
+        except CommandError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `client`
             raise _from_sdk(error, f"reading the stack {name}") from None
 
     @functools.cached_property
@@ -144,10 +166,11 @@ class Deployment:
 
     def _stack(self) -> tuple[dict[str, str], dict[str, str]]:
         stack = self._stacks[0]
+        # Made safe here, because they go into texts of several lines, which are for a person to copy.
         return (
-            {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])},
+            {output["OutputKey"]: safe(output["OutputValue"]) for output in stack.get("Outputs", [])},
             {
-                parameter["ParameterKey"]: parameter["ParameterValue"]
+                parameter["ParameterKey"]: safe(parameter["ParameterValue"])
                 for parameter in stack.get("Parameters", [])
             },
         )
@@ -173,7 +196,9 @@ def call_aws(call: Callable[[], _T], what: str, needed: Mapping[str, object]) ->
         return call()
     except ClientError as error:
         raise _from_aws(error, what, needed) from None
-    except BotoCoreError as error:
+    except CommandError:
+        raise
+    except Exception as error:  # noqa: BLE001 - credentials are loaded and renewed here, and their chain raises anything
         raise _from_sdk(error, what) from None
 
 
@@ -190,7 +215,7 @@ def _from_aws(error: ClientError, what: str, needed: Mapping[str, object]) -> Co
     if code in _WRONG_CREDENTIALS:
         return CommandError(
             text,
-            fix="sign in again; `aws sts get-caller-identity` shows whether the AWS identity works",
+            fix=RENEW_IDENTITY,
             exit_code=Exit.ACCESS_DENIED,
             code="credentials_refused",
         )
@@ -200,13 +225,20 @@ def _from_aws(error: ClientError, what: str, needed: Mapping[str, object]) -> Co
     return CommandError(text, code="aws_refused")
 
 
-def _from_sdk(error: BotoCoreError, what: str) -> CommandError:
+def _from_sdk(error: Exception, what: str) -> CommandError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return CommandError(
             "no AWS credentials found to sign with",
-            fix="sign in (aws sso login), or set AWS_PROFILE",
+            fix=GET_IDENTITY,
             exit_code=Exit.ACCESS_DENIED,
             code="no_credentials",
+        )
+    if isinstance(error, SSOError):
+        return CommandError(
+            "the sign-in of the AWS profile has expired",
+            fix=RENEW_IDENTITY,
+            exit_code=Exit.ACCESS_DENIED,
+            code="credentials_expired",
         )
     return CommandError(
         f"{what} failed ({type(error).__name__})",

@@ -46,6 +46,7 @@ _TIME_BUDGET_S: Final = 35.0
 _TOPIC_OF_ERROR: Final[dict[type[errors.TokenBrokerError], str]] = {
     errors.NoCredentials: "credentials",
     errors.CredentialsExpired: "credentials",
+    errors.CredentialsUnavailable: "credentials",
     errors.NotConfigured: "region",
     errors.AccessDenied: "grant",
     errors.UpstreamRejected: "upstream",
@@ -80,8 +81,9 @@ def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int
             "url": Finding("url", "fault", error.description, remedies.SET_URL.format(stack=options.stack))
         }
     else:
-        visit = _visit(client, options, deployment, clock)
-        found = _examine(visit, options, deployment)
+        with terminal.waiting("the broker and AWS"):
+            visit = _visit(client, options, deployment, clock)
+            found = _examine(visit, options, deployment)
     findings = _in_order(found)
     terminal.show_findings(findings)
     return Exit.FAILURE if any(finding.verdict == "fault" for finding in findings) else Exit.OK
@@ -183,7 +185,7 @@ def _fault(
     said = error.aws_message if isinstance(error, errors.RefusedByAws) else error.description
     text, fix = {
         "url": (said, remedies.SET_URL.format(stack=options.stack)),
-        "credentials": (said.partition(";")[0], remedies.SIGN_IN),
+        "credentials": (said.partition(";")[0], remedies.working_credentials(deployment)),
         "network": (said, remedies.REACH_URL),
         "region": (f"signs for {visit.region}: {said}", remedies.SET_REGION),
         "clock": (said, remedies.SET_CLOCK),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from token_broker.cli.outcome import CommandError
 from token_broker.cli.reachability import ahead_s
 
 if TYPE_CHECKING:
@@ -17,8 +16,10 @@ if TYPE_CHECKING:
     from token_broker.cli.deployment import Deployment
 
 _ARN: Final = re.compile(
-    r"arn:(?P<partition>[\w-]+):(?:sts|iam)::(?P<account>\d{12}):(?P<kind>assumed-role|user)/(?P<rest>.+)"
+    r"arn:(?P<partition>[\w-]+):(?:sts|iam)::(?P<account>\d{12}):(?P<kind>assumed-role|user)/(?P<rest>[\w+=,.@/-]+)",
+    re.ASCII,
 )
+_PERMISSION_SET_ROLE: Final = re.compile(r"AWSReservedSSO_(?P<permission_set>.+)_[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,24 @@ class Identity:
         return self.arn or "found (AWS STS does not tell whose)"
 
     @property
+    def permission_set(self) -> str:
+        """The permission set of IAM Identity Center that the role was made for; "" for other principals."""
+        match = _PERMISSION_SET_ROLE.fullmatch(self.name) if self.kind == "role" else None
+        return match["permission_set"] if match else ""
+
+    @property
+    def cannot_be_granted(self) -> bool:
+        """Whether it is certain that no grant can name this principal: the root user, a federated user."""
+        return bool(self.arn) and not self.kind
+
+    @property
     def grant_principal(self) -> str:
         """The principal as grants.json names it."""
-        return f"{self.account}:{self.kind}/{self.name}" if self.name else "ACCOUNT:role/ROLE"
+        if not self.name:
+            return "ACCOUNT:role/ROLE"
+        # A permission set that is assigned anew gets a role with other hex digits.
+        name = f"AWSReservedSSO_{self.permission_set}_*" if self.permission_set else self.name
+        return f"{self.account}:{self.kind}/{name}"
 
 
 def look_up_identity(deployment: Deployment, clock: Callable[[], float]) -> Identity:
@@ -56,7 +72,7 @@ def look_up_identity(deployment: Deployment, clock: Callable[[], float]) -> Iden
         answer = deployment.client("sts").get_caller_identity()
     except ClientError as error:
         return Identity(clock_difference_s=_clock_difference_s(error.response, clock))
-    except (BotoCoreError, CommandError):
+    except Exception:  # noqa: BLE001 - the SDK's credential chain raises anything; the broker's client tells it better
         return Identity()
     arn, difference_s = answer["Arn"], _clock_difference_s(answer, clock)
     match = _ARN.fullmatch(arn)

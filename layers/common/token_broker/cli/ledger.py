@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from token_broker.cli.deployment import Deployment, call_aws, statement
+from token_broker.cli.deployment import THE_STACK, Deployment, call_aws, statement
 from token_broker.cli.outcome import CommandError, Exit
 from token_broker.client import DEFAULT_CONNECTION
 
@@ -69,26 +69,29 @@ class _InService:
 def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
     """Show the ledger's rows of one connection, oldest first: those of tokens that may be alive, or all."""
     deployment = Deployment(options)
-    table = (
-        options.table
-        or os.environ.get("TOKEN_BROKER_TABLE")
-        or deployment.output("TokenTableName", "--table")
-    )
+    with terminal.waiting(THE_STACK):
+        table = (
+            options.table
+            or os.environ.get("TOKEN_BROKER_TABLE")
+            or deployment.output("TokenTableName", "--table")
+        )
     connection = options.connection or os.environ.get("TOKEN_BROKER_CONNECTION") or DEFAULT_CONNECTION
     dynamodb = deployment.client("dynamodb")
     needed = statement(
         "ReadLedger", ["dynamodb:Query", "dynamodb:GetItem"], f"arn:aws:dynamodb:*:*:table/{table}"
     )
-    rows, in_service = call_aws(
-        lambda: (
-            _read_rows(dynamodb, table, connection),
-            _read_token_in_service(dynamodb, table, connection),
-        ),
-        f"reading the table {table}",
-        needed,
-    )
+    with terminal.waiting("the token table"):
+        rows, in_service = call_aws(
+            lambda: (
+                _read_rows(dynamodb, table, connection),
+                _read_token_in_service(dynamodb, table, connection),
+            ),
+            f"reading the table {table}",
+            needed,
+        )
     _require_known_format(rows)
-    stack_says = _longest_lease_s(deployment)
+    with terminal.waiting(THE_STACK):
+        stack_says = _longest_lease_s(deployment)
     lease_s = stack_says or _DEFAULT_LEASE_S
     rows.sort(key=lambda row: (row.get("begun_at_epoch_s", 0.0), row["record"]))
     shown = [

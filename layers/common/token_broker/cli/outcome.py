@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from enum import IntEnum
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from token_broker import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Exit(IntEnum):
@@ -31,15 +36,23 @@ class CommandError(Exception):
         fix: what the person can do, or "".
         exit_code: with which the program ends.
         code: for programs that read `--json`.
+        details: further members for them.
     """
 
     def __init__(
-        self, description: str, *, fix: str = "", exit_code: int = Exit.FAILURE, code: str = "failure"
+        self,
+        description: str,
+        *,
+        fix: str = "",
+        exit_code: int = Exit.FAILURE,
+        code: str = "failure",
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(description)
         self.fix = fix
         self.exit_code = exit_code
         self.code = code
+        self.details: Mapping[str, object] = details or {}
 
 
 class Options(argparse.Namespace):
@@ -71,6 +84,14 @@ class Options(argparse.Namespace):
     shell: str
 
 
+GET_IDENTITY: Final = (
+    "run where a role is attached, sign in (aws sso login) and set AWS_PROFILE, or set AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY"
+)
+RENEW_IDENTITY: Final = (
+    "get new ones where these came from: aws sso login for a profile that signs in, new keys in the environment or "
+    "in ~/.aws/credentials; `token-broker doctor` says which"
+)
 _DOCTOR: Final = "run `token-broker doctor`"
 _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
     errors.NotConfigured: (
@@ -80,8 +101,8 @@ _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
     errors.InvalidRequest: (Exit.USAGE, "correct the option that the message names"),
     errors.UnsupportedGrantType: (Exit.USAGE, "upgrade this command: it and the broker do not fit"),
     errors.InvalidScope: (Exit.USAGE, "leave the scope out"),
-    errors.NoCredentials: (Exit.ACCESS_DENIED, "sign in (aws sso login), or set AWS_PROFILE"),
-    errors.CredentialsExpired: (Exit.ACCESS_DENIED, "sign in again: aws sso login"),
+    errors.NoCredentials: (Exit.ACCESS_DENIED, GET_IDENTITY),
+    errors.CredentialsExpired: (Exit.ACCESS_DENIED, RENEW_IDENTITY),
     errors.CredentialsUnavailable: (
         Exit.TEMPORARY,
         "try again; `aws sts get-caller-identity` shows whether the AWS identity works",
@@ -106,3 +127,23 @@ def from_broker_error(error: errors.TokenBrokerError) -> CommandError:
         fix = f"try again in {error.retry_after_s} s"
     request = f" (request {error.request_id})" if error.request_id else ""
     return CommandError(error.description + request, fix=fix, exit_code=exit_code, code=error.code)
+
+
+def from_exception(error: Exception) -> CommandError:
+    """Return what to tell of an exception; of one that nobody foresaw only its kind and place: its text may be secret."""
+    if isinstance(error, CommandError):
+        return error
+    if isinstance(error, errors.TokenBrokerError):
+        return from_broker_error(error)
+    if isinstance(error, MemoryError | RecursionError):
+        return CommandError("what was answered is too large, or nested too deeply", code="unusable_answer")
+    *_, (file, line) = (
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("token_broker.")
+    )
+    return CommandError(
+        f"internal error: {type(error).__name__} at {Path(file).name}:{line}",
+        fix="report this line to the maintainers, with the command and what `token-broker --version` prints",
+        code="internal_error",
+    )

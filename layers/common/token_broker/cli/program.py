@@ -6,14 +6,15 @@ import io
 import os
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, cast
 
+from token_broker.cli import prompts
 from token_broker.cli.arguments import installed_version, parse
-from token_broker.cli.outcome import CommandError, Exit, from_broker_error
-from token_broker.cli.terminal import Terminal
-from token_broker.errors import TokenBrokerError
+from token_broker.cli.outcome import Exit, from_exception
+from token_broker.cli.terminal import ReaderGoneError, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,39 +44,54 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
     Args:
         arguments: default: the process's own.
         clock: current epoch seconds.
-
-    Raises:
-        SystemExit: for --help, --version and wrong usage.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that knows ASCII only is no reason to fail
+    _prepare_streams()
     terminal = Terminal(as_json=False)
+    try:
+        with prompts.echo_restored():
+            return _run(sys.argv[1:] if arguments is None else arguments, terminal, clock)
+    except ReaderGoneError:
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - no traceback, ever: it may hold secrets
+        told = from_exception(error)
+        terminal.fail(told)
+        return told.exit_code
+
+
+def _run(arguments: Sequence[str], terminal: Terminal, clock: Callable[[], float]) -> int:
     if not all(map(find_spec, _LIBRARIES)):
         wheel = f"token_broker-{installed_version()}-py3-none-any.whl"
         terminal.note(f"token-broker needs the command line's libraries: pip install '{wheel}[cli]'")
         return Exit.USAGE
+    # argparse ignores what cannot be written.
+    out, err = io.StringIO(), io.StringIO()
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        terminal = Terminal(as_json=options.json)
-        exit_code = _load(_COMMANDS[options.command])(options, terminal, clock)
-        sys.stdout.flush()
-        return exit_code
-    except TokenBrokerError as error:
-        told = from_broker_error(error)
-        terminal.fail(told)
-        return told.exit_code
-    except CommandError as error:
-        terminal.fail(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has closed the pipe; the interpreter must not try to flush once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.BROKEN_PIPE
+        with redirect_stdout(out), redirect_stderr(err):
+            options = parse(arguments)
+    except SystemExit as end:  # --help, --version, wrong usage
+        for line in err.getvalue().splitlines():
+            terminal.note(line)
+        for line in out.getvalue().splitlines():
+            terminal.show(line)
+        return int(end.code or 0)
+    terminal.as_json = options.json
+    return _load(_COMMANDS[options.command])(options, terminal, clock)
+
+
+def _prepare_streams() -> None:
+    """Make standard streams that a command can use, whatever the process was started with."""
+    # Closed ones (`>&-`) get a file that reads as empty and cannot be written. Else a result would be lost without a
+    # word, and a socket would get the stream's number.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - until the process ends
+    sys.stdout = sys.stdout or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 - likewise
+    sys.stderr = sys.stderr or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 - likewise
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # for the marks, on a terminal that knows ASCII only
 
 
 def _load(target: str) -> Command:

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 from token_broker.cli.deployment import statement, to_text
 from token_broker.cli.identity import Identity, find_missing_actions
-from token_broker.cli.outcome import CommandError
+from token_broker.cli.outcome import GET_IDENTITY, CommandError
 from token_broker.cli.terminal import Finding
 
 if TYPE_CHECKING:
     from token_broker.cli.deployment import Deployment
 
 SET_URL: Final = """\
-export TOKEN_BROKER_URL=… with the stack's output BrokerFunctionUrl:
+export TOKEN_BROKER_URL=… with the stack's output BrokerFunctionUrl; ask an operator for it, or AWS:
 aws cloudformation describe-stacks --stack-name {stack} \\
   --query "Stacks[0].Outputs[?OutputKey=='BrokerFunctionUrl'].OutputValue" --output text"""
-SIGN_IN: Final = "sign in (aws sso login), set AWS_PROFILE, or run where a role is attached"
+_RENEWALS: Final = {
+    "env": "set a new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or unset all three: they come before "
+    "every profile, also before one that is signed in",
+    "shared-credentials-file": "put a new key into the profile in ~/.aws/credentials, or set AWS_PROFILE to another one",
+    "config-file": "put a new key into the profile in ~/.aws/config, or set AWS_PROFILE to another one",
+    "sso": "sign in again: aws sso login, with --profile if AWS_PROFILE is not set",
+    "login": "sign in again: aws login, with --profile if AWS_PROFILE is not set",
+    "container-role": "the container's platform brings them: see that the role is still attached, then start it again",
+    "iam-role": "the instance's role brings them: see that the role is still attached to the instance",
+    "assume-role": "the profile assumes a role: aws sts get-caller-identity says why that does not work",
+    "assume-role-with-web-identity": "a token file brings them: see that AWS_WEB_IDENTITY_TOKEN_FILE and the role's trust "
+    "policy are right",
+    "custom-process": "run the profile's credential_process by itself, and see what it says",
+}
+"""What to do about credentials that do not work, by where botocore's chain found them."""
 REACH_URL: Final = "check TOKEN_BROKER_URL letter by letter (its region is part of the host), then DNS and the way out to port 443"
 SET_REGION: Final = "set AWS_REGION (or --region) to the region that the broker is deployed in"
-SET_CLOCK: Final = "set this machine's clock, and keep it set: timedatectl set-ntp true"
+SET_CLOCK: Final = "set the clock of this machine (of its host, for a container), and keep it set: on Linux, timedatectl set-ntp true"
 STORE_CREDENTIAL: Final = """\
 an operator stores a good credential; the broker tries it within a minute:
 token-broker connection put {name}
@@ -48,11 +63,19 @@ def caller_statements(function_arn: str) -> dict[str, dict[str, object]]:
     }
 
 
+def working_credentials(deployment: Deployment) -> str:
+    """Return how to get credentials that work, in the place where those come from that do not."""
+    return _RENEWALS.get(deployment.credential_source, GET_IDENTITY)
+
+
 def missing_permissions(identity: Identity, deployment: Deployment, stack: str) -> Finding:
     """Find out which of the two permissions is missing, where AWS may be asked, and write the statement to add."""
-    whose = f"{identity.kind} {identity.name}" if identity.name else "caller's role"
+    if identity.cannot_be_granted:
+        return _ungrantable("permissions", "AWS refused the call")
     policy_arn, function_arn = _output(deployment, "CallerPolicyArn"), _function_arn(identity, deployment)
-    where = function_arn or f"arn:aws:lambda:{deployment.region or 'REGION'}:ACCOUNT:function:BROKER:live"
+    where = function_arn or (
+        f"arn:{identity.partition}:lambda:{deployment.region or 'REGION'}:ACCOUNT:function:BROKER:live"
+    )
     missing = find_missing_actions(identity, deployment, _NEEDED, function_arn) if function_arn else None
     if missing is None:
         text = f"AWS refused the call: {INVOKE_URL} or {INVOKE} is missing, and it does not say which"
@@ -61,34 +84,64 @@ def missing_permissions(identity: Identity, deployment: Deployment, stack: str) 
         text = f"AWS refused the call: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     else:
         text = "AWS refused the call, though the identity's own policies allow it"
-        return Finding(
-            "permissions", "fault", text, "look for a denial: permission boundary, SCP, session policy"
-        )
+        fix = "an administrator of the account looks for what denies it: permission boundary, SCP, session policy"
+        return Finding("permissions", "fault", text, fix)
     statements = [each for action, each in caller_statements(where).items() if action in missing]
-    fix = [f"attach the stack's CallerPolicy to the {whose}:"]
-    if policy_arn and identity.kind:
-        flag = f"--{identity.kind}-name {identity.name}"
-        fix.append(f"aws iam attach-{identity.kind}-policy {flag} --policy-arn {policy_arn}")
-    else:
-        fix.append(f"its ARN is the output CallerPolicyArn of the stack {stack}")
-    fix.append(
-        f"or add to a policy of it (from another account, both there and on the function):\n{to_text(statements)}"
-    )
-    return Finding("permissions", "fault", text, "\n".join(fix))
+    fix = "\n".join([*_how_to_allow(identity, policy_arn, stack), to_text(statements)])
+    return Finding("permissions", "fault", text, fix)
+
+
+def _how_to_allow(identity: Identity, policy_arn: str | None, stack: str) -> list[str]:
+    """Return lines that say how this principal gets permissions; the statements to add follow them."""
+    kind, name = identity.kind, identity.name
+    elsewhere = "from another account, the broker's operator must also set OtherAccount1 or OrganizationId"
+    if identity.permission_set:
+        policy = (policy_arn or "").rpartition("/")[
+            2
+        ] or f"in the output CallerPolicyArn of the stack {stack}"
+        return [
+            f"IAM Identity Center made the role {name}, and alone can change it;",
+            f"ask its administrator to change the permission set {identity.permission_set}:",
+            f"attach the customer managed policy {policy}",
+            f"or add to its inline policy{'' if policy_arn else f' ({elsewhere})'}:",
+        ]
+    if name.startswith("AWSServiceRoleFor"):
+        return [
+            f"{name} is a service-linked role, which nobody can change: call as another role,",
+            f"which is allowed this ({elsewhere}):",
+        ]
+    if policy_arn and kind:  # it can be read only in the broker's own account
+        return [
+            f"attach the stack's CallerPolicy to the {kind} {name}:",
+            f"aws iam attach-{kind}-policy --{kind}-name {name} --policy-arn {shlex.quote(policy_arn)}",
+            "or add to a policy of it:",
+        ]
+    return [
+        f"attach the stack's CallerPolicy to the {f'{kind} {name}' if name else 'role that calls'}, in the broker's own account:",
+        f"its ARN is the output CallerPolicyArn of the stack {stack}",
+        f"or add to a policy of it ({elsewhere}):",
+    ]
 
 
 def missing_grant(identity: Identity, connection: str, said: str) -> Finding:
     """Write the rule to ask for."""
+    if identity.cannot_be_granted:
+        return _ungrantable("grant", f"{connection}: {said}")
     rule = {
-        "name": identity.name or "NAME",
+        "name": identity.permission_set or identity.name or "NAME",
         "principals": [identity.grant_principal],
         "connections": [connection],
     }
     fix = (
-        "if the connection exists (token-broker connection list), ask for this rule in functions/broker/grants.json,"
-        f" and a deployment:\n{to_text(rule)}"
+        "ask an operator for this rule in functions/broker/grants.json, and a deployment, if the connection exists "
+        f"(token-broker connection list tells an operator):\n{to_text(rule)}"
     )
     return Finding("grant", "fault", f"{connection}: {said}", fix)
+
+
+def _ungrantable(topic: str, text: str) -> Finding:
+    fix = "call as a role or as an IAM user: the broker serves nobody else, neither the root user nor federated users"
+    return Finding(topic, "fault", text, fix)
 
 
 def _function_arn(identity: Identity, deployment: Deployment) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from token_broker.cli.outcome import Options
     from token_broker.cli.terminal import Terminal
 
+THE_BROKER = "the broker"
 STATUS_COLUMNS = {
     "connection": "CONNECTION",
     "state": "STATE",
@@ -37,11 +37,12 @@ def new_client(options: Options) -> BrokerClient:
 def print_token(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
     """Print a token, or the header that carries it, or with --json all that is known of it."""
     client = new_client(options)
-    lease = (
-        client.report_rejected(options.rejected)
-        if options.rejected
-        else client.token(min_ttl_s=options.min_ttl)
-    )
+    with terminal.waiting(THE_BROKER):
+        lease = (
+            client.report_rejected(options.rejected)
+            if options.rejected
+            else client.token(min_ttl_s=options.min_ttl)
+        )
     if terminal.as_json:
         terminal.show_json(
             {
@@ -62,32 +63,31 @@ def print_token(options: Options, terminal: Terminal, clock: Callable[[], float]
     return Exit.OK
 
 
-def execute(options: Options, _terminal: Terminal, _clock: Callable[[], float]) -> int:
+def execute(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
     """Become the command, with a token in its environment."""
-    if not options.variable or "=" in options.variable or "\0" in options.variable:
-        raise CommandError(
-            f"{options.variable!r} is no name of a variable", exit_code=Exit.USAGE, code="usage"
-        )
-    lease = new_client(options).token(min_ttl_s=options.min_ttl)
+    with terminal.waiting(THE_BROKER):
+        lease = new_client(options).token(min_ttl_s=options.min_ttl)
     command = options.command_line
     environment = {**os.environ, options.variable: lease.access_token}
     # Python ignores these, and what is ignored stays so in the command: `CMD | head` would not end.
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.stdout.flush()
+    ignored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - it is what this command is for
     except FileNotFoundError:
         reason, exit_code = "no such command", Exit.NOT_FOUND
-    except OSError as error:
-        reason, exit_code = error.strerror or "cannot be run", Exit.NOT_EXECUTABLE
-    raise CommandError(f"{command[0]}: {reason}", exit_code=exit_code, code="not_executable")
+    except (OSError, ValueError) as error:  # ValueError: NUL in an argument
+        reason, exit_code = getattr(error, "strerror", None) or "cannot be run", Exit.NOT_EXECUTABLE
+    for number in ignored:  # else telling it to a reader who has gone would end this program by a signal
+        signal.signal(number, signal.SIG_IGN)
+    raise CommandError(f"{command[0] or repr('')}: {reason}", exit_code=exit_code, code="not_executable")
 
 
 def show_status(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
     """Show what `GET /status` tells of the connections that this identity is granted."""
-    answer = new_client(options).status(options.connection)
+    with terminal.waiting(THE_BROKER):
+        answer = new_client(options).status(options.connection)
     if terminal.as_json:
         terminal.show_json(answer)
         return Exit.OK

@@ -1,0 +1,46 @@
+"""Hidden prompts: a person's own at the command line, and those of a library in a thread of its own (an MFA code)."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import traceback
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+try:
+    import termios
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def is_open() -> bool:
+    """Tell whether a thread of this process waits at a hidden prompt."""
+    for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way to see
+        if any(frame.f_globals is vars(getpass) for frame, _ in traceback.walk_stack(innermost)):
+            return True
+    return False
+
+
+@contextmanager
+def echo_restored() -> Iterator[None]:
+    """At the end, turn the terminal's echo on again that a prompt has turned off which nobody has answered.
+
+    Only then: where settings differ for another reason, a program beside this one (`| less`) has changed them.
+    """
+    terminal = None
+    with suppress(OSError, AttributeError):
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        settings = termios.tcgetattr(terminal)
+    try:
+        yield
+    finally:
+        if terminal is not None:
+            if is_open():
+                with suppress(termios.error):
+                    termios.tcsetattr(terminal, termios.TCSADRAIN, settings)
+            os.close(terminal)

@@ -1,0 +1,286 @@
+"""What the doctor advises: each kind of principal and credential can follow it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    UnauthorizedSSOTokenError,
+)
+
+from functions.broker.grants import load_grants, read_caller
+from tests.client.fake_broker import Answer
+from token_broker.cli import remedies
+from token_broker.cli.outcome import GET_IDENTITY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Ended, Run
+    from tests.client.fake_broker import FakeBroker
+
+ACCOUNT = "111122223333"
+SSO_ROLE = "AWSReservedSSO_Data_Team_0123456789abcdef"
+POLICY_ARN = f"arn:aws:iam::{ACCOUNT}:policy/token-broker-CallerPolicy-1A2B3C"
+ASSUMED = f"arn:aws:sts::{ACCOUNT}:assumed-role"
+NO_GRANT = Answer(403, b'{"error": "access_denied", "error_description": "no grant"}')
+REFUSED = Answer(403, b'{"Message": "Forbidden"}', {"x-amzn-ErrorType": "AccessDeniedException"})
+BAD_KEY = Answer(
+    403,
+    b'{"Message": "The security token included in the request is invalid."}',
+    {"x-amzn-ErrorType": "UnrecognizedClientException"},
+)
+
+
+@pytest.fixture
+def aws_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What AWS's operations answer in this process; all others are denied."""
+    answers: dict[str, Any] = {}
+
+    def call(self: object, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation not in answers:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "denied"}}, operation)
+        return answers[operation]
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    return answers
+
+
+@pytest.fixture
+def consult(run: Run, broker: FakeBroker, aws_says: dict[str, Any]) -> Callable[..., dict[str, str]]:
+    """Return a function that lets the doctor look at a caller, and returns the finding that is a fault."""
+
+    def act(arn: str, answer: Answer, *, may_read_stack: bool = False) -> dict[str, str]:
+        aws_says["GetCallerIdentity"] = {"Arn": arn}
+        if may_read_stack:
+            outputs = {"CallerPolicyArn": POLICY_ARN, "BrokerFunctionName": "broker"}
+            told = [{"OutputKey": name, "OutputValue": value} for name, value in outputs.items()]
+            aws_says["DescribeStacks"] = {"Stacks": [{"Outputs": told}]}
+        broker.script.append(answer)
+        ended: Ended = run("doctor", "--json")
+        (fault,) = (finding for finding in ended.value["findings"] if finding["verdict"] == "fault")
+        assert ended.exit_code == 1
+        return dict(fault)
+
+    return act
+
+
+def json_in(text: str) -> Any:
+    return json.loads(text[re.search(r"[\[{]", text).start() :])  # type: ignore[union-attr] # there is one
+
+
+@pytest.mark.parametrize(
+    ("arn", "principal"),
+    [
+        (f"{ASSUMED}/{SSO_ROLE}/ada@example.com", f"{ACCOUNT}:role/AWSReservedSSO_Data_Team_*"),
+        (f"{ASSUMED}/orders/session", f"{ACCOUNT}:role/orders"),
+        (f"{ASSUMED}/AWSReservedSSO_x/session", f"{ACCOUNT}:role/AWSReservedSSO_x"),
+        (f"arn:aws:iam::{ACCOUNT}:user/team/a/ada", f"{ACCOUNT}:user/ada"),
+        (f"arn:aws-cn:iam::{ACCOUNT}:user/{SSO_ROLE}", f"{ACCOUNT}:user/{SSO_ROLE}"),
+    ],
+)
+def test_the_rule_to_ask_for_grants_the_caller_what_it_lacks(
+    consult: Callable[..., dict[str, str]], tmp_path: Path, arn: str, principal: str
+) -> None:
+    finding = consult(arn, NO_GRANT)
+
+    rule = json_in(finding["fix"])
+    assert (finding["topic"], rule["principals"]) == ("grant", [principal])
+    file = tmp_path / "grants.json"
+    file.write_text(json.dumps({"rules": [rule]}))
+    caller = read_caller(arn)
+    assert caller
+    assert load_grants(file).decide(caller, "999999999999", "digishare")
+
+
+def test_a_permission_set_that_is_assigned_anew_keeps_its_grant(
+    consult: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    rule = json_in(consult(f"{ASSUMED}/{SSO_ROLE}/ada", NO_GRANT)["fix"])
+    file = tmp_path / "grants.json"
+    file.write_text(json.dumps({"rules": [rule]}))
+
+    def is_granted(role: str) -> bool:
+        caller = read_caller(f"{ASSUMED}/{role}/ada")
+        return caller is not None and load_grants(file).decide(caller, ACCOUNT, "digishare") is not None
+
+    assert is_granted("AWSReservedSSO_Data_Team_fedcba9876543210")
+    assert not is_granted("AWSReservedSSO_Others_0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "arn", [f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:sts::{ACCOUNT}:federated-user/ada"]
+)
+@pytest.mark.parametrize(("answer", "topic"), [(NO_GRANT, "grant"), (REFUSED, "permissions")])
+def test_who_can_never_be_served_is_told_so(
+    consult: Callable[..., dict[str, str]], arn: str, answer: Answer, topic: str
+) -> None:
+    finding = consult(arn, answer, may_read_stack=True)
+
+    assert read_caller(arn) is None
+    assert finding["topic"] == topic
+    assert "call as a role or as an IAM user" in finding["fix"]
+    assert "attach" not in finding["fix"]
+    assert "{" not in finding["fix"]
+
+
+@pytest.mark.parametrize("may_read_stack", [True, False])
+def test_an_sso_role_is_changed_by_its_permission_set(
+    consult: Callable[..., dict[str, str]], *, may_read_stack: bool
+) -> None:
+    fix = consult(f"{ASSUMED}/{SSO_ROLE}/ada", REFUSED, may_read_stack=may_read_stack)["fix"]
+
+    assert "attach-role-policy" not in fix
+    assert "change the permission set Data_Team:" in fix
+    policy = "token-broker-CallerPolicy-1A2B3C" if may_read_stack else "in the output CallerPolicyArn"
+    assert f"the customer managed policy {policy}" in fix
+    assert len(json_in(fix)) == 2
+    assert ("from another account" in fix) is not may_read_stack
+
+
+def test_a_service_linked_role_cannot_be_changed(consult: Callable[..., dict[str, str]]) -> None:
+    fix = consult(f"{ASSUMED}/AWSServiceRoleForSupport/s", REFUSED, may_read_stack=True)["fix"]
+
+    assert "attach-role-policy" not in fix
+    assert "call as another role" in fix
+
+
+@pytest.mark.parametrize(
+    ("arn", "flags"),
+    [
+        (f"{ASSUMED}/orders/s", ["attach-role-policy", "--role-name", "orders"]),
+        (f"arn:aws:iam::{ACCOUNT}:user/team/ada", ["attach-user-policy", "--user-name", "ada"]),
+    ],
+)
+def test_in_the_brokers_own_account_its_policy_is_attached(
+    consult: Callable[..., dict[str, str]], arn: str, flags: list[str]
+) -> None:
+    fix = consult(arn, REFUSED, may_read_stack=True)["fix"]
+
+    (line,) = (line for line in fix.splitlines() if line.startswith("aws iam "))
+    assert shlex.split(line) == ["aws", "iam", *flags, "--policy-arn", POLICY_ARN]
+
+
+def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(
+    consult: Callable[..., dict[str, str]],
+) -> None:
+    fix = consult(f"{ASSUMED}/orders/s", REFUSED)["fix"]
+
+    assert "aws iam attach" not in fix
+    assert "in the broker's own account" in fix
+    assert "OtherAccount1 or OrganizationId" in fix
+
+
+def test_a_denial_elsewhere_is_for_an_administrator(
+    consult: Callable[..., dict[str, str]], aws_says: dict[str, Any]
+) -> None:
+    aws_says["SimulatePrincipalPolicy"] = {"EvaluationResults": [{"EvalDecision": "allowed"}]}
+
+    finding = consult(f"{ASSUMED}/orders/s", REFUSED, may_read_stack=True)
+
+    assert "though the identity's own policies allow it" in finding["text"]
+    assert "an administrator of the account" in finding["fix"]
+
+
+@pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
+def test_bad_credentials_are_renewed_where_they_came_from(
+    consult: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr("token_broker.cli.deployment.Deployment.credential_source", source)
+
+    finding = consult(f"{ASSUMED}/orders/s", BAD_KEY)
+
+    assert finding["topic"] == "credentials"
+    assert finding["fix"] == remedies._RENEWALS.get(source, GET_IDENTITY)
+
+
+def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(
+    consult: Callable[..., dict[str, str]],
+) -> None:
+    fix = consult(f"{ASSUMED}/orders/s", BAD_KEY)["fix"]
+
+    assert "AWS_ACCESS_KEY_ID" in fix
+    assert "aws sso login" not in fix
+
+
+SECRET = "canary-process-secret-4be2"
+
+
+@pytest.mark.parametrize(
+    "command", [("mints", "--table", "t"), ("mints",), ("connection", "list", "--prefix", "p")], ids=" ".join
+)
+@pytest.mark.parametrize(
+    "program", [f"sh -c 'echo {SECRET} >&2; exit 1'", f"echo {SECRET}", "/no/such/program"]
+)
+def test_what_a_credential_process_says_is_not_shown(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    program: str,
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+
+    ended = run(*command)
+
+    assert ended.exit_code in {2, 3, 4}
+    assert SECRET not in ended.out + ended.err
+    assert "aws sts get-caller-identity" in ended.err
+    assert "internal error" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "said"),
+    [
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "x"), 3, "this AWS identity needs the statement"),
+        (
+            ClientError({"Error": {"Code": "ExpiredTokenException"}}, "x"),
+            3,
+            "get new ones where these came from",
+        ),
+        (ClientError({"Error": {"Code": "ThrottlingException"}}, "x"), 4, "try again later"),
+        (
+            ClientError({"Error": {"Code": "Odd\x1b[2J\nfix: evil"}}, "x"),
+            1,
+            "AWS says Odd\\u001b[2J\\u000afix: evil",
+        ),
+        (NoCredentialsError(), 3, "run where a role is attached"),
+        (UnauthorizedSSOTokenError(), 3, "the sign-in of the AWS profile has expired"),
+        (EndpointConnectionError(endpoint_url="https://aws.invalid"), 4, "check the network"),
+        (json.JSONDecodeError("no JSON", SECRET, 0), 4, "(JSONDecodeError)"),
+        (FileNotFoundError(2, SECRET), 4, "(FileNotFoundError)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("command", [("connection", "list", "--prefix", "p"), ("mints",)], ids=" ".join)
+@pytest.mark.usefixtures("broker")
+def test_each_way_in_which_aws_is_not_asked_has_its_code_and_advice(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    error: Exception,
+    exit_code: int,
+    said: str,
+) -> None:
+    def fail(self: object, operation: str, arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", fail)
+
+    ended = run(*command)
+
+    assert (ended.exit_code, ended.out) == (exit_code, "")
+    assert said in ended.err
+    assert SECRET not in ended.err
