@@ -9,7 +9,7 @@ One question to the broker tells most of it, because each station refuses in its
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from token_broker import errors
@@ -47,7 +47,6 @@ _TOPIC_OF_ERROR: Final[dict[type[errors.TokenBrokerError], str]] = {
     errors.NoCredentials: "credentials",
     errors.CredentialsExpired: "credentials",
     errors.CredentialsUnavailable: "credentials",
-    errors.NotConfigured: "region",
     errors.AccessDenied: "grant",
     errors.UpstreamRejected: "upstream",
     errors.UnusableAnswer: "url",
@@ -63,10 +62,10 @@ class _Visit:
     region: str | None
     connection: str
     reachability: Reachability
-    identity: Identity
-    row: dict[str, Any]
-    lease_text: str
-    error: errors.TokenBrokerError | None
+    identity: Identity = field(default_factory=Identity)
+    row: dict[str, Any] = field(default_factory=dict)
+    lease_text: str = ""
+    error: errors.TokenBrokerError | None = None
 
 
 def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
@@ -93,23 +92,17 @@ def _visit(
     client: BrokerClient, options: Options, deployment: Deployment, clock: Callable[[], float]
 ) -> _Visit:
     url = (options.url or os.environ["TOKEN_BROKER_URL"]).rstrip("/")
-    visit = _Visit(
-        url,
-        deployment.region,
-        client.connection,
-        look_for_answer(url, clock),
-        look_up_identity(deployment, clock),
-        {},
-        "",
-        None,
-    )
+    visit = _Visit(url, deployment.region, client.connection, look_for_answer(url, clock))
     try:
         lease = client.token()
         visit = replace(visit, lease_text=f"{lease.token_id}, leased for {lease.expires_in_s():.0f} s")
         rows = connections_in(client.status(client.connection))
+        visit = replace(visit, row=rows[0] if rows else {})
     except errors.TokenBrokerError as error:
-        return replace(visit, error=error)
-    return replace(visit, row=rows[0] if rows else {})
+        visit = replace(visit, error=error)
+    # Without credentials STS has nothing to say, and the SDK would look for them again, for as long as that takes.
+    has_credentials = visit.error is None or _TOPIC_OF_ERROR.get(type(visit.error)) != "credentials"
+    return replace(visit, identity=look_up_identity(deployment, clock)) if has_credentials else visit
 
 
 def _examine(visit: _Visit, options: Options, deployment: Deployment) -> dict[str, Finding]:
@@ -161,6 +154,8 @@ def _topic_of(error: errors.TokenBrokerError, reachability: Reachability) -> str
         return _topic_of_refusal(error)
     if isinstance(error, errors.BrokerUnreachable) and not reachability.answers:
         return "network"
+    if isinstance(error, errors.NotConfigured):
+        return "region" if "region" in error.description else "network"
     return _TOPIC_OF_ERROR.get(type(error), "token")
 
 
@@ -183,10 +178,15 @@ def _fault(
     if topic == "grant":
         return remedies.missing_grant(visit.identity, visit.connection, error.description)
     said = error.aws_message if isinstance(error, errors.RefusedByAws) else error.description
+    if topic == "credentials":
+        # A source that does not answer is not asked once more.
+        is_silent = isinstance(error, errors.CredentialsUnavailable)
+        fix = from_broker_error(error).fix if is_silent else remedies.working_credentials(deployment)
+        return Finding(topic, "fault", said.partition(";")[0], fix)
+    is_setting = isinstance(error, errors.NotConfigured)
     text, fix = {
         "url": (said, remedies.SET_URL.format(stack=options.stack)),
-        "credentials": (said.partition(";")[0], remedies.working_credentials(deployment)),
-        "network": (said, remedies.REACH_URL),
+        "network": (said, remedies.CORRECT_SETTING if is_setting else remedies.REACH_URL),
         "region": (f"signs for {visit.region}: {said}", remedies.SET_REGION),
         "clock": (said, remedies.SET_CLOCK),
         "upstream": (said, remedies.STORE_CREDENTIAL.format(name=visit.connection)),

@@ -33,6 +33,7 @@ _RENEWALS: Final = {
 }
 """What to do about credentials that do not work, by where botocore's chain found them."""
 REACH_URL: Final = "check TOKEN_BROKER_URL letter by letter (its region is part of the host), then DNS and the way out to port 443"
+CORRECT_SETTING: Final = "correct the setting that this names"
 SET_REGION: Final = "set AWS_REGION (or --region) to the region that the broker is deployed in"
 SET_CLOCK: Final = "set the clock of this machine (of its host, for a container), and keep it set: on Linux, timedatectl set-ntp true"
 STORE_CREDENTIAL: Final = """\
