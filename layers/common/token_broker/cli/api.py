@@ -85,8 +85,10 @@ def _url_below(base_url: str, path: str) -> str:
 
 def _is_base_url(url: str) -> bool:
     try:
-        return is_private_channel(url) and bool(urlsplit(url).hostname) and not set("?#") & set(url)
-    except ValueError:  # a bracket without its pair
+        parts = urlsplit(url)
+        well_formed = bool(parts.hostname) and parts.port != 0 and not set("?#") & set(url)
+        return well_formed and is_private_channel(url)
+    except ValueError:  # a bracket without its pair, a port that is no number
         return False
 
 
