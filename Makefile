@@ -56,8 +56,8 @@ demo: $(READY) ## show the main job on a local cloud: build, deploy, call, refus
 	@$(BIN)/python -m local.demo
 
 .PHONY: test
-test: $(READY) build ## run all tests
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(READY) build ## run all tests, in two processes, because half of the time is waiting
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
 
 .PHONY: local
 local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C; writes .local/env

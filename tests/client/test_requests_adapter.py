@@ -513,6 +513,7 @@ def test_callers_request_answer_and_log_do_not_show_the_token(
     session: requests.Session, adapter: BrokerAdapter, api: FakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # the functions pin it, and their tests run here, too
     api.refused = {FIRST}
     request = session.prepare_request(requests.Request("POST", api.url("/redirect/307/%2Fthings"), data=b"x"))
     answer = session.send(request, timeout=TIMEOUT_S)
