@@ -8,13 +8,13 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import boto3
+import botocore.session
 import pytest
 import trustme
 
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
+from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, FakeBroker
 from token_broker import errors
 from token_broker.sdk_settings import proxy_for
 
@@ -237,9 +237,10 @@ def test_own_roots_are_found_wherever_the_sdk_finds_them(  # noqa: PLR0917 - fix
     path = form.format(tmp_path / "ca.pem")
     (tmp_path / "config").write_text(f"[default]\nca_bundle = {path if source == 'configuration' else ''}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    session: Any = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
+    session = botocore.session.Session()
+    session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     if source == "given session":
-        session._session.set_config_variable("ca_bundle", path)
+        session.set_config_variable("ca_bundle", path)
     elif source != "configuration":
         monkeypatch.setenv(source, path)
 
