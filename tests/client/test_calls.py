@@ -32,6 +32,7 @@ from tests.client.fake_broker import (
 )
 from token_broker import bounded_http, errors
 from token_broker.client import BrokerClient, Lease
+from token_broker.sdk_settings import region_of_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -175,6 +176,24 @@ def test_region_of_other_hosts_comes_from_argument_session_or_environment(
     client = BrokerClient(broker.url, session=session, region=REGION if source == "argument" else None)
 
     assert client.token().token_id == broker.token_id
+
+
+def test_a_session_whose_profile_is_not_there_is_told(new_client: NewClient) -> None:
+    session = botocore.session.Session(profile="nowhere")
+    session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+
+    with pytest.raises(errors.NotConfigured, match="AWS_PROFILE"):
+        new_client(session=session, region=None).token()
+
+
+def test_a_url_whose_host_can_be_read_in_two_ways_is_not_called(new_client: NewClient) -> None:
+    with pytest.raises(errors.NotConfigured, match="two ways"):
+        new_client("https://broker%2etest/").token()
+
+
+@pytest.mark.parametrize("url", ["https://[", "nonsense", ""])
+def test_what_is_no_url_names_no_region(url: str) -> None:
+    assert region_of_url(url) is None
 
 
 def test_unknown_region_says_what_to_set(new_client: NewClient) -> None:

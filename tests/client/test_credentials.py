@@ -567,6 +567,23 @@ def test_a_refusal_of_the_only_keys_is_not_repeated(
     assert broker.refusals == 1
 
 
+def test_keys_that_are_gone_after_a_refusal_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    source, deadline_s = CredentialSource(None), time.monotonic() + 10
+    refused = source.get(deadline_s)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+
+    assert source.get_others_than(refused, deadline_s) is None
+
+
+def test_what_botocore_logs_for_others_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    error = KeyError("of-another-client")
+    logging.getLogger("botocore.credentials").warning("it failed", exc_info=error)
+
+    assert "of-another-client" in caplog.text
+
+
 # --- forks --------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.client.fake_broker import Answer, FakeBroker, failure
+from token_broker.client import _Need, _Question
 from token_broker.errors import (
     AccessDenied,
     BrokerUnreachable,
@@ -401,6 +402,81 @@ def test_an_interrupted_caller_leaves_its_question_to_the_next(
         with pytest.raises(KeyboardInterrupt):
             client.token()
     assert client.token().token_id == broker.token_id
+
+
+def test_those_who_wait_for_an_interrupted_caller_ask_themselves(
+    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = new_client()
+    may_end, calls = threading.Event(), [0]
+    call = client._http.call
+
+    def interrupt_the_first(*given: object, **more: object) -> object:
+        calls[0] += 1
+        if calls[0] == 1:
+            may_end.wait(10)
+            raise KeyboardInterrupt
+        return call(*given, **more)  # type: ignore[arg-type] # passed on as they came
+
+    def ask_and_be_interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            client.token()
+
+    monkeypatch.setattr(client._http, "call", interrupt_the_first)
+    leases: list[Lease] = []
+    leader = threading.Thread(target=ask_and_be_interrupted)
+    leader.start()
+    while not calls[0]:
+        leader.join(0.01)
+    waiting = [_Waiting(client, lambda: leases.append(client.token())) for _ in range(3)]
+    for waiter in waiting:
+        waiter.start()
+    for waiter in waiting:
+        assert waiter.is_waiting.wait(10)
+    may_end.set()
+    for thread in (leader, *waiting):
+        thread.join(10)
+
+    assert [lease.token_id for lease in leases] == [broker.token_id] * 3
+    assert len(broker.calls) == 1
+
+
+def test_who_needs_more_than_what_is_being_asked_for_asks_next(
+    broker: FakeBroker, new_client: NewClient, clock: Clock
+) -> None:
+    client = new_client()
+    broker.may_answer.clear()
+    leases: list[Lease] = []
+    leader = threading.Thread(target=client.token)
+    leader.start()
+    assert broker.was_asked.wait(10)
+    waiter = _Waiting(client, lambda: leases.append(client.token(min_ttl_s=1200)))
+    waiter.start()
+    assert waiter.is_waiting.wait(10)
+    broker.may_answer.set()
+    for thread in (leader, waiter):
+        thread.join(10)
+
+    assert [call.body.get("min_ttl") for call in broker.calls] == [None, 1200]
+    assert leases[0].expires_at == clock.now + 1200
+
+
+def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
+    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = new_client()
+    call = client._http.call
+
+    def fork_meanwhile(*given: object, **more: object) -> object:
+        client._renew_after_fork()  # as in a child that goes on from here
+        client._question = others = _Question(_Need())
+        answer = call(*given, **more)  # type: ignore[arg-type] # passed on as they came
+        assert client._question is others
+        return answer
+
+    monkeypatch.setattr(client._http, "call", fork_meanwhile)
+    assert client.token().token_id == broker.token_id
+    assert client._question is not None
 
 
 def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with_the_whole_budget(

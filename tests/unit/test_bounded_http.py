@@ -353,6 +353,31 @@ def peer_port_of(descriptor: int) -> int:
         return int(each.getpeername()[1])
 
 
+def test_addresses_that_are_left_when_the_time_is_over_are_not_tried(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def slow(address: object, _: float) -> None:
+        tried.append(address)
+        time.sleep(0.15)  # longer than its share, as a stopped process would take
+        raise OSError
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 1)) for n in range(2, 6)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "create_connection", slow)
+    error = failure_of(lambda: post(session, "https://api.example", connect_timeout_s=0.1))
+    assert str(error) == "api.example: timed out while connecting"
+    assert len(tried) == 1
+
+
+def test_a_timer_that_comes_too_late_cuts_nothing() -> None:
+    call = bounded_http._Call("api.example", 1, 1)
+    call._finish()
+    call._cut()
+    assert not call._was_cut
+
+
 # --- size -------------------------------------------------------------------------------------------------------
 
 
@@ -580,6 +605,7 @@ def test_nothing_is_sent_in_clear_to_another_machine_or_for_lack_of_a_tls_contex
             (f"https://127.0.0.1:{port}/", None),
             (f"https://user:{CANARY}@127.0.0.1:{port}/", tls),
             (f"https://127.0.0.1:{port}\\@example.com/", tls),
+            ("https://127.0.0.1:99999/", tls),
         ):
             error = failure_of(
                 lambda url=url, context=context: bounded_http.call(  # type: ignore[misc] # both are bound

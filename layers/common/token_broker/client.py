@@ -290,18 +290,17 @@ class BrokerClient:
 
     def _repeat(self, ask: Callable[[float], _T], deadline_s: float) -> _T:
         """Return `ask(timeout_s)`, repeated while that can help and fits before `deadline_s` (monotonic)."""
-        for attempt in range(_MAX_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS - 1):
             try:
                 return ask(deadline_s - time.monotonic())
             except errors.TokenBrokerError as error:
                 # Spread, so that many processes that failed together do not come back together.
                 pause_s = _FIRST_RETRY_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
                 pause_s = max(pause_s, error.retry_after_s or 0)
-                fits = time.monotonic() + pause_s < deadline_s
-                if not error.retryable or not fits or attempt == _MAX_ATTEMPTS - 1:
+                if not error.retryable or time.monotonic() + pause_s >= deadline_s:
                     raise
             self._sleep(pause_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return ask(deadline_s - time.monotonic())
 
     def _renew_after_fork(self) -> None:
         # The parent's other threads do not exist here: what they hold or have under way would stay so for ever.
@@ -339,5 +338,4 @@ def _renew_clients_after_fork() -> None:
         client._renew_after_fork()  # noqa: SLF001 - the module's own class
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_clients_after_fork)
+getattr(os, "register_at_fork", dict)(after_in_child=_renew_clients_after_fork)  # Windows has no forks
