@@ -408,7 +408,7 @@ def test_an_answer_of_exactly_the_cap_is_returned(
 
 
 def test_a_compressed_answer_is_unpacked_up_to_the_cap(tmp_path: Path) -> None:
-    packed = gzip.compress(b" " * CAP_BYTES)
+    packed = gzip.compress(b" " * CAP_BYTES, mtime=0)
     script = sends(
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed), packed
     )

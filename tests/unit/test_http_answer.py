@@ -161,8 +161,8 @@ def test_broken_chunks_are_no_answer(chunks: bytes) -> None:
         answer_of(body=b"x" * 1001),
         chunked(b"FFFFFFFF\r\nx"),
         chunked(b"1f4\r\n" + b"x" * 500 + b"\r\n1f5\r\n" + b"x" * 501),
-        answer_of(b"Content-Encoding: gzip", body=gzip.compress(b"x" * 1001)),
-        answer_of(b"Content-Encoding: gzip", body=gzip.compress(b"x" * 600) * 2),
+        answer_of(b"Content-Encoding: gzip", body=gzip.compress(b"x" * 1001, mtime=0)),
+        answer_of(b"Content-Encoding: gzip", body=gzip.compress(b"x" * 600, mtime=0) * 2),
         answer_of(b"Content-Encoding: deflate", body=zlib.compress(b"x" * 500_000)),
     ],
 )
@@ -179,12 +179,12 @@ def _deflated(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
-        (b"gzip", gzip.compress(BODY)),
-        (b" X-GZip ", gzip.compress(BODY)),
+        (b"gzip", gzip.compress(BODY, mtime=0)),
+        (b" X-GZip ", gzip.compress(BODY, mtime=0)),
         (b"deflate", zlib.compress(BODY)),
         (b"deflate", _deflated(BODY)),
-        (b"gzip", gzip.compress(BODY[:7]) + gzip.compress(BODY[7:])),
-        (b"gzip", gzip.compress(b"") * 15 + gzip.compress(BODY)),
+        (b"gzip", gzip.compress(BODY[:7], mtime=0) + gzip.compress(BODY[7:], mtime=0)),
+        (b"gzip", gzip.compress(b"", mtime=0) * 15 + gzip.compress(BODY, mtime=0)),
         (b"identity", BODY),
         (b"", BODY),
         (b"gzip", BODY),
@@ -198,12 +198,12 @@ def test_a_packed_body_is_unpacked(coding: bytes, packed: bytes) -> None:
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
-        (b"gzip, gzip", gzip.compress(BODY)),
-        (b"br", gzip.compress(BODY)),
-        (b"gzip", gzip.compress(BODY)[:-1]),
-        (b"gzip", gzip.compress(BODY)[:-8] + b"12345678"),
-        (b"gzip", gzip.compress(BODY) + b"junk"),
-        (b"gzip", gzip.compress(b"") * 16 + gzip.compress(BODY)),
+        (b"gzip, gzip", gzip.compress(BODY, mtime=0)),
+        (b"br", gzip.compress(BODY, mtime=0)),
+        (b"gzip", gzip.compress(BODY, mtime=0)[:-1]),
+        (b"gzip", gzip.compress(BODY, mtime=0)[:-8] + b"12345678"),
+        (b"gzip", gzip.compress(BODY, mtime=0) + b"junk"),
+        (b"gzip", gzip.compress(b"", mtime=0) * 16 + gzip.compress(BODY, mtime=0)),
         (b"deflate", zlib.compress(BODY)[:-2]),
         (b"gzip", b""),
     ],
@@ -236,7 +236,7 @@ def test_garbled_answers_raise_nothing_else() -> None:
         b"0",
         b"Content-Length: ",
         b"Content-Encoding: gzip\r\n",
-        gzip.compress(BODY),
+        gzip.compress(BODY, mtime=0),
     ]
     for _ in range(5000):
         garbled = bytearray(b"".join(randomness.choices(pieces, k=4)))
