@@ -28,6 +28,7 @@ class RawTlsServer:
         self._ca.cert_pem.write_to_path(str(self.ca_file))
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._ca.issue_cert(name).configure_cert(self._tls)
+        self.handshake_delay_s = 0.0
         self.heads: list[str] = []
         self.connections = 0
         self._threads: list[threading.Thread] = []
@@ -58,6 +59,7 @@ class RawTlsServer:
 
     def _serve(self, plain: socket.socket) -> None:
         plain.settimeout(5)
+        time.sleep(self.handshake_delay_s)
         with suppress(OSError), plain, self._tls.wrap_socket(plain, server_side=True) as connection:
             while head := self._read_request(connection):
                 self.heads.append(head)

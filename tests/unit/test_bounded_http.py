@@ -371,6 +371,13 @@ def test_addresses_that_are_left_when_the_time_is_over_are_not_tried(
     assert len(tried) == 1
 
 
+def test_an_addresss_share_of_the_time_to_connect_does_not_bound_its_handshake(tmp_path: Path) -> None:
+    script = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    with RawTlsServer(script, tmp_path) as server, new_session(str(server.ca_file)) as session:
+        server.handshake_delay_s = 0.4
+        assert post(session, server.url, connect_timeout_s=0.1, total_timeout_s=10).status == 200
+
+
 def test_a_timer_that_comes_too_late_cuts_nothing() -> None:
     call = bounded_http._Call("api.example", 1, 1)
     call._finish()
