@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from typing import TYPE_CHECKING
 
 import botocore.session
@@ -24,6 +25,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def everything_of(error: BaseException | None) -> str:
+    """Return all that a log of `error` could print, hidden causes and what they hold included."""
+    text = ""
+    while error is not None:
+        text += repr(error) + str(error) + repr(error.args) + repr(vars(error))
+        text += "".join(traceback.format_exception(error))
+        error = error.__cause__ or error.__context__
+    return text
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import traceback
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import UnauthorizedSSOTokenError
 
 import token_broker
+from tests.client.conftest import everything_of
 from tests.client.fake_broker import (
     ACCESS_KEY_ID,
     REGION,
@@ -243,7 +243,7 @@ def test_a_refresh_that_fails_in_another_way_is_no_expiry(broker: FakeBroker, ne
 
     with pytest.raises(errors.NoCredentials, match="RuntimeError") as raised:
         new_client(session=session).token()
-    assert "canary" not in _chain(raised.value)
+    assert "canary" not in everything_of(raised.value)
 
 
 def test_output_of_a_credential_process_is_not_shown(
@@ -256,7 +256,7 @@ def test_output_of_a_credential_process_is_not_shown(
 
     with pytest.raises(errors.NoCredentials, match="CredentialRetrievalError") as raised:
         BrokerClient(broker.url, region=REGION).token()
-    assert "canary-secret" not in _chain(raised.value)
+    assert "canary-secret" not in everything_of(raised.value)
 
 
 def test_rotated_credentials_are_used_by_the_next_call(
@@ -455,16 +455,6 @@ def test_token_is_in_no_repr_or_text(new_client: NewClient) -> None:
     assert isinstance(lease, Lease)
 
 
-def _chain(error: BaseException | None) -> str:
-    """Everything that a log of `error` could print, hidden causes and what they hold included."""
-    text = ""
-    while error is not None:
-        text += repr(error) + str(error) + repr(error.args) + repr(vars(error))
-        text += "".join(traceback.format_exception(error))
-        error = error.__cause__ or error.__context__
-    return text
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -492,7 +482,9 @@ def test_no_error_and_no_log_record_holds_token_or_key(
     with pytest.raises(errors.TokenBrokerError) as raised:
         client.token()
 
-    seen = _chain(raised.value) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+    seen = (
+        everything_of(raised.value) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+    )
     assert "stays in use" in seen
     assert "canary-token" not in seen
     assert SECRET_ACCESS_KEY not in seen

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ import botocore.session
 import pytest
 from botocore.credentials import RefreshableCredentials
 
+from tests.client.conftest import everything_of
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Answer, FakeBroker
 from token_broker import errors
 from token_broker.client import BrokerClient
@@ -37,16 +37,6 @@ if TYPE_CHECKING:
 CANARY = "canary-9d02"
 SOURCE_KEYS = f"aws_access_key_id = AKIASOURCE\naws_secret_access_key = {CANARY}-source\n"
 ROLE = "arn:aws:iam::123456789012:role/worker"
-
-
-def everything_of(error: BaseException | None) -> str:
-    """Return all that a log of `error` could print, hidden causes and what they hold included."""
-    text = ""
-    while error is not None:
-        text += repr(error) + str(error) + repr(error.args) + repr(vars(error))
-        text += "".join(traceback.format_exception(error))
-        error = error.__cause__ or error.__context__
-    return text
 
 
 class _Endpoint(BaseHTTPRequestHandler):

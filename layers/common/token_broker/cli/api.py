@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from botocore.httpsession import get_cert_path
 from token_broker.bounded_http import CallError, UnusableRequest, call, new_tls_context
 from token_broker.cli.outcome import CommandError, Exit
 from token_broker.cli.tokens import THE_BROKER, new_client
+from token_broker.renewal import authorization, lease_to_repeat_with
 from token_broker.token_hosts import is_private_channel
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def get(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> in
         status, body = _send(url, lease, tls)
     if status == 401:  # noqa: PLR2004 - HTTP's own number
         with terminal.waiting(THE_BROKER):
-            renewed = client.report_rejected(lease.token_id)
-        if renewed.token_id != lease.token_id:
+            report = partial(client.report_rejected, lease.token_id)
+            renewed = lease_to_repeat_with(report, lease, can_repeat=True)
+        if renewed is not None:
             terminal.note(
                 f"note: the API refused token {lease.token_id}; trying once more with {renewed.token_id}"
             )
@@ -110,7 +113,7 @@ def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
         response = call(
             "GET",
             url,
-            headers={"Accept": "application/json", "Authorization": f"Bearer {lease.access_token}"},
+            headers={"Accept": "application/json", "Authorization": authorization(lease)},
             tls=tls if url.startswith("https:") else None,
             total_timeout_s=TOTAL_TIMEOUT_S,
             connect_timeout_s=_CONNECT_TIMEOUT_S,
