@@ -188,7 +188,7 @@ def test_a_session_whose_profile_is_not_there_is_told(new_client: NewClient) -> 
 
 def test_a_url_whose_host_can_be_read_in_two_ways_is_not_called(new_client: NewClient) -> None:
     with pytest.raises(errors.NotConfigured, match="two ways"):
-        new_client("https://broker%2etest/").token()
+        new_client("https://broker\\test/").token()
 
 
 @pytest.mark.parametrize("url", ["https://[", "nonsense", ""])
