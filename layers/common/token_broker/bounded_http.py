@@ -236,7 +236,7 @@ def in_background(what: str, act: Callable[[], _T], outcome: Future[_T] | None =
     def run() -> None:
         try:
             answer = act()
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+        except BaseException as error:  # noqa: BLE001 - handed on to the one who waits
             future.set_exception(error)
         else:
             future.set_result(answer)

@@ -38,7 +38,7 @@ def region_for(url: str, given: str | None, session: botocore.session.Session | 
     Args:
         url: the broker's.
         given: as an argument or option.
-        session: None leaves the last step to whoever has a session.
+        session: None leaves out the two steps that need one.
 
     Raises:
         NotConfigured: it is no region's name.

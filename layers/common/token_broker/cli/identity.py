@@ -61,7 +61,7 @@ class Identity:
         """The principal as grants.json names it."""
         if not self.name:
             return "ACCOUNT:role/ROLE"
-        # A permission set that is assigned anew gets a role with other hex digits.
+        # A permission set that is assigned again gets a role with other hex digits.
         name = f"AWSReservedSSO_{self.permission_set}_*" if self.permission_set else self.name
         return f"{self.account}:{self.kind}/{name}"
 

@@ -49,7 +49,7 @@ class Finding:
 
 
 class ReaderGoneError(Exception):
-    """Whoever read standard output has closed it."""
+    """The reader of standard output has closed it."""
 
 
 class Terminal:
