@@ -460,8 +460,19 @@ def test_a_malformed_region_does_not_show_the_signed_request(region: str, new_cl
 
 @pytest.mark.parametrize("kind", ["own", "botocore", "boto3"])
 @pytest.mark.parametrize("place", ["shared credentials file", "configuration file", "environment"])
-def test_keys_that_were_rotated_are_read_again_when_aws_refuses_the_old_ones(
-    kind: str, place: str, broker: FakeBroker, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("old", "error"), [("old-secret", errors.RefusedByAws), ("old\u00a0secret", errors.NoCredentials)]
+)
+def test_keys_that_were_corrected_are_read_again_after_the_old_ones_were_refused(
+    *,
+    kind: str,
+    place: str,
+    old: str,
+    error: type[errors.TokenBrokerError],
+    broker: FakeBroker,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def write(secret: str) -> None:
         text = f"[default]\naws_access_key_id={ACCESS_KEY_ID}\naws_secret_access_key={secret}\n"
@@ -469,16 +480,16 @@ def test_keys_that_were_rotated_are_read_again_when_aws_refuses_the_old_ones(
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
             monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
         else:
-            (tmp_path / "file").write_text(text)
+            (tmp_path / "file").write_text(text, encoding="utf-8")
 
     variable = "AWS_CONFIG_FILE" if place == "configuration file" else "AWS_SHARED_CREDENTIALS_FILE"
     monkeypatch.setenv(variable, str(tmp_path / "file"))
-    write("old-secret")
+    write(old)
     session: Any = None
     if kind != "own":
         session = pytest.importorskip(kind).session.Session()
     client = BrokerClient(broker.url, region=REGION, session=session, clock=clock)
-    with pytest.raises(errors.RefusedByAws):
+    with pytest.raises(error):
         client.token()
 
     write(SECRET_ACCESS_KEY)

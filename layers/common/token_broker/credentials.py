@@ -156,7 +156,12 @@ class CredentialSource:
             credentials = self._credentials()
             # Frozen: all of one moment, even when another thread rotates them.
             frozen = None if credentials is None else credentials.get_frozen_credentials()
-            return _checked(frozen, str(getattr(credentials, "method", "")))
+            method = str(getattr(credentials, "method", ""))
+            found = _checked(frozen, method)
+            if isinstance(found, NoCredentials):
+                self._made = None
+                self._is_outdated = self._given is not None and method in _KEPT_IN_FILES
+            return found
         except Exception as error:  # noqa: BLE001 - the chain raises whatever its parts raise
             self._made = None  # so that the next search reads the files again
             return _error_of(error)
