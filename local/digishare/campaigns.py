@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle
@@ -26,6 +27,7 @@ SORT_COLUMNS = ("created_at", "updated_at", "start_datetime", "end_datetime", "t
 DEFAULT_LIMIT, MAX_LIMIT = 25, 100
 BULK = 40  # campaigns of a new list that were made in one second
 
+_SOMETIMES_MISSING = frozenset({"status", "tags", "created_at"})
 _BASE_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _HOUR_S, _DAY_S = 3600, 86_400
 
@@ -54,7 +56,7 @@ class CampaignList:
 
     def __init__(self, settings: Settings, randomness: random.Random, clock: Callable[[], float]) -> None:
         self.settings = settings
-        self.between_count_and_select: Callable[[], None] = lambda: None
+        self.between_count_and_select: Callable[[], object] = lambda: None
         self._randomness = randomness
         self._clock = clock
         self._campaigns: dict[str, Campaign] = {}
@@ -148,25 +150,38 @@ class CampaignList:
         return render(page, shape)
 
     def _numbered_page(self, query: Mapping[str, str], order: _Order, limit: int) -> Page:
-        settings, shape = self.settings, self.settings.campaign_shape
         number = _whole_number(query, "page", default=1, highest=None)
-        total = len(self._matching(query, order))
+        counted = len(self._matching(query, order))
         self.between_count_and_select()
-        if number == 1:
-            total = {"growing_total": total * 3 // 5, "shrinking_total": total + 700}.get(shape, total)
-        last_number = max(1, math.ceil(total / limit))
-        if settings.pages_served is not None:
-            last_number = min(last_number, settings.pages_served)
-        if shape == "repeating_page":
-            last_number = number + 1
+        total, last_number = self._claims(number, counted, limit)
         if number > last_number:
             self._refuse_behind_last_page()
-        start = 0 if shape == "repeating_page" else (number - 1) * limit
-        first = start - (shape == "overlapping_pages" and number > 1)
-        is_served = settings.pages_served is None or number <= settings.pages_served
-        matching = self._matching(query, order) if is_served else []
-        rows = self._select(matching, first, start + limit, order)
+        start, stop = self._bounds(number, limit)
+        rows = self._select(self._matching(query, order), start, stop, order)
         return Page(rows, number, limit, total, last_number)
+
+    def _claims(self, number: int, total: int, limit: int) -> tuple[int, int]:
+        """Return the total and the number of the last page, as the page of this number says them."""
+        shape = self.settings.campaign_shape
+        if number == 1:
+            total = {"growing_total": total * 3 // 5, "shrinking_total": total + 700}.get(shape, total)
+        if shape == "repeating_page":
+            return total, number + 1
+        return total, max(1, min(math.ceil(total / limit), self._pages_served))
+
+    def _bounds(self, number: int, limit: int) -> tuple[int, int]:
+        """Return where the page's rows begin and end."""
+        shape = self.settings.campaign_shape
+        if shape == "repeating_page":
+            number = 1
+        start = (number - 1) * limit
+        if shape == "overlapping_pages" and number > 1:
+            start -= 1
+        return start, min(number, self._pages_served) * limit
+
+    @property
+    def _pages_served(self) -> int:
+        return self.settings.pages_served or sys.maxsize
 
     def _refuse_behind_last_page(self) -> None:
         match self.settings.behind_last_page:
@@ -185,7 +200,7 @@ class CampaignList:
                 (at for at, row in enumerate(matching) if order.is_behind(row, behind)), len(matching)
             )
         rows = self._select(matching, start, start + limit, order)
-        is_last = start + limit >= len(matching) or number == self.settings.pages_served
+        is_last = start + limit >= len(matching) or number == self._pages_served
         next_cursor = None if is_last else _encode_cursor(number + 1, order.key(rows[-1]))
         return Page(rows, number, limit, len(matching), number, next_cursor)
 
@@ -200,19 +215,24 @@ class CampaignList:
         return rows
 
     def _select(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
-        """Return rows `start` to `stop`, with what the settings add to them; unless stable, ties are drawn again."""
-        stop = min(stop, len(rows))
-        first, last = start, stop
-        if start < stop and self.settings.tie_order != "stable":
-            while first > 0 and order.key(rows[first - 1]) == order.key(rows[first]):
-                first -= 1
-            while last < len(rows) and order.key(rows[last]) == order.key(rows[last - 1]):
-                last += 1
-            rows = rows[first:last]
-            self._randomness.shuffle(rows)
-            rows.sort(key=order.key, reverse=order.is_descending)
-            start, stop = start - first, stop - first
-        return [self._with_contacts(self._spoil(row)) for row in rows[start:stop]]
+        """Return rows `start` to `stop` as they are listed."""
+        is_drawn = self.settings.tie_order != "stable"
+        selected = self._draw(rows, start, stop, order) if is_drawn else rows[start:stop]
+        return [self._with_contacts(self._spoil(row)) for row in selected]
+
+    def _draw(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
+        """Return what stands from `start` to `stop` if all rows that tie with one of these are put in a new order."""
+        first, last = start, min(stop, len(rows))
+        if first >= last:
+            return []
+        while first > 0 and order.key(rows[first - 1]) == order.key(rows[first]):
+            first -= 1
+        while last < len(rows) and order.key(rows[last]) == order.key(rows[last - 1]):
+            last += 1
+        drawn = rows[first:last]
+        self._randomness.shuffle(drawn)
+        drawn.sort(key=order.key, reverse=order.is_descending)
+        return drawn[start - first : stop - first]
 
     def _with_contacts(self, campaign: Campaign) -> Campaign:
         count = self.settings.contacts_per_campaign
@@ -226,7 +246,7 @@ class CampaignList:
         if shape == "unknown_status" and str(campaign["title"]).endswith("0"):
             return {**campaign, "status": "quarantined_by_carrier"}
         if shape == "missing_fields" and str(campaign["title"]).endswith("0"):
-            return {name: campaign[name] for name in campaign.keys() - {"status", "tags", "created_at"}}
+            return {name: value for name, value in campaign.items() if name not in _SOMETIMES_MISSING}
         return campaign
 
 

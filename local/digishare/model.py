@@ -71,7 +71,7 @@ class Settings:
         largest_page: rows that a page holds at most, whatever `limit` says; `per_page` says it, too.
         pages_served: the list claims to end behind so many pages, while its total counts all; None: it does not.
         behind_last_page: how a page behind the last one is answered.
-        contacts_per_campaign: people in `contacts_and_data`; 1,000 are about 110 KB of JSON.
+        contacts_per_campaign: people in `contacts_and_data`; 1,000 are about 110 KB of JSON; at most 10,000.
         change_every: before every so many-th list call one change happens, in turn: a campaign is created, one gets
             another status, one is deleted; 0: never.
     """
