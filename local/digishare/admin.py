@@ -10,8 +10,12 @@
 | `POST /revoke` | `{"token_id": "..."}` or `{"all": true}` |
 | `POST /faults` | `{"target": "token" or "campaigns", "kind": one of FAULTS, "times"?: N or null, ...its arguments}` |
 | `DELETE /faults` | clears them |
+| `GET /campaigns` | `{"statuses": {id: status}}`: what a perfect reader would know now |
+| `PUT /campaigns` | `{"count": N}`: a new list |
+| `POST /campaigns` | any of `{"create": N, "change": {id: status}, "delete": [ids]}`, at one moment |
 
-Answers are 200 with the state, 400 with `{"error"}`, or 404.
+Answers are 200 with the state, 400 with `{"error"}`, or 404. The state is that of `GET /state`; for `/campaigns` it is
+that of `GET /campaigns`, with the `created` ids after a POST.
 """
 
 from __future__ import annotations
@@ -56,11 +60,11 @@ class _AdminHandler(BaseHTTPRequestHandler):
             self._send(404, {"error": "not found"})
             return
         try:
-            action(self.server.digishare, json.loads(body or b"{}"))
+            answer = action(self.server.digishare, json.loads(body or b"{}"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._send(400, {"error": f"{type(error).__name__}: {error}"})
             return
-        self._send(200, state(self.server.digishare))
+        self._send(200, state(self.server.digishare) if answer is None else answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = serve  # noqa: N815 - the base's names
 
@@ -119,8 +123,25 @@ def _add_fault(digishare: DigishareApi, value: _Json) -> None:
     digishare.fail(target, FAULTS[kind](**arguments), times=times)
 
 
-_ACTIONS: dict[str, Callable[[DigishareApi, _Json], None]] = {
+def _campaigns(digishare: DigishareApi, _value: _Json) -> dict[str, object]:
+    return {"statuses": digishare.campaign_statuses}
+
+
+def _replace_campaigns(digishare: DigishareApi, value: _Json) -> dict[str, object]:
+    digishare.replace_campaigns(value["count"])
+    return _campaigns(digishare, value)
+
+
+def _change_campaigns(digishare: DigishareApi, value: _Json) -> dict[str, object]:
+    return {"created": digishare.change_campaigns(**value), **_campaigns(digishare, value)}
+
+
+# What an action returns is answered; where it returns None, the state is.
+_ACTIONS: dict[str, Callable[[DigishareApi, _Json], object]] = {
     "GET /state": lambda _digishare, _value: None,
+    "GET /campaigns": _campaigns,
+    "PUT /campaigns": _replace_campaigns,
+    "POST /campaigns": _change_campaigns,
     "POST /reset": lambda digishare, _value: digishare.reset(),
     "PUT /clients": _set_clients,
     "PUT /personal-access-tokens": _set_personal_access_tokens,

@@ -6,17 +6,17 @@ Beside the API's own behaviour this keeps what tests ask about: who minted what,
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from local.digishare.campaigns import Invalid, create_campaign, render_page, sample_campaigns
+from local.digishare.campaigns import CampaignList, Invalid
 from local.digishare.faults import Fault, FaultQueue, Target
 from local.digishare.model import (
     READ_SCOPE,
-    WRITE_SCOPE,
     YEAR_S,
     Answer,
     Call,
@@ -26,13 +26,14 @@ from local.digishare.model import (
     Request,
     Settings,
 )
+from local.digishare.pages import PATH as CAMPAIGNS_PATH
 from local.digishare.tokens import sign_access_token, token_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105 - a path
-CAMPAIGNS_PATH = "/v1/campaigns"
+CAMPAIGNS = 250
 TARGET_OF_PATH: dict[str, Target] = {TOKEN_PATH: "token", CAMPAIGNS_PATH: "campaigns"}
 
 
@@ -73,8 +74,10 @@ class DigishareApi:
         with self._lock:
             self._mints: list[Mint] = []
             self._calls: list[Call] = []
-            self._campaigns = sample_campaigns()
             self._settings = Settings()
+            # Not a secret: the same campaigns after each reset.
+            self._campaigns = CampaignList(self._settings, random.Random(0), self._clock)  # noqa: S311
+            self._campaigns.replace(CAMPAIGNS)
             self._faults.clear()
             clients, personal_access_tokens = self._at_start
             self.set_clients(clients)
@@ -104,9 +107,10 @@ class DigishareApi:
         return self._settings
 
     def configure(self, **changes: object) -> None:
-        """Change some of the `Settings` by name; TypeError or ValueError if there is no such setting or shape."""
+        """Change some of the `Settings` by name; TypeError or ValueError if there is no such setting or value."""
         with self._lock:
             self._settings = replace(self._settings, **changes)  # type: ignore[arg-type] # names come over HTTP
+            self._campaigns.settings = self._settings
 
     def set_clients(self, clients: Iterable[Client]) -> None:
         """Replace all clients; tokens that were issued to them stay valid."""
@@ -129,6 +133,40 @@ class DigishareApi:
             self._grants.clear()
             self._personal.clear()
 
+    @property
+    def campaign_statuses(self) -> dict[str, str | None]:
+        """What a perfect reader of the list would know now; see `CampaignList.statuses`."""
+        with self._lock:
+            return self._campaigns.statuses()
+
+    def replace_campaigns(self, count: int) -> None:
+        """Begin a new list; see `CampaignList.replace`."""
+        with self._lock:
+            self._campaigns.replace(count)
+
+    def change_campaigns(
+        self, *, create: int = 0, change: Mapping[str, str] | None = None, delete: Iterable[str] = ()
+    ) -> list[str]:
+        """Change the list at one moment, and return the ids of the created campaigns.
+
+        Args:
+            create: how many.
+            change: new statuses by id.
+            delete: ids.
+
+        Raises:
+            KeyError: there is no such campaign; nothing is changed.
+        """
+        change, delete = dict(change or {}), set(delete)
+        with self._lock:
+            if unknown := (change.keys() | delete) - self._campaigns.statuses().keys():
+                raise KeyError(*unknown)
+            for campaign_id, status in change.items():
+                self._campaigns.change(campaign_id, status)
+            for campaign_id in delete:
+                self._campaigns.delete(campaign_id)
+            return self._campaigns.create(create)
+
     def fail(self, target: Target, fault: Fault, *, times: int | None = 1) -> None:
         """Spoil the next `times` requests to the target (after the faults already queued); None: until cleared."""
         self._faults.add(target, fault, times)
@@ -150,7 +188,6 @@ class DigishareApi:
         routes = {
             ("POST", TOKEN_PATH): self._issue,
             ("GET", CAMPAIGNS_PATH): self._list,
-            ("POST", CAMPAIGNS_PATH): self._create,
         }
         route = routes.get((request.method, request.path))
         if route is None:
@@ -226,18 +263,8 @@ class DigishareApi:
         if refusal := self._refuse(request, READ_SCOPE):
             return refusal
         with self._lock:
-            campaigns, shape = list(self._campaigns), self._settings.campaign_shape
-        return _json(200, render_page(campaigns, request.query, shape, CAMPAIGNS_PATH))
-
-    def _create(self, request: Request) -> Answer:
-        if refusal := self._refuse(request, WRITE_SCOPE):
-            return refusal
-        with self._lock:
-            campaign = create_campaign(
-                request.fields, balance=self._settings.balance, now_epoch_s=self._clock()
-            )
-            self._campaigns.append(campaign)
-        return _json(200, {"status": "success", "data": campaign})
+            page = self._campaigns.answer_list(request.query)
+        return _json(200, page)
 
 
 _OAUTH_DESCRIPTIONS = {

@@ -1,39 +1,35 @@
-"""Digishare's campaigns: 250 of them, the page shapes that a reader must cope with, and what creating one needs."""
+"""Digishare's campaigns: a list that is read in pages, in an order that cannot be relied on, while it changes."""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-import secrets
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, get_args
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from local.digishare.contacts import contacts_of
+from local.digishare.pages import Page, render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import random
+    from collections.abc import Callable, Mapping
+
+    from local.digishare.model import Settings, TieOrder
 
 Campaign = dict[str, object]
 
-PageShape = Literal[
-    "documented",  # data + meta.pagination
-    "bare_array",  # the page's campaigns and nothing else; [] behind the last page
-    "bare_array_unpaged",  # all campaigns, whatever page was asked for
-    "laravel",  # data + links + meta.current_page, meta.last_page
-    "repeating_page",  # every page holds the first page's campaigns, and always promises one more
-    "overlapping_pages",  # a page begins with the last campaign of the page before
-    "growing_total",  # the first page says 150, the others 250
-    "shrinking_total",  # the first page says 950, the others 250
-    "unknown_status",  # every tenth campaign has a status that nobody has heard of
-    "missing_fields",  # every tenth campaign lacks status, channel and cost
-]
-PAGE_SHAPES: tuple[str, ...] = get_args(PageShape)
+STATUSES = ("planned", "in_progress", "completed", "cancelled", "draft", "failed", "paused")
+SORT_COLUMNS = ("created_at", "updated_at", "start_datetime", "end_datetime", "title", "status")
+DEFAULT_LIMIT, MAX_LIMIT = 25, 100
+BULK = 40  # campaigns of a new list that were made in one second
 
-MAX_LIMIT = 100
-DEFAULT_LIMIT = 15
-MAX_RECIPIENTS = 1000
-CHANNELS = ("sms", "whatsapp", "telegram", "mail")
-SENDER_LABELS = ("label-sms", "label-whatsapp")
-_STATUSES = ("planned", "planned", "running", "done", "cancelled")  # only `planned` is documented
-_PRICE = 0.06
+_SOMETIMES_MISSING = frozenset({"status", "tags", "created_at"})
+_BASE_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_HOUR_S, _DAY_S = 3600, 86_400
 
 
 class Invalid(Exception):
@@ -45,71 +41,287 @@ class Invalid(Exception):
         self.body = body
 
 
-def sample_campaigns(count: int = 250) -> list[Campaign]:
-    """Return `count` campaigns of mixed status and channel: the same ones at every call."""
-    start = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
-    return [
-        {
-            "id": f"cmp{number:04d}x4dgk7090",
-            "title": f"Campaign {number}",
-            "channel": CHANNELS[number % 3 if number % 10 else 3],
-            "status": _STATUSES[number % len(_STATUSES)],
-            "recipients_count": number % 40 + 1,
-            "cost": round((number % 40 + 1) * _PRICE, 2),
-            "created_at": f"{start + timedelta(hours=number):%Y-%m-%dT%H:%M:%SZ}",
-        }
-        for number in range(1, count + 1)
-    ]
+class CampaignList:
+    """The campaigns of one company, at first none. Not thread-safe.
 
+    Args:
+        settings: may be replaced at any time.
+        randomness: draws ids, orders, and what changes by itself.
+        clock: epoch seconds.
 
-def render_page(
-    campaigns: Sequence[Campaign], query: Mapping[str, str], shape: PageShape, base_url: str
-) -> object:
-    """Return the JSON value of one page. Raises Invalid (422) for a page or limit outside its range."""
-    page = _whole_number(query, "page", default=1, highest=None)
-    limit = _whole_number(query, "limit", default=DEFAULT_LIMIT, highest=MAX_LIMIT)
-    wanted = query.get("search", "").lower()
-    found = [_spoil(campaign, shape) for campaign in campaigns if wanted in str(campaign["title"]).lower()]
-    start = (page - 1) * limit
-    if shape == "overlapping_pages" and page > 1:
-        start -= 1
-    rows = found[start : page * limit]
-    if shape == "repeating_page":
-        rows = found[:limit]
-    if shape == "bare_array":
+    Attributes:
+        between_count_and_select: called by each `answer_list` after the total was counted and before the rows are
+            selected; the framework runs two queries, and the list can change between them.
+    """
+
+    def __init__(self, settings: Settings, randomness: random.Random, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.between_count_and_select: Callable[[], object] = lambda: None
+        self._randomness = randomness
+        self._clock = clock
+        self._campaigns: dict[str, Campaign] = {}
+        self._made = 0
+        self._calls = 0
+        self._sorted: dict[_Order, list[Campaign]] = {}
+        self._own_changes = cycle((self._create_one, self._change_one, self._delete_one))
+
+    # --- changes ----------------------------------------------------------------------------------------------
+
+    def replace(self, count: int) -> None:
+        """Make a new list of `count` campaigns: `BULK` in the same second, an hour between, the last an hour ago."""
+        self._campaigns.clear()
+        self._made = 0
+        now = self._clock()
+        for hours_ago in range(math.ceil(count / BULK), 0, -1):
+            self.create(min(BULK, count - self._made), created_at_epoch_s=now - hours_ago * _HOUR_S)
+        self._sorted.clear()
+
+    def create(self, count: int, *, created_at_epoch_s: float | None = None) -> list[str]:
+        """Add campaigns of one second and return their ids; the second is now, unless another one is given."""
+        created_s = self._clock() if created_at_epoch_s is None else created_at_epoch_s
+        created, start, end = (_text(created_s + days * _DAY_S) for days in (0, 1, 8))
+        times = {"start_datetime": start, "end_datetime": end, "created_at": created, "updated_at": created}
+        ids = [self._new_id() for _ in range(count)]
+        for campaign_id in ids:
+            self._made += 1
+            self._campaigns[campaign_id] = {**_new_campaign(campaign_id, self._made), **times}
+        self._sorted.clear()
+        return ids
+
+    def change(self, campaign_id: str, status: str) -> None:
+        """Give a campaign a status, documented or not. Raises KeyError if there is no such campaign."""
+        # A new object: answers that were given before stay as they were.
+        campaign = {**self._campaigns[campaign_id], "status": status, "updated_at": _text(self._clock())}
+        self._campaigns[campaign_id] = campaign
+        self._sorted.clear()
+
+    def delete(self, campaign_id: str) -> None:
+        """Raises KeyError if there is no such campaign."""
+        del self._campaigns[campaign_id]
+        self._sorted.clear()
+
+    def _create_one(self) -> None:
+        self.create(1)
+
+    def _change_one(self) -> None:
+        if self._campaigns:
+            campaign = self._campaigns[self._draw_id()]
+            others = [status for status in STATUSES if status != campaign["status"]]
+            self.change(str(campaign["id"]), self._randomness.choice(others))
+
+    def _delete_one(self) -> None:
+        if self._campaigns:
+            self.delete(self._draw_id())
+
+    def _draw_id(self) -> str:
+        return self._randomness.choice(list(self._campaigns))
+
+    def _new_id(self) -> str:
+        return "cmp_" + "".join(self._randomness.choices(_BASE_36, k=15))
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def statuses(self) -> dict[str, str | None]:
+        """Return what a perfect reader would know now: each id with its status, None where the API leaves it out."""
+        listed = {name: self._spoil(campaign).get("status") for name, campaign in self._campaigns.items()}
+        return {name: None if status is None else str(status) for name, status in listed.items()}
+
+    def answer_list(self, query: Mapping[str, str]) -> object:
+        """Return the JSON value that `GET /campaigns` is answered with.
+
+        Raises:
+            Invalid: 422 for a parameter outside of what is documented; 404 or 422 behind the last page, if the
+                settings say so.
+        """
+        self._calls += 1
+        if self.settings.change_every and self._calls % self.settings.change_every == 0:
+            next(self._own_changes)()
+        order = _Order.of(query, self.settings.tie_order)
+        limit = _whole_number(query, "limit", default=DEFAULT_LIMIT, highest=MAX_LIMIT)
+        limit = min(limit, self.settings.largest_page)
+        shape = self.settings.campaign_shape
+        if shape in ("cursor", "cursor_resource"):
+            page = self._page_behind_cursor(query, order, limit)
+        elif shape == "bare_array_unpaged":
+            rows = self._select(self._matching(query, order), 0, len(self._campaigns), order)
+            page = Page(rows, 1, limit, len(rows), 1)
+        else:
+            page = self._numbered_page(query, order, limit)
+        return render(page, shape)
+
+    def _numbered_page(self, query: Mapping[str, str], order: _Order, limit: int) -> Page:
+        number = _whole_number(query, "page", default=1, highest=None)
+        counted = len(self._matching(query, order))
+        self.between_count_and_select()
+        total, last_number = self._claims(number, counted, limit)
+        if number > last_number:
+            self._refuse_behind_last_page()
+        start, stop = self._bounds(number, limit)
+        rows = self._select(self._matching(query, order), start, stop, order)
+        return Page(rows, number, limit, total, last_number)
+
+    def _claims(self, number: int, total: int, limit: int) -> tuple[int, int]:
+        """Return the total and the number of the last page, as the page of this number says them."""
+        shape = self.settings.campaign_shape
+        if number == 1:
+            total = {"growing_total": total * 3 // 5, "shrinking_total": total + 700}.get(shape, total)
+        if shape == "repeating_page":
+            return total, number + 1
+        return total, max(1, min(math.ceil(total / limit), self._pages_served))
+
+    def _bounds(self, number: int, limit: int) -> tuple[int, int]:
+        """Return where the page's rows begin and end."""
+        shape = self.settings.campaign_shape
+        if shape == "repeating_page":
+            number = 1
+        start = (number - 1) * limit
+        if shape == "overlapping_pages" and number > 1:
+            start -= 1
+        return start, min(number, self._pages_served) * limit
+
+    @property
+    def _pages_served(self) -> int:
+        return self.settings.pages_served or sys.maxsize
+
+    def _refuse_behind_last_page(self) -> None:
+        match self.settings.behind_last_page:
+            case "404":
+                raise Invalid(404, {"message": "Not Found"})
+            case "422":
+                raise _invalid("page", "The page must not be greater than the last page.")
+
+    def _page_behind_cursor(self, query: Mapping[str, str], order: _Order, limit: int) -> Page:
+        """Return the rows behind the last one's sort values: rows that tie with it are lost, as in the framework."""
+        matching = self._matching(query, order)
+        number, start = 1, 0
+        if cursor := _decode_cursor(query.get("cursor", "")):
+            number, behind = cursor
+            start = next(
+                (at for at, row in enumerate(matching) if order.is_behind(row, behind)), len(matching)
+            )
+        rows = self._select(matching, start, start + limit, order)
+        is_last = start + limit >= len(matching) or number == self._pages_served
+        next_cursor = None if is_last else _encode_cursor(number + 1, order.key(rows[-1]))
+        return Page(rows, number, limit, len(matching), number, next_cursor)
+
+    def _matching(self, query: Mapping[str, str], order: _Order) -> list[Campaign]:
+        """Return the campaigns that pass the query's filters, in their order; not to be changed."""
+        if order not in self._sorted:
+            self._sorted[order] = sorted(self._campaigns.values(), key=order.key, reverse=order.is_descending)
+        rows = self._sorted[order]
+        for name, is_match in _FILTERS.items():
+            if wanted := query.get(name):
+                rows = [row for row in rows if is_match(row, wanted)]
         return rows
-    if shape == "bare_array_unpaged":
-        return found
-    total = {("growing_total", True): 150, ("shrinking_total", True): 950}.get((shape, page == 1), len(found))
-    pages = page + 1 if shape == "repeating_page" else max(1, math.ceil(total / limit))
-    if shape == "laravel":
-        return _laravel_page(rows, page=page, pages=pages, limit=limit, total=total, url=base_url)
-    pagination = {"total": total, "count": len(rows), "per_page": limit, "current_page": page}
-    return {"data": rows, "meta": {"pagination": {**pagination, "total_pages": pages}}}
+
+    def _select(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
+        """Return rows `start` to `stop` as they are listed."""
+        is_drawn = self.settings.tie_order != "stable"
+        selected = self._draw(rows, start, stop, order) if is_drawn else rows[start:stop]
+        return [self._with_contacts(self._spoil(row)) for row in selected]
+
+    def _draw(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
+        """Return what stands from `start` to `stop` if all rows that tie with one of these are put in a new order."""
+        first, last = start, min(stop, len(rows))
+        if first >= last:
+            return []
+        while first > 0 and order.key(rows[first - 1]) == order.key(rows[first]):
+            first -= 1
+        while last < len(rows) and order.key(rows[last]) == order.key(rows[last - 1]):
+            last += 1
+        drawn = rows[first:last]
+        self._randomness.shuffle(drawn)
+        drawn.sort(key=order.key, reverse=order.is_descending)
+        return drawn[start - first : stop - first]
+
+    def _with_contacts(self, campaign: Campaign) -> Campaign:
+        count = self.settings.contacts_per_campaign
+        if not count:
+            return campaign
+        return {**campaign, "contacts_and_data": contacts_of(str(campaign["id"]), count)}
+
+    def _spoil(self, campaign: Campaign) -> Campaign:
+        """Return the campaign as it is listed: every tenth one may be odd."""
+        shape = self.settings.campaign_shape
+        if shape == "unknown_status" and str(campaign["title"]).endswith("0"):
+            return {**campaign, "status": "quarantined_by_carrier"}
+        if shape == "missing_fields" and str(campaign["title"]).endswith("0"):
+            return {name: value for name, value in campaign.items() if name not in _SOMETIMES_MISSING}
+        return campaign
 
 
-def _laravel_page(
-    rows: Sequence[Campaign], *, page: int, pages: int, limit: int, total: int, url: str
-) -> dict[str, object]:
-    def link(number: int) -> str | None:
-        return f"{url}?page={number}" if 1 <= number <= pages else None
+@dataclass(frozen=True)
+class _Order:
+    """What the database sorts by."""
 
-    first = (page - 1) * limit + 1 if rows else None
-    meta = {"current_page": page, "last_page": pages, "per_page": limit, "total": total, "path": url}
+    column: str
+    is_descending: bool
+    tie_order: TieOrder
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], tie_order: TieOrder) -> _Order:
+        column = query.get("sort_by") or "created_at"
+        direction = query.get("sort_direction") or "desc"
+        if column not in SORT_COLUMNS:
+            raise _invalid("sort_by", "The selected sort by is invalid.")
+        if direction not in ("asc", "desc"):
+            raise _invalid("sort_direction", "The selected sort direction is invalid.")
+        return cls(column, direction == "desc", tie_order)
+
+    def key(self, campaign: Campaign) -> tuple[str, ...]:
+        match self.tie_order:
+            case "stable":
+                return str(campaign[self.column]), str(campaign["id"])
+            case "unstable":
+                return (str(campaign[self.column]),)
+            case "sort_ignored":
+                return ()
+
+    def is_behind(self, campaign: Campaign, values: tuple[str, ...]) -> bool:
+        return self.key(campaign) < values if self.is_descending else self.key(campaign) > values
+
+
+def _new_campaign(campaign_id: str, number: int) -> Campaign:
     return {
-        "data": rows,
-        "links": {"first": link(1), "last": link(pages), "prev": link(page - 1), "next": link(page + 1)},
-        "meta": {**meta, "from": first, "to": first and first + len(rows) - 1},
+        "id": campaign_id,
+        "company_id": "cpn_2m9c4x7w1k8d5q0",
+        "title": f"Campaign {number}",
+        "description": None,
+        "status": STATUSES[number % len(STATUSES)],
+        "message_type_id": "mty_sms",
+        "message_template_id": f"mtp_{number % 9}",
+        "contacts_and_data": [],
+        "tags": [f"segment-{number % 4}"],
+        "start_datetime": None,
+        "end_datetime": None,
+        "terminate_datetime": None,
     }
 
 
-def _spoil(campaign: Campaign, shape: PageShape) -> Campaign:
-    is_tenth = str(campaign["id"])[3:7].endswith("0")
-    if is_tenth and shape == "unknown_status":
-        return {**campaign, "status": "quarantined_by_carrier"}
-    if is_tenth and shape == "missing_fields":
-        return {key: value for key, value in campaign.items() if key not in {"status", "channel", "cost"}}
-    return campaign
+_FILTERS: dict[str, Callable[[Campaign, str], bool]] = {
+    "status": lambda campaign, wanted: campaign["status"] == wanted,
+    "search": lambda campaign, wanted: wanted.lower() in str(campaign["title"]).lower(),
+    "tags": lambda campaign, wanted: wanted in str(campaign["tags"]),
+    "start_date_from": lambda campaign, wanted: str(campaign["start_datetime"]) >= wanted,
+    "start_date_to": lambda campaign, wanted: str(campaign["start_datetime"])[: len(wanted)] <= wanted,
+}
+
+
+def _text(epoch_s: float) -> str:
+    return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _encode_cursor(number: int, behind: tuple[str, ...]) -> str:
+    return base64.urlsafe_b64encode(json.dumps([number, *behind]).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(text: str) -> tuple[int, tuple[str, ...]] | None:
+    """Return the page's number and the values that it starts behind; a cursor that cannot be read is no cursor."""
+    try:
+        number, *behind = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError:
+        return None
+    return number, tuple(behind)
 
 
 def _whole_number(query: Mapping[str, str], name: str, *, default: int, highest: int | None) -> int:
@@ -121,54 +333,5 @@ def _whole_number(query: Mapping[str, str], name: str, *, default: int, highest:
     return int(text)
 
 
-def create_campaign(fields: Mapping[str, object], *, balance: float, now_epoch_s: float) -> Campaign:
-    """Return the new campaign. Raises Invalid: 422 for fields, 400 for the sender label, 402 for the balance."""
-    channel = fields.get("channel")
-    if channel not in CHANNELS:
-        raise _invalid("channel", "The selected channel is invalid.")
-    required = ["title", "sender_label_id", "recipients"]
-    required += ["message_type_id"] if channel == "sms" else ["message_template_id"]
-    for name in required:
-        if not fields.get(name):
-            raise _invalid(name, f"The {name.replace('_', ' ')} field is required.")
-    if channel == "sms" and not (fields.get("message_template") or fields.get("message_template_id")):
-        raise _invalid("message_template", "The message template field is required.")
-    recipients = _recipients(fields["recipients"], "wa_id" if channel == "whatsapp" else "mobile")
-    if fields["sender_label_id"] not in SENDER_LABELS:
-        raise Invalid(400, {"message": "sender_label_id invalid"})
-    cost = round(recipients * _PRICE, 2)
-    if cost > balance:
-        errors = {"balance": ["not enough"]}
-        raise Invalid(402, {"message": "Itinarea balance not enough", "status_code": 402, "errors": errors})
-    return {
-        "id": secrets.token_hex(9),
-        "title": fields["title"],
-        "channel": channel,
-        "status": "planned",
-        "recipients_count": recipients,
-        "cost": cost,
-        "created_at": f"{datetime.fromtimestamp(now_epoch_s, UTC):%Y-%m-%dT%H:%M:%SZ}",
-    }
-
-
-def _recipients(value: object, address: str) -> int:
-    if not isinstance(value, list) or len(value) > MAX_RECIPIENTS:
-        raise _invalid("recipients", f"The recipients must be a list of at most {MAX_RECIPIENTS}.")
-    for index, recipient in enumerate(value):
-        digits = recipient.get(address) if isinstance(recipient, dict) else None
-        if not (isinstance(digits, str) and digits.removeprefix("+").isdigit()):
-            raise _invalid(f"recipients.{index}.{address}", f"The {address} format is invalid.")
-    return len(value)
-
-
 def _invalid(field: str, message: str) -> Invalid:
     return Invalid(422, {"message": message, "errors": {field: [message]}})
-
-
-def json_object(body: bytes) -> dict[str, object]:
-    """Return the body's fields; an unreadable body has none, as in Digishare's server stack."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
-
-from local.digishare.campaigns import PAGE_SHAPES, PageShape, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +14,33 @@ READ_SCOPE = "campaigns.read"  # the real names of scopes are not documented
 WRITE_SCOPE = "campaigns.write"
 ALL_SCOPES = (READ_SCOPE, WRITE_SCOPE)
 YEAR_S = 31_536_000
+
+PageShape = Literal[
+    "openapi",  # data + meta with the numbers and links; links are null where there is one page only
+    "openapi_no_links",  # the same, links are null
+    "guides",  # data + meta.pagination
+    "laravel",  # paginate as a resource: data + links + meta.current_page, meta.last_page
+    "laravel_plain",  # paginate as it is: everything beside data; links are a list
+    "simple",  # simplePaginate: no total, next_page_url
+    "simple_resource",
+    "cursor",  # cursorPaginate: no total, next_cursor
+    "cursor_resource",
+    "bare_array",  # the page's campaigns and nothing else; [] behind the last page
+    "bare_array_unpaged",  # all campaigns, whatever page was asked for
+    # from here on as openapi, but:
+    "repeating_page",  # every page holds the first page's campaigns, and always promises one more
+    "overlapping_pages",  # a page begins with the last campaign of the page before
+    "growing_total",  # the first page says three fifths of the total
+    "shrinking_total",  # the first page says 700 more than there are
+    "unknown_status",  # every tenth campaign has a status that nobody has heard of
+    "missing_fields",  # every tenth campaign lacks status, tags and created_at
+]
+TieOrder = Literal[
+    "stable",  # campaigns of the same sort value come in the order of their ids
+    "unstable",  # they come in an order that is drawn for each request
+    "sort_ignored",  # the order of all campaigns is drawn for each request
+]
+BehindLastPage = Literal["empty", "404", "422"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +67,38 @@ class Settings:
         token_lifetime_s: `expires_in` of new tokens.
         refuse_younger_than_s: a new token is answered with 401 for so long (a node whose clock is behind).
         campaign_shape: see `PageShape`.
-        balance: what creating campaigns may cost; 0.06 a recipient.
+        tie_order: see `TieOrder`.
+        largest_page: rows that a page holds at most, whatever `limit` says; `per_page` says it, too.
+        pages_served: the list claims to end behind so many pages, while its total counts all; None: it does not.
+        behind_last_page: how a page behind the last one is answered.
+        contacts_per_campaign: people in `contacts_and_data`; 1,000 are about 110 KB of JSON; at most 10,000.
+        change_every: before every so many-th list call one change happens, in turn: a campaign is created, one gets
+            another status, one is deleted; 0: never.
     """
 
     token_lifetime_s: int = YEAR_S
     refuse_younger_than_s: float = 0.0
-    campaign_shape: PageShape = "documented"
-    balance: float = 1000.0
+    campaign_shape: PageShape = "openapi"
+    tie_order: TieOrder = "stable"
+    largest_page: int = 100
+    pages_served: int | None = None
+    behind_last_page: BehindLastPage = "empty"
+    contacts_per_campaign: int = 0
+    change_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.campaign_shape not in PAGE_SHAPES:
-            raise ValueError(f"campaign_shape must be one of {', '.join(PAGE_SHAPES)}")
+        for name, values in _VALUES_OF.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}")
+        if self.largest_page < 1:
+            raise ValueError("largest_page must be at least 1")
+
+
+_VALUES_OF: dict[str, tuple[str, ...]] = {
+    "campaign_shape": get_args(PageShape),
+    "tie_order": get_args(TieOrder),
+    "behind_last_page": get_args(BehindLastPage),
+}
 
 
 @dataclass(frozen=True)
@@ -107,3 +154,12 @@ class Answer:
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
+
+
+def json_object(body: bytes) -> dict[str, object]:
+    """Return the body's fields; an unreadable body has none, as in Digishare's server stack."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Self
 import trustme
 
 from local.digishare.api import TARGET_OF_PATH, DigishareApi
-from local.digishare.campaigns import json_object
-from local.digishare.model import Answer, Client, PersonalAccessToken, Request
+from local.digishare.model import Answer, Client, PersonalAccessToken, Request, json_object
 from local.digishare.sockets import HOST, SocketServer
 from local.digishare.tokens import signing_key
 

@@ -14,89 +14,38 @@ import sys
 import threading
 import time
 import zlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from local.digishare import faults
-from local.digishare.campaigns import PAGE_SHAPES
 from local.digishare.faults import FAULTS
 from local.digishare.model import Client, PersonalAccessToken
 from local.digishare.server import FakeDigishare
 from local.digishare.tokens import token_id
+from tests.contract.conftest import (
+    CLIENTS,
+    CREDENTIALS,
+    OLD_SECRET,
+    PERSONAL,
+    SECRET,
+    connect,
+    list_page,
+    mint,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from local.digishare.faults import Fault, Packing
+    from tests.contract.conftest import Clock
 
-SECRET, OLD_SECRET, PERSONAL = "canary-secret-new", "canary-secret-old", "canary-personal-token"
-CLIENTS = [
-    Client("broker", (SECRET, OLD_SECRET)),
-    Client("narrow", (SECRET,), scopes=("campaigns.write",)),
-    Client("code-only", (SECRET,), may_use_client_credentials=False),
-]
-CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": SECRET}
-JSON = {"Accept": "application/json"}
 YEAR_S = 31_536_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_epoch_s = 1_800_000_000.5
-
-    def __call__(self) -> float:
-        return self.now_epoch_s
-
-
-@pytest.fixture(scope="module")
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def running(clock: Clock) -> Iterator[FakeDigishare]:
-    personal = [PersonalAccessToken(PERSONAL)]
-    with FakeDigishare(clients=CLIENTS, personal_access_tokens=personal, clock=clock) as digishare:
-        yield digishare
-
-
-@pytest.fixture
-def digishare(running: FakeDigishare) -> FakeDigishare:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def http(digishare: FakeDigishare) -> Iterator[httpx.Client]:
-    with connect(digishare.url, digishare.ca_file) as client:
-        yield client
-
-
-def connect(url: str, ca_file: Path, *, timeout_s: float = 5.0) -> httpx.Client:
-    trust = ssl.create_default_context(cafile=str(ca_file))
-    return httpx.Client(base_url=url, verify=trust, headers=JSON, timeout=timeout_s, trust_env=False)
-
-
-def mint(http: httpx.Client, **changes: object) -> httpx.Response:
-    fields = {name: value for name, value in (CREDENTIALS | changes).items() if value is not None}
-    return http.post("/v1/oauth/token", json=fields)
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def list_page(http: httpx.Client, token: str = PERSONAL, **query: object) -> httpx.Response:
-    return http.get(
-        "/v1/campaigns", params={name: str(each) for name, each in query.items()}, headers=bearer(token)
-    )
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------
@@ -179,29 +128,6 @@ def test_other_methods_and_paths_are_refused(http: httpx.Client, method: str, pa
 # --- using a token ----------------------------------------------------------------------------------------------
 
 
-def test_250_campaigns_come_in_pages(http: httpx.Client) -> None:
-    pages = [list_page(http, page=number, limit=100).json() for number in (1, 2, 3, 4)]
-    assert [len(page["data"]) for page in pages] == [100, 100, 50, 0]
-    assert pages[2]["meta"] == {
-        "pagination": {"total": 250, "count": 50, "per_page": 100, "current_page": 3, "total_pages": 3}
-    }
-    campaigns = [each for page in pages for each in page["data"]]
-    assert len({each["id"] for each in campaigns}) == 250
-    assert len(Counter(each["status"] for each in campaigns)) > 2
-    assert len(Counter(each["channel"] for each in campaigns)) > 2
-
-
-@pytest.mark.parametrize("query", [{"limit": 101}, {"limit": 0}, {"page": 0}, {"page": "x"}, {"page": "-1"}])
-def test_pages_outside_the_documented_range_fail_validation(
-    http: httpx.Client, query: dict[str, object]
-) -> None:
-    assert list_page(http, PERSONAL, **query).status_code == 422
-
-
-def test_a_search_narrows_the_list(http: httpx.Client) -> None:
-    assert list_page(http, search="campaign 25").json()["meta"]["pagination"]["total"] == 2
-
-
 @pytest.mark.parametrize("authorization", [None, "Bearer nonsense", f"Basic {PERSONAL}", "Bearer"])
 def test_a_bad_token_is_unauthenticated(http: httpx.Client, authorization: str | None) -> None:
     headers = {"Authorization": authorization} if authorization else {}
@@ -233,38 +159,6 @@ def test_a_missing_scope_is_forbidden(http: httpx.Client) -> None:
     assert list_page(http, narrow).status_code == 403
     read_only = mint(http, scope="campaigns.read").json()["access_token"]
     assert list_page(http, read_only).status_code == 200
-    assert http.post("/v1/campaigns", json={}, headers=bearer(read_only)).status_code == 403
-
-
-def total(page: Any) -> object:
-    return page["meta"]["pagination"]["total"]
-
-
-ODDITIES: dict[str, Callable[[Any, Any, Any], bool]] = {
-    "documented": lambda first, second, _: total(first) == 250 and first["data"] != second["data"],
-    "bare_array": lambda first, second, last: [len(first), len(second), len(last)] == [100, 100, 50],
-    "bare_array_unpaged": lambda first, second, _: len(first) == 250 and first == second,
-    "laravel": lambda _, second, last: second["meta"]["last_page"] == 3 and last["links"]["next"] is None,
-    "repeating_page": lambda first, second, last: (
-        first["data"] == second["data"] and last["meta"]["pagination"]["total_pages"] == 4
-    ),
-    "overlapping_pages": lambda first, second, _: first["data"][-1] == second["data"][0],
-    "growing_total": lambda first, second, _: (total(first), total(second)) == (150, 250),
-    "shrinking_total": lambda first, second, _: (total(first), total(second)) == (950, 250),
-    "unknown_status": lambda first, _, __: (
-        "quarantined_by_carrier" in {each["status"] for each in first["data"]}
-    ),
-    "missing_fields": lambda first, _, __: sum("status" not in each for each in first["data"]) == 10,
-}
-
-
-@pytest.mark.parametrize("shape", PAGE_SHAPES)
-def test_each_page_shape_is_as_odd_as_its_name(
-    digishare: FakeDigishare, http: httpx.Client, shape: str
-) -> None:
-    digishare.configure(campaign_shape=shape)
-    pages = [list_page(http, page=number, limit=100).json() for number in (1, 2, 3)]
-    assert ODDITIES[shape](*pages)
 
 
 def test_an_unknown_setting_is_refused(digishare: FakeDigishare) -> None:
@@ -272,47 +166,6 @@ def test_an_unknown_setting_is_refused(digishare: FakeDigishare) -> None:
         digishare.configure(campaign_shape="round")
     with pytest.raises(TypeError):
         digishare.configure(colour="red")
-
-
-SMS = {
-    "title": "Hello",
-    "channel": "sms",
-    "sender_label_id": "label-sms",
-    "message_type_id": "1",
-    "message_template_id": "7",
-    "recipients": [{"mobile": "+212600000001"}, {"mobile": "212600000002"}],
-}
-
-
-def test_a_campaign_can_be_created_and_is_then_listed(http: httpx.Client) -> None:
-    answer = http.post("/v1/campaigns", json=SMS, headers=bearer(PERSONAL)).json()
-    assert answer["status"] == "success"
-    assert answer["data"].items() >= {"status": "planned", "recipients_count": 2, "cost": 0.12}.items()
-    assert list_page(http, search="hello").json()["data"] == [answer["data"]]
-
-
-@pytest.mark.parametrize(
-    ("changes", "status"),
-    [
-        ({"title": ""}, 422),
-        ({"channel": "pigeon"}, 422),
-        ({"channel": "whatsapp"}, 422),
-        ({"message_template_id": None}, 422),
-        ({"recipients": [{"mobile": "call me"}]}, 422),
-        ({"recipients": [{"mobile": "1"}] * 1001}, 422),
-        ({"sender_label_id": "label-unknown"}, 400),
-    ],
-)
-def test_campaigns_that_break_the_documented_rules_are_refused(
-    http: httpx.Client, changes: dict[str, object], status: int
-) -> None:
-    assert http.post("/v1/campaigns", json=SMS | changes, headers=bearer(PERSONAL)).status_code == status
-
-
-def test_a_campaign_beyond_the_balance_is_refused(digishare: FakeDigishare, http: httpx.Client) -> None:
-    digishare.configure(balance=0.1)
-    answer = http.post("/v1/campaigns", json=SMS, headers=bearer(PERSONAL))
-    assert (answer.status_code, answer.json()["message"]) == (402, "Itinarea balance not enough")
 
 
 # --- faults -----------------------------------------------------------------------------------------------------

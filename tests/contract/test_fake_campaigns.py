@@ -1,0 +1,468 @@
+"""The fake's campaigns: what is documented of the list, and every way in which it can be hard to read."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from local.digishare import faults
+from local.digishare.admin import AdminServer
+from local.digishare.campaigns import BULK, SORT_COLUMNS, STATUSES, CampaignList, Invalid
+from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
+from local.digishare.model import Settings
+from tests.contract.conftest import PERSONAL, bearer, list_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.digishare.server import FakeDigishare
+
+FIELDS = [
+    "id",
+    "company_id",
+    "title",
+    "description",
+    "status",
+    "message_type_id",
+    "message_template_id",
+    "contacts_and_data",
+    "tags",
+    "start_datetime",
+    "end_datetime",
+    "terminate_datetime",
+    "created_at",
+    "updated_at",
+]
+NOW_EPOCH_S = 1_790_000_000
+
+
+# An answer's JSON, whose shape is what these tests look at.
+Json = Any
+
+
+def read_pages(http: httpx.Client, count: int = 3, **query: Json) -> list[Json]:
+    return [list_page(http, page=number, limit=100, **query).json() for number in range(1, count + 1)]
+
+
+def ids_of(*pages: Json) -> list[str]:
+    return [row["id"] for page in pages for row in (page["data"] if isinstance(page, dict) else page)]
+
+
+# --- what is documented -----------------------------------------------------------------------------------------
+
+
+def test_250_campaigns_come_in_pages_newest_first(digishare: FakeDigishare, http: httpx.Client) -> None:
+    pages = read_pages(http, 4)
+    assert [len(page["data"]) for page in pages] == [100, 100, 50, 0]
+    rows = [row for page in pages for row in page["data"]]
+    assert all(list(row) == FIELDS and re.fullmatch("cmp_[0-9a-z]{15}", row["id"]) for row in rows)
+    assert {row["id"]: row["status"] for row in rows} == digishare.campaign_statuses
+    assert {row["status"] for row in rows} == set(STATUSES)
+    seconds = [row["created_at"] for row in rows]
+    assert seconds == sorted(seconds, reverse=True)
+    assert set(Counter(seconds).values()) == {BULK, 250 % BULK}
+
+
+def test_a_page_without_a_query_has_25_campaigns_and_links(http: httpx.Client) -> None:
+    first = list_page(http).json()
+    numbers = {"total": 250, "count": 25, "per_page": 25, "current_page": 1, "total_pages": 10}
+    assert first["meta"] == {**numbers, "links": {"next": "/v1/campaigns?page=2", "previous": None}}
+    assert list_page(http, search="campaign 25").json()["meta"]["links"] is None
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *({"limit": limit} for limit in (0, 101)),
+        *({"page": page} for page in (0, -1, "x", "1e3", 10**10)),
+        {"sort_by": "id"},
+        {"sort_direction": "up"},
+    ],
+    ids=str,
+)
+def test_queries_outside_of_what_is_documented_fail_validation(
+    http: httpx.Client, query: dict[str, object]
+) -> None:
+    answer = list_page(http, PERSONAL, **query)
+    assert (answer.status_code, list(answer.json()["errors"])) == (422, list(query))
+
+
+@pytest.mark.parametrize(
+    ("query", "is_match"),
+    [
+        ({"status": "paused"}, lambda row: row["status"] == "paused"),
+        ({"search": "campaign 24"}, lambda row: row["title"].startswith("Campaign 24")),
+        ({"tags": "segment-1"}, lambda row: row["tags"] == ["segment-1"]),
+        (
+            {"start_date_from": "2027-01-16T04:00:00Z"},
+            lambda row: row["start_datetime"] >= "2027-01-16T04:00:00Z",
+        ),
+        (
+            {"start_date_to": "2027-01-16T04:00:00Z"},
+            lambda row: row["start_datetime"] <= "2027-01-16T04:00:00Z",
+        ),
+    ],
+    ids=str,
+)
+def test_filters_narrow_list_and_total(
+    http: httpx.Client, query: Json, is_match: Callable[[Json], bool]
+) -> None:
+    matching = [row for page in read_pages(http) for row in page["data"] if is_match(row)]
+    pages = read_pages(http, **query)
+    assert [row for page in pages for row in page["data"]] == matching
+    assert pages[0]["meta"]["total"] == len(matching)
+    assert 0 < len(matching) < 250
+
+
+def test_nothing_but_reading_is_allowed(http: httpx.Client) -> None:
+    assert http.post("/v1/campaigns", json={}, headers=bearer(PERSONAL)).status_code == 405
+
+
+@pytest.mark.parametrize("status", [408, 425, *range(500, 512), 599])
+def test_every_status_that_may_pass_can_be_answered(
+    digishare: FakeDigishare, http: httpx.Client, status: int
+) -> None:
+    digishare.fail("campaigns", faults.status(status))
+    assert [list_page(http).status_code for _ in range(2)] == [status, 200]
+
+
+# --- shapes of a page -------------------------------------------------------------------------------------------
+
+_NUMBERS = {"total": 250, "count": 100, "per_page": 100, "current_page": 2, "total_pages": 3}
+_URL = "/v1/campaigns"
+_META = _NUMBERS | {"links": {"next": f"{_URL}?page=3", "previous": f"{_URL}?page=1"}}
+_SIMPLE = {"current_page": 2, "from": 101, "path": _URL, "per_page": 100, "to": 200}
+_LINK_LIST = [
+    {"url": f"{_URL}?page=1", "label": "&laquo; Previous", "active": False},
+    {"url": f"{_URL}?page=2", "label": "2", "active": True},
+    {"url": f"{_URL}?page=3", "label": "Next &raquo;", "active": False},
+]
+_LENGTH_AWARE = {**_SIMPLE, "last_page": 3, "links": _LINK_LIST, "total": 250}
+
+
+def urls(form: str, **pages: int | None) -> dict[str, str | None]:
+    return {form.format(name): f"{_URL}?page={page}" if page else None for name, page in pages.items()}
+
+
+SECOND_OF_THREE: dict[str, Json] = {
+    "openapi": {"meta": _META},
+    "openapi_no_links": {"meta": {**_META, "links": None}},
+    "guides": {"meta": {"pagination": _META}},
+    "laravel": {"links": urls("{}", first=1, last=3, prev=1, next=3), "meta": _LENGTH_AWARE},
+    "laravel_plain": {**_LENGTH_AWARE, **urls("{}_page_url", first=1, last=3, prev=1, next=3)},
+    "simple": {**_SIMPLE, **urls("{}_page_url", first=1, prev=1, next=3)},
+    "simple_resource": {"links": urls("{}", first=1, last=None, prev=1, next=3), "meta": _SIMPLE},
+}
+
+
+@pytest.mark.parametrize("shape", SECOND_OF_THREE)
+def test_a_paginator_says_what_it_is_known_to_say(
+    digishare: FakeDigishare, http: httpx.Client, shape: str
+) -> None:
+    plain = read_pages(http)
+    digishare.configure(campaign_shape=shape)
+    pages = read_pages(http)
+    assert [page.pop("data") for page in pages] == [page["data"] for page in plain]
+    assert pages[1] == SECOND_OF_THREE[shape]
+
+
+@pytest.mark.parametrize("shape", ["cursor", "cursor_resource"])
+def test_a_cursor_leads_to_the_end(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
+    expected = ids_of(*read_pages(http))
+    digishare.configure(campaign_shape=shape)
+    pages, query = [], {"limit": "100"}
+    while "cursor" not in query or query["cursor"]:
+        pages.append(list_page(http, **query).json())
+        said = pages[-1].get("meta", pages[-1])
+        following = pages[-1].get("next_page_url", pages[-1].get("links", {}).get("next"))
+        assert said.keys() >= {"path", "per_page", "next_cursor", "prev_cursor"}
+        assert "total" not in said
+        assert following == (said["next_cursor"] and f"{_URL}?cursor={said['next_cursor']}")
+        query["cursor"] = said["next_cursor"]
+    assert ids_of(*pages) == expected
+    assert len(pages) == 3
+    assert ids_of(list_page(http, cursor="nonsense").json()) == expected[:25]
+
+
+ODDITIES: dict[str, Callable[[Json, Json, Json], bool]] = {
+    "bare_array": lambda *pages: [len(page) for page in pages] == [100, 100, 50],
+    "bare_array_unpaged": lambda *pages: all(page == pages[0] and len(page) == 250 for page in pages),
+    "repeating_page": lambda first, second, third: (
+        first["data"] == second["data"] == third["data"] and third["meta"]["total_pages"] == 4
+    ),
+    "overlapping_pages": lambda first, second, _: first["data"][-1] == second["data"][0],
+    "growing_total": lambda *pages: [page["meta"]["total"] for page in pages] == [150, 250, 250],
+    "shrinking_total": lambda *pages: [page["meta"]["total"] for page in pages] == [950, 250, 250],
+    "unknown_status": lambda first, *_: (
+        sum(row["status"] == "quarantined_by_carrier" for row in first["data"]) == 10
+    ),
+    "missing_fields": lambda first, *_: sum("status" not in row for row in first["data"]) == 10,
+}
+
+
+@pytest.mark.parametrize("shape", ODDITIES)
+def test_an_odd_list_is_as_odd_as_its_name(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
+    digishare.configure(campaign_shape=shape)
+    pages = read_pages(http)
+    assert ODDITIES[shape](*pages)
+    rows = [row for page in pages for row in (page if shape.startswith("bare") else page["data"])]
+    assert {row["id"]: row.get("status") for row in rows}.items() <= digishare.campaign_statuses.items()
+
+
+def test_a_page_may_hold_fewer_rows_than_it_was_asked_for(
+    digishare: FakeDigishare, http: httpx.Client
+) -> None:
+    expected = ids_of(*read_pages(http))
+    digishare.configure(largest_page=90)
+    pages = read_pages(http)
+    assert ids_of(*pages) == expected
+    assert [page["meta"]["per_page"] for page in pages] == [90, 90, 90]
+
+
+@pytest.mark.parametrize("shape", ["openapi", "simple", "cursor"])
+def test_a_capped_list_ends_early_and_counts_all(
+    digishare: FakeDigishare, http: httpx.Client, shape: str
+) -> None:
+    digishare.configure(pages_served=2, campaign_shape=shape)
+    first, second, third = read_pages(http)
+    if shape == "openapi":
+        assert [page["meta"]["links"]["next"] for page in (first, second)] == [f"{_URL}?page=2", None]
+        assert third["meta"] == _NUMBERS | {"count": 0, "current_page": 3, "total_pages": 2} | {
+            "links": {"next": None, "previous": f"{_URL}?page=2"}
+        }
+        assert third["data"] == []
+    elif shape == "simple":
+        assert (second["next_page_url"], third["data"]) == (None, [])
+    else:
+        last = list_page(http, limit=100, cursor=first["next_cursor"]).json()
+        assert (len(last["data"]), last["next_cursor"]) == (100, None)
+
+
+@pytest.mark.parametrize("behind", ["404", "422"])
+@pytest.mark.parametrize("shape", ["openapi", "bare_array"])
+def test_a_page_behind_the_last_one_may_be_an_error(
+    digishare: FakeDigishare, http: httpx.Client, behind: str, shape: str
+) -> None:
+    digishare.configure(behind_last_page=behind, campaign_shape=shape)
+    statuses = [list_page(http, limit=100, page=page).status_code for page in (3, 4, 9)]
+    assert statuses == [200, int(behind), int(behind)]
+    digishare.replace_campaigns(0)
+    assert list_page(http).status_code == 200
+
+
+# --- order ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("column", SORT_COLUMNS)
+def test_campaigns_are_sorted_as_asked(http: httpx.Client, column: str, *, descending: bool) -> None:
+    query: Json = {"sort_by": column, "sort_direction": "desc" if descending else "asc"}
+    values = [row[column] for page in read_pages(http, **query) for row in page["data"]]
+    assert values == sorted(values, reverse=descending)
+    assert len(set(values)) > 1
+
+
+@pytest.mark.parametrize("tie_order", ["stable", "unstable", "sort_ignored"])
+def test_ties_are_drawn_for_each_request_unless_they_are_stable(
+    digishare: FakeDigishare, http: httpx.Client, tie_order: str
+) -> None:
+    digishare.configure(tie_order=tie_order)
+    rows, again = (list_page(http, limit=100, page=2).json()["data"] for _ in range(2))
+    seconds = [row["created_at"] for row in rows]
+    assert (rows == again) is (tie_order == "stable")
+    assert (seconds == sorted(seconds, reverse=True)) is (tie_order != "sort_ignored")
+
+
+def test_a_draw_never_mixes_rows_that_do_not_tie() -> None:
+    """Rows 81 to 120 are the third group of 40: a page of the last 20 of them draws from these 40, and no others."""
+    campaigns = new_list(200, tie_order="unstable")
+    groups = [
+        {row["id"] for row in group}
+        for _, group in groupby(answer(campaigns, limit=100)["data"], key=lambda row: row["created_at"])
+    ]
+    seen = Counter(name for _ in range(300) for name in ids_of(answer(campaigns, limit=20, page=6)))
+    assert len(seen) == 40
+    assert not seen.keys() & (groups[0] | groups[1])
+
+
+# --- contacts ---------------------------------------------------------------------------------------------------
+
+
+def test_contacts_have_their_real_size_and_can_be_recognised(
+    digishare: FakeDigishare, http: httpx.Client
+) -> None:
+    assert list_page(http).json()["data"][0]["contacts_and_data"] == []
+    digishare.configure(contacts_per_campaign=1000)
+    first, again = list_page(http, limit=100), list_page(http, limit=1)
+    assert 10_000_000 < len(first.content) < 12_000_000
+    contacts = first.json()["data"][0]["contacts_and_data"]
+    assert again.json()["data"][0]["contacts_and_data"] == contacts
+    assert len({contact["mobile"] for contact in contacts}) == 1000
+    for contact in contacts:
+        assert re.fullmatch(re.escape(CANARY_PHONE_PREFIX) + r"\d{4}", contact["mobile"])
+        assert CANARY_NAME in contact["name"]
+        assert contact["data"]
+
+
+# --- changes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(digishare: FakeDigishare) -> Iterator[httpx.Client]:
+    server = AdminServer(digishare)
+    server.start()
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        yield client
+    server.close()
+
+
+def test_the_list_is_changed_over_the_admin_api(admin: httpx.Client, http: httpx.Client) -> None:
+    before = admin.get("/campaigns").json()["statuses"]
+    changed, deleted, *_ = before
+    change = {"create": 2, "change": {changed: "on_the_moon"}, "delete": [deleted]}
+    state = admin.post("/campaigns", json=change).raise_for_status().json()
+    listed = {row["id"]: row["status"] for page in read_pages(http) for row in page["data"]}
+    assert listed == state["statuses"] == admin.get("/campaigns").json()["statuses"]
+    assert listed.keys() - before.keys() == set(state["created"])
+    assert ids_of(list_page(http, limit=2).json()) == sorted(state["created"], reverse=True)
+    assert before.keys() - listed.keys() == {deleted}
+    assert {name for name, status in before.items() if listed.get(name, status) != status} == {changed}
+    assert listed[changed] == "on_the_moon"
+
+
+def test_a_new_list_has_no_campaign_of_the_old_one(admin: httpx.Client, http: httpx.Client) -> None:
+    before = admin.get("/campaigns").json()["statuses"]
+    after = admin.put("/campaigns", json={"count": 61}).raise_for_status().json()["statuses"]
+    assert len(after) == 61
+    assert not before.keys() & after.keys()
+    assert set(ids_of(list_page(http, limit=100).json())) == after.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"delete": ["cmp_unknown"]},
+        {"create": 1, "change": {"cmp_unknown": "paused"}},
+        {"create": "many"},
+        {"destroy": 1},
+        {"count": 1},
+        [],
+    ],
+    ids=str,
+)
+def test_a_change_that_is_refused_changes_nothing(admin: httpx.Client, change: object) -> None:
+    before = admin.get("/campaigns").json()
+    assert admin.post("/campaigns", json=change).status_code == 400
+    assert admin.get("/campaigns").json() == before
+
+
+def test_the_list_changes_while_somebody_reads(admin: httpx.Client, http: httpx.Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: [page for _ in range(30) for page in read_pages(http)])
+        for _ in range(30):
+            created = admin.post("/campaigns", json={"create": 1}).json()["created"]
+            assert admin.post("/campaigns", json={"delete": created}).status_code == 200
+        assert {page["meta"]["total"] for page in reading.result()} <= {250, 251}
+    assert set(ids_of(*read_pages(http))) == admin.get("/campaigns").json()["statuses"].keys()
+
+
+def test_a_change_happens_by_itself_before_every_second_call(
+    digishare: FakeDigishare, http: httpx.Client
+) -> None:
+    digishare.configure(change_every=2)
+    states = [digishare.campaign_statuses]
+    for _ in range(8):
+        list_page(http)
+        states.append(digishare.campaign_statuses)
+    effects = []
+    for old, new in pairwise(states):
+        changed = sum(new.get(name, status) != status for name, status in old.items())
+        effects.append((len(new.keys() - old.keys()), changed, len(old.keys() - new.keys())))
+    nothing, create, change, delete = (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)
+    assert effects == [nothing, create, nothing, change, nothing, delete, nothing, create]
+
+
+# --- the list itself, as a simulation uses it -------------------------------------------------------------------
+
+
+def new_list(count: int, seed: int = 1, **settings: Json) -> CampaignList:
+    campaigns = CampaignList(Settings(**settings), random.Random(seed), lambda: NOW_EPOCH_S)  # noqa: S311
+    campaigns.replace(count)
+    return campaigns
+
+
+def answer(campaigns: CampaignList, **query: object) -> Json:
+    return campaigns.answer_list({name: str(value) for name, value in query.items()})
+
+
+def test_a_list_is_the_same_for_the_same_seed() -> None:
+    lists = [new_list(60, seed, tie_order="unstable", change_every=1) for seed in (1, 1, 2)]
+    first, same, other = ([answer(each, page=page) for page in (1, 2, 3)] for each in lists)
+    assert first == same
+    assert not set(ids_of(*first)) & set(ids_of(*other))
+
+
+def test_the_list_can_change_between_count_and_select() -> None:
+    campaigns = new_list(60)
+    campaigns.between_count_and_select = lambda: campaigns.create(1)
+    created = answer(campaigns, limit=100)["meta"]
+    campaigns.between_count_and_select = lambda: campaigns.delete(next(iter(campaigns.statuses())))
+    deleted = answer(campaigns, limit=100)["meta"]
+    assert [(meta["total"], meta["count"]) for meta in (created, deleted)] == [(60, 61), (61, 60)]
+
+
+def test_a_late_campaign_can_appear_behind_what_was_read() -> None:
+    campaigns = new_list(60)
+    [late] = campaigns.create(1, created_at_epoch_s=NOW_EPOCH_S - 100 * 86_400)
+    assert ids_of(answer(campaigns, limit=60, page=2)) == [late]
+    [new] = campaigns.create(1)
+    assert ids_of(answer(campaigns, limit=1)) == [new]
+
+
+def test_an_answer_stays_as_it_was_given() -> None:
+    campaigns = new_list(1)
+    [row] = answer(campaigns)["data"]
+    campaigns.change(row["id"], "failed" if row["status"] != "failed" else "paused")
+    [changed] = answer(campaigns)["data"]
+    assert changed["status"] != row["status"]
+    assert changed["updated_at"] > row["updated_at"] == row["created_at"]
+
+
+def test_a_cursor_loses_ties_where_their_order_is_not_stable() -> None:
+    campaigns = new_list(60, campaign_shape="cursor", tie_order="unstable")
+    first = answer(campaigns)  # 20 of one second, and 5 of the 40 of the second before
+    second = answer(campaigns, cursor=first["next_cursor"])
+    assert (len(first["data"]), second["data"], second["next_cursor"]) == (25, [], None)
+
+
+def test_10_000_campaigns_are_not_sorted_for_each_call() -> None:
+    campaigns = new_list(10_000)
+    answer(campaigns)
+    start_s = time.process_time()
+    pages = [answer(campaigns, limit=100, page=page) for page in range(1, 101)]
+    assert time.process_time() - start_s < 1  # measured: 0.01
+    assert len(set(ids_of(*pages))) == 10_000
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0}],
+    ids=str,
+)
+def test_unknown_values_of_settings_are_refused(setting: dict[str, Json]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        Settings(**setting)
+
+
+def test_a_refusal_names_status_and_body() -> None:
+    with pytest.raises(Invalid) as refusal:
+        answer(new_list(60, behind_last_page="404"), page=4)
+    assert (refusal.value.status, refusal.value.body) == (404, {"message": "Not Found"})
