@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ OTHER: Final = "(other)"
 _MOST_PASSES: Final = 4
 # Other page limits cut the list at other places: what has slipped between two pages stands within one then.
 _TENTHS_OF_LIMIT: Final = (10, 9, 8, 7)
+_MOST_SWEEPS_WITHOUT_NEWS: Final = 7
 _MOST_PAGES_WITHOUT_NEWS: Final = 2
 
 
@@ -149,32 +151,34 @@ class Walk:
             if now.is_one_answer or (before and _is_proved(before, now)):
                 self._seen = now.statuses
                 return self._ended("")
-            if reason := self._obstacle(now):
+            if reason := self._obstacle(before, now):
                 return self._ended(reason)
             before = now
 
-    def _obstacle(self, now: _Pass) -> str:
-        """Return why another pass cannot bring a proof; "" if it can."""
+    def _obstacle(self, before: _Pass | None, now: _Pass) -> str:
+        """Return why another pass is not worth its calls; "" if it is."""
         if now.rows_without_id:
             return f"{now.rows_without_id} campaigns have no id"
         if now.total is None:
             return "the API does not say how many campaigns there are"
+        if before and before.statuses.keys() == now.statuses.keys() and len(now.statuses) != now.total:
+            return f"the API counts {now.total} campaigns and shows {len(now.statuses)}, twice the same ones"
         if self._passes == _MOST_PASSES:
-            return (
-                f"{self._passes} passes did not bring the same campaigns twice, or not as many as are counted: "
-                f"{len(now.statuses)} of {now.total} in the last one"
-            )
+            return f"the list has changed during each of {self._passes} passes"
         return ""
 
     def _ended(self, reason: str) -> Walked:
         return Walked(self._seen, not reason, reason, self._total, self._passes, self._pages)
 
     def _read_pass(self, this: _Pass) -> None:
-        for tenths in _TENTHS_OF_LIMIT:
+        without_news = 0
+        for tenths in cycle(_TENTHS_OF_LIMIT):
+            known = len(this.statuses)
             number, limit = self._read_to_the_end(this, tenths)
             if this.is_one_answer or this.total is None or this.rows_without_id:
                 return
-            if len(this.statuses) >= this.total:
+            without_news = without_news + 1 if len(this.statuses) == known else 0
+            if len(this.statuses) >= this.total or without_news == _MOST_SWEEPS_WITHOUT_NEWS:
                 break
         if not this.is_counted_last:
             with suppress(PageTooLargeError):  # it has grown since: nothing is proved, then
@@ -197,7 +201,9 @@ class Walk:
             self._note(this, page, limit)
             without_news = 0 if page.statuses.keys() - found else without_news + 1
             found |= page.statuses.keys()
-            is_end = not page.rows or page.is_last or without_news == _MOST_PAGES_WITHOUT_NEWS
+            # Behind a full page there may be another one, whatever it says of itself.
+            is_end = page.is_last and page.rows < _most_rows(page, limit)
+            is_end = is_end or not page.rows or without_news == _MOST_PAGES_WITHOUT_NEWS
             if is_end or this.is_one_answer:
                 return self._page, limit
             cursor = page.next_cursor
@@ -213,8 +219,7 @@ class Walk:
 
     def _note(self, this: _Pass, page: Page, limit: int) -> None:
         # As many rows as fit prove nothing: what was made after the count may have been cut off.
-        bound = min(limit, page.per_page or limit)
-        is_all = page.rows == len(page.statuses) == page.total and page.rows < bound
+        is_all = page.rows == len(page.statuses) == page.total and page.rows < _most_rows(page, limit)
         this.is_one_answer = is_all and not this.statuses
         if page.total is not None:
             self._total = this.total = page.total
@@ -223,6 +228,11 @@ class Walk:
         this.rows_without_id += page.rows_without_id
         self._seen |= page.statuses
         self._pages += 1
+
+
+def _most_rows(page: Page, limit: int) -> int:
+    """Return how many campaigns would have fitted."""
+    return min(limit, page.per_page or limit)
 
 
 def _is_proved(before: _Pass, now: _Pass) -> bool:

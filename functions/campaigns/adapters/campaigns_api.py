@@ -149,7 +149,7 @@ class CampaignsApi:
         except CallError as error:
             return _Failure("upstream_unavailable", str(error))
         if response.status == HTTPStatus.OK:
-            return _page_of(response, number)
+            return _page_or_failure(response, number)
         return _failure_of(response)
 
 
@@ -181,24 +181,28 @@ def _back_off_s(attempt: int) -> float:
     return pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
 
 
-def _page_of(response: BoundedResponse, number: int) -> Page | _Failure:
-    """Return what a 200 says. What is no list may be a cut answer or a page of some server between: it may pass."""
+def _page_or_failure(response: BoundedResponse, number: int) -> Page | _Failure:
+    # What is no list may be a cut answer, or a page of some server on the way: it may pass.
     try:
-        value = response.json()
+        page = page_of(response.json(), number)
     except AnswerNotJson as error:
         return _Failure("unexpected_answer", str(error))
+    return page or _Failure("unexpected_answer", "there is no list of campaigns in it")
+
+
+def page_of(value: object, number: int) -> Page | None:
+    """Return what a JSON value says as page `number` of the list, from 1; None if there is no list in it."""
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
-        return _Failure("unexpected_answer", "there is no list of campaigns in it")
+        return None
     statuses = {_id_of(row): _status_of(row) for row in rows}
-    rows_without_id = sum(not _id_of(row) for row in rows)
     statuses.pop("", None)
     numbers = _numbers_of(value) if isinstance(value, dict) else {}
     cursor = numbers.get("next_cursor")
     return Page(
         statuses=statuses,
         rows=len(rows),
-        rows_without_id=rows_without_id,
+        rows_without_id=sum(not _id_of(row) for row in rows),
         total=_count(numbers.get("total")),
         per_page=_count(numbers.get("per_page")),
         is_last=_is_last(numbers, number),
