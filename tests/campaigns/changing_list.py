@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from functions.campaigns.adapters.campaigns_api import page_of
 from local.digishare.campaigns import CampaignList, Invalid
-from local.digishare.model import Settings
 
 if TYPE_CHECKING:
     from functions.campaigns.walk import Page
+    from local.digishare.model import Settings
 
 START_EPOCH_S = 1_780_000_000.0
 

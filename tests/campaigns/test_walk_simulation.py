@@ -37,8 +37,8 @@ CONTRADICTORY: dict[str, dict[str, Any]] = {
 }
 NEVER_WHOLE: dict[str, dict[str, Any]] = {
     "no order at all": {"tie_order": "sort_ignored"},
-    "no more than three pages": {"pages_served": 3},
-    "the first page again and again": {"campaign_shape": "repeating_page"},
+    "no more than two pages": {"pages_served": 2, "sizes": [3] * 8},
+    "the first page again and again": {"campaign_shape": "repeating_page", "sizes": [3] * 8},
     **{shape: {"campaign_shape": shape} for shape in WITHOUT_TOTAL},
 }
 
