@@ -47,11 +47,11 @@ def walk_through(seed: int, options: dict[str, Any], *, is_quiet: bool) -> tuple
     drawn = Random(f"list {seed}")  # noqa: S311 - a simulation
     rest = dict(options)
     sizes = rest.pop("sizes", [drawn.choice([1, 1, 2, 4, 9]) for _ in range(drawn.randint(0, 14))])
-    changes = {} if is_quiet else {"changes_per_call": drawn.choice([0.02, 0.1, 0.3, 0.8])}
-    if changes and drawn.random() < 0.5:
-        changes["changes_within_calls"] = drawn.choice([0.05, 0.5])
     ignores_sort = rest.pop("ignores_sort", False)
-    campaigns = ChangingList(seed, Settings(**rest), sizes, ignores_sort=ignores_sort, **changes)
+    campaigns = ChangingList(seed, Settings(**rest), sizes, ignores_sort=ignores_sort)
+    if not is_quiet:
+        campaigns.changes_per_call = drawn.choice([0.02, 0.1, 0.3, 0.8])
+        campaigns.changes_within_calls = drawn.choice([0, 0, 0.05, 0.5])
     return Walk(campaigns, LIMIT).read(), campaigns
 
 
