@@ -187,9 +187,7 @@ def wait_for_line(cloud: LocalCloud, text: str) -> str:
     found: list[str] = []
 
     def look() -> bool:
-        with suppress(
-            cloud.client("logs").exceptions.ResourceNotFoundException
-        ):  # nothing has been logged yet
+        with suppress(botocore.exceptions.ClientError):  # the log group comes with the first line
             lines = cloud.function_logs(cloud.outputs["EchoFunctionName"])
             found.extend(line for line in lines if text in line)
         return bool(found)
