@@ -268,7 +268,7 @@ def _supply_condition_keys(iam_actions: Any) -> None:
 def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
     """Let a schedule's `Input` have context attributes, such as `<aws.scheduler.scheduled-time>`.
 
-    ministack hands them over as they stand. Its own rules say when a run was due; the ticker may come later.
+    ministack hands them to the target as they stand. There is one attempt at each run.
     """
     tick_schedules, invoke_target = scheduler._tick_schedules, eventbridge._invoke_target  # noqa: SLF001 - listed above
     fired_before: dict[tuple[str, str, str], float] = {}
@@ -278,35 +278,38 @@ def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
         fired_before.update(scheduler._schedule_last_fired)  # noqa: SLF001 - the tick overwrites it
         tick_schedules()
 
-    def due_epoch_s(schedule: Any, event: Any) -> float:
-        expression = schedule["ScheduleExpression"]
-        if (at_epoch_s := scheduler._at_time_epoch(expression)) is not None:  # noqa: SLF001 - listed above
-            return float(at_epoch_s)
-        if interval_s := eventbridge._parse_rate_seconds(expression):  # noqa: SLF001 - listed above
-            # AWS counts from the schedule's creation, ministack from the last run.
-            return float(event["Time"] - (event["Time"] - schedule["CreationDate"]) % interval_s)
-        name = f"{schedule['GroupName']}/{schedule['Name']}"
-        before = fired_before[event["Account"], event["Region"], name]
-        fields = eventbridge._parse_cron_fields(expression)  # noqa: SLF001 - listed above
-        next_fire = eventbridge._cron_next_fire(fields, datetime.fromtimestamp(before, UTC))  # noqa: SLF001 - listed above
-        return float(next_fire.timestamp())
-
     def invoke_with_context(target: Any, event: Any, rule: Any, view: Any = None) -> None:
         if event["Source"] == "aws.scheduler" and "Input" in target:
-            attributes = {
-                "schedule-arn": rule["Arn"],
-                "scheduled-time": f"{datetime.fromtimestamp(due_epoch_s(rule, event), UTC):%Y-%m-%dT%H:%M:%SZ}",
-                "execution-id": event["EventId"],
-                "attempt-number": "1",
-            }
-            text = target["Input"]
-            for name, value in attributes.items():
-                text = text.replace(f"<aws.scheduler.{name}>", value)
+            key = (event["Account"], event["Region"], f"{rule['GroupName']}/{rule['Name']}")
+            due = _due_time(scheduler, eventbridge, rule, fired_before.get(key, 0), event["Time"])
+            text = (
+                target["Input"]
+                .replace("<aws.scheduler.schedule-arn>", rule["Arn"])
+                .replace("<aws.scheduler.scheduled-time>", f"{due:%Y-%m-%dT%H:%M:%SZ}")
+                .replace("<aws.scheduler.execution-id>", event["EventId"])
+                .replace("<aws.scheduler.attempt-number>", "1")
+            )
             target = {**target, "Input": text}
         invoke_target(target, event, rule, view)
 
     scheduler._tick_schedules = tick_and_remember  # noqa: SLF001 - listed above
     eventbridge._invoke_target = invoke_with_context  # noqa: SLF001 - listed above
+
+
+def _due_time(
+    scheduler: Any, eventbridge: Any, schedule: Any, before_epoch_s: float, now_epoch_s: float
+) -> datetime:
+    """Return when the run that starts now was due; `before_epoch_s` is when ministack started the one before."""
+    expression = schedule["ScheduleExpression"]
+    due_epoch_s = scheduler._at_time_epoch(expression)  # noqa: SLF001 - listed above
+    if interval_s := eventbridge._parse_rate_seconds(expression):  # noqa: SLF001 - listed above
+        # AWS counts from the schedule's creation, ministack from the run before.
+        due_epoch_s = now_epoch_s - (now_epoch_s - schedule["CreationDate"]) % interval_s
+    if due_epoch_s is not None:
+        return datetime.fromtimestamp(due_epoch_s, UTC)
+    fields = eventbridge._parse_cron_fields(expression)  # noqa: SLF001 - listed above
+    due: datetime = eventbridge._cron_next_fire(fields, datetime.fromtimestamp(before_epoch_s, UTC))  # noqa: SLF001 - listed above
+    return due
 
 
 def _load_internals() -> dict[str, Any]:
