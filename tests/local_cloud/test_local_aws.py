@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import botocore.exceptions
 import pytest
@@ -21,9 +20,7 @@ from botocore.credentials import Credentials as SigningCredentials
 
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.local_cloud.waiting import wait_until
 
 pytestmark = pytest.mark.cloud
 
@@ -41,13 +38,6 @@ def call(cloud: LocalCloud, caller: Credentials, path: str = "/", body: bytes = 
     with requests.Session() as session:
         session.trust_env = False
         return session.post(url, data=body, headers=dict(request.headers), timeout=30, allow_redirects=False)
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 15) -> None:
-    give_up_at_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "did not happen in time"
-        time.sleep(0.1)
 
 
 def echo(reply: requests.Response) -> dict[str, Any]:
