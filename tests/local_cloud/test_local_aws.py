@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -177,9 +176,7 @@ def wait_for_line(cloud: LocalCloud, text: str) -> str:
     found: list[str] = []
 
     def look() -> bool:
-        with suppress(botocore.exceptions.ClientError):  # the log group comes with the first line
-            lines = cloud.function_logs(cloud.outputs["EchoFunctionName"])
-            found.extend(line for line in lines if text in line)
+        found.extend(line for line in cloud.function_logs(cloud.outputs["EchoFunctionName"]) if text in line)
         return bool(found)
 
     wait_until(look)
