@@ -279,11 +279,11 @@ def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
         tick_schedules()
 
     def invoke_with_context(target: Any, event: Any, rule: Any, view: Any = None) -> None:
-        if event["Source"] == "aws.scheduler" and "Input" in target:
+        if event["Source"] == "aws.scheduler":
             key = (event["Account"], event["Region"], f"{rule['GroupName']}/{rule['Name']}")
             due = _due_time(scheduler, eventbridge, rule, fired_before.get(key, 0), event["Time"])
             text = (
-                target["Input"]
+                target.get("Input", "")
                 .replace("<aws.scheduler.schedule-arn>", rule["Arn"])
                 .replace("<aws.scheduler.scheduled-time>", f"{due:%Y-%m-%dT%H:%M:%SZ}")
                 .replace("<aws.scheduler.execution-id>", event["EventId"])

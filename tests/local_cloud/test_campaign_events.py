@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,11 @@ def outputs(echo_cloud: LocalCloud) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
+def deployed_table(cloud: LocalCloud, outputs: dict[str, str]) -> Any:
+    dynamodb = cloud.session().resource("dynamodb", endpoint_url=cloud.aws_endpoint_url)
+    return dynamodb.Table(outputs["CampaignsName"])
+
+
 def entry(detail: Detail, detail_type: str = "Campaigns Changed") -> dict[str, str]:
     return {
         "EventBusName": BUS,
@@ -208,8 +214,7 @@ def test_deployed_consumer_has_the_right_picture_whatever_the_order(
     assert put(Entries=entries)["FailedEntryCount"] == 0
     wait_until(lambda: reports(echo_cloud, name) >= len(deliveries), within_s=60)
 
-    dynamodb = echo_cloud.session().resource("dynamodb", endpoint_url=echo_cloud.aws_endpoint_url)
-    consumer.table = dynamodb.Table(outputs["CampaignsName"])
+    consumer.table = deployed_table(echo_cloud, outputs)
     assert seen_by(consumer, [*events, changes(("cmp_other", now, None))]) == {
         first: (now, "planned"),
         second: (now + 1, "cancelled"),
@@ -217,6 +222,17 @@ def test_deployed_consumer_has_the_right_picture_whatever_the_order(
     }
     assert seen_by(consumer, events) == in_order(events)
     assert reports(echo_cloud, name) == len(deliveries)
+
+
+def test_of_writes_at_once_the_newest_stays(
+    echo_cloud: LocalCloud, outputs: dict[str, str], consumer: Any
+) -> None:
+    consumer.table = deployed_table(echo_cloud, outputs)
+    ids = [f"campaign at-once-{number}" for number in range(30)]
+    writes = [(item_id, revision, None) for item_id in ids for revision in (4, 3, 2, 1)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda write: consumer.write(*write), writes))
+    assert [int(consumer.read_item(item_id)["revision"]) for item_id in ids] == [4] * len(ids)
 
 
 def reports(cloud: LocalCloud, function_name: str) -> int:

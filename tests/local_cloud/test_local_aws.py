@@ -203,6 +203,17 @@ def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCl
     assert len(execution_ids) == 2
 
 
+def test_input_of_a_rule_reaches_the_function_as_it_stands(echo_cloud: LocalCloud) -> None:
+    events = echo_cloud.client("events")
+    events.put_rule(Name="any", EventPattern=json.dumps({"source": [EVENT["Source"]]}))
+    text = json.dumps({"mark": "<aws.scheduler.attempt-number> from-the-rule"})
+    target = {"Id": "echo", "Arn": echo_cloud.outputs["EchoFunctionArn"], "Input": text}
+    events.put_targets(Rule="any", Targets=[target])
+    assert events.put_events(Entries=[EVENT])["FailedEntryCount"] == 0
+    events.delete_rule(Name="any", Force=True)
+    assert "<aws.scheduler.attempt-number> from-the-rule" in wait_for_line(echo_cloud, "from-the-rule")
+
+
 TICKS = """
 import types
 from local.aws import MinistackBackend
