@@ -245,8 +245,8 @@ async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Ev
 def _supply_condition_keys(iam_actions: Any) -> None:
     """Let policies see condition keys that ministack does not know.
 
-    `kms:EncryptionContext:NAME`, and of `events:PutEvents` `events:source` and `events:detail-type`. AWS decides on each
-    entry of PutEvents; here a request whose entries differ has a list of values, which `StringEquals` refuses.
+    These are `kms:EncryptionContext:NAME`, and of `events:PutEvents` also `events:source` and `events:detail-type`. Where
+    the entries of one request differ, the key has a list of values, which `StringEquals` refuses.
     """
     request_tag_context = iam_actions.request_tag_context
 
