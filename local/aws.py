@@ -14,7 +14,8 @@ is safe; each is looked up at start, and a missing one stops the start:
     services.lambda_svc    _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
                            _execution_record_for_config, _execute_function_with_config_scope
     services.iam           _roles
-    services.scheduler     _SCHEDULE_TICK_INTERVAL
+    services.scheduler     _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
+    services.eventbridge   _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import json
 import os
 import signal
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +63,18 @@ _INTERNALS = {
         "_execute_function_with_config_scope",
     ),
     "services.iam": ("_roles",),
-    "services.scheduler": ("_SCHEDULE_TICK_INTERVAL",),
+    "services.scheduler": (
+        "_SCHEDULE_TICK_INTERVAL",
+        "_schedule_last_fired",
+        "_tick_schedules",
+        "_at_time_epoch",
+    ),
+    "services.eventbridge": (
+        "_invoke_target",
+        "_parse_rate_seconds",
+        "_parse_cron_fields",
+        "_cron_next_fire",
+    ),
 }
 
 
@@ -72,7 +85,10 @@ class MinistackBackend:
         self._internals = _load_internals()
         # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
         self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
-        _supply_encryption_context(self._internals["core.iam_actions"])
+        _supply_condition_keys(self._internals["core.iam_actions"])
+        _fill_in_schedule_inputs(
+            self._internals["services.scheduler"], self._internals["services.eventbridge"]
+        )
 
     def find_function_url(self) -> FunctionUrl | None:
         lambda_svc = self._internals["services.lambda_svc"]
@@ -226,18 +242,74 @@ async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Ev
     await hypercorn.serve(application, config, shutdown_trigger=stop.wait)
 
 
-def _supply_encryption_context(iam_actions: Any) -> None:
-    """Let policies see `kms:EncryptionContext:NAME`, a condition key that ministack does not know."""
+def _supply_condition_keys(iam_actions: Any) -> None:
+    """Let policies see condition keys that ministack does not know.
+
+    These are `kms:EncryptionContext:NAME`, and of `events:PutEvents` also `events:source` and `events:detail-type`. Where
+    the entries of one request differ, the key has a list of values, which `StringEquals` refuses.
+    """
     request_tag_context = iam_actions.request_tag_context
 
-    def with_encryption_context(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
+    def with_more_keys(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
         keys = dict(request_tag_context(service, action, body, parameters))
         if service == "kms":
             context = json.loads(body or b"{}").get("EncryptionContext") or {}
             keys |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
+        if action == "events:PutEvents":
+            entries = json.loads(body or b"{}").get("Entries") or []
+            for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):
+                values = {entry.get(member, "") for entry in entries}
+                keys[key] = values.pop() if len(values) == 1 else sorted(values)
         return keys
 
-    iam_actions.request_tag_context = with_encryption_context
+    iam_actions.request_tag_context = with_more_keys
+
+
+def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
+    """Let a schedule's `Input` have context attributes, such as `<aws.scheduler.scheduled-time>`.
+
+    ministack hands them to the target as they stand. There is one attempt at each run.
+    """
+    tick_schedules, invoke_target = scheduler._tick_schedules, eventbridge._invoke_target  # noqa: SLF001 - listed above
+    fired_before: dict[tuple[str, str, str], float] = {}
+
+    def tick_and_remember() -> None:
+        fired_before.clear()
+        fired_before.update(scheduler._schedule_last_fired)  # noqa: SLF001 - the tick overwrites it
+        tick_schedules()
+
+    def invoke_with_context(target: Any, event: Any, rule: Any, view: Any = None) -> None:
+        if event["Source"] == "aws.scheduler":
+            key = (event["Account"], event["Region"], f"{rule['GroupName']}/{rule['Name']}")
+            due = _due_time(scheduler, eventbridge, rule, fired_before.get(key, 0), event["Time"])
+            text = (
+                target.get("Input", "")
+                .replace("<aws.scheduler.schedule-arn>", rule["Arn"])
+                .replace("<aws.scheduler.scheduled-time>", f"{due:%Y-%m-%dT%H:%M:%SZ}")
+                .replace("<aws.scheduler.execution-id>", event["EventId"])
+                .replace("<aws.scheduler.attempt-number>", "1")
+            )
+            target = {**target, "Input": text}
+        invoke_target(target, event, rule, view)
+
+    scheduler._tick_schedules = tick_and_remember  # noqa: SLF001 - listed above
+    eventbridge._invoke_target = invoke_with_context  # noqa: SLF001 - listed above
+
+
+def _due_time(
+    scheduler: Any, eventbridge: Any, schedule: Any, before_epoch_s: float, now_epoch_s: float
+) -> datetime:
+    """Return when the run that starts now was due; `before_epoch_s` is when ministack started the one before."""
+    expression = schedule["ScheduleExpression"]
+    due_epoch_s = scheduler._at_time_epoch(expression)  # noqa: SLF001 - listed above
+    if interval_s := eventbridge._parse_rate_seconds(expression):  # noqa: SLF001 - listed above
+        # AWS counts from the schedule's creation, ministack from the run before.
+        due_epoch_s = now_epoch_s - (now_epoch_s - schedule["CreationDate"]) % interval_s
+    if due_epoch_s is not None:
+        return datetime.fromtimestamp(due_epoch_s, UTC)
+    fields = eventbridge._parse_cron_fields(expression)  # noqa: SLF001 - listed above
+    due: datetime = eventbridge._cron_next_fire(fields, datetime.fromtimestamp(before_epoch_s, UTC))  # noqa: SLF001 - listed above
+    return due
 
 
 def _load_internals() -> dict[str, Any]:

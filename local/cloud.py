@@ -187,8 +187,12 @@ class LocalCloud:
         """Return every line that the function has logged, oldest first."""
         configuration = self.client("lambda").get_function_configuration(FunctionName=function_name)
         group = configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function_name}"
-        pages = self.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
-        return [event["message"] for page in pages for event in page["events"]]
+        logs = self.client("logs")
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
+        try:
+            return [event["message"] for page in pages for event in page["events"]]
+        except logs.exceptions.ResourceNotFoundException:
+            return []  # a function's first line makes its log group
 
     def _start(self) -> None:
         started_s = time.monotonic()

@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import botocore.exceptions
 import pytest
@@ -20,9 +19,7 @@ from botocore.credentials import Credentials as SigningCredentials
 
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.local_cloud.waiting import wait_until
 
 pytestmark = pytest.mark.cloud
 
@@ -40,13 +37,6 @@ def call(cloud: LocalCloud, caller: Credentials, path: str = "/", body: bytes = 
     with requests.Session() as session:
         session.trust_env = False
         return session.post(url, data=body, headers=dict(request.headers), timeout=30, allow_redirects=False)
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 15) -> None:
-    give_up_at_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "did not happen in time"
-        time.sleep(0.1)
 
 
 def echo(reply: requests.Response) -> dict[str, Any]:
@@ -141,21 +131,129 @@ def test_policies_see_the_encryption_context(echo_cloud: LocalCloud) -> None:
         kms.encrypt(KeyId=key_id, Plaintext=b"x")
 
 
-def test_one_time_schedule_runs_the_function_now(echo_cloud: LocalCloud) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=1)
-    function_name = echo_cloud.outputs["EchoFunctionName"]
-    echo_cloud.client("scheduler").create_schedule(
-        Name="now",
+EVENT = {"Source": "token-broker.campaigns", "DetailType": "Campaigns Changed", "Detail": "{}"}
+
+
+def test_policies_see_source_and_detail_type_of_events(echo_cloud: LocalCloud) -> None:
+    publisher = echo_cloud.create_caller("publisher")
+    keys = {"events:source": EVENT["Source"], "events:detail-type": EVENT["DetailType"]}
+    statement = {
+        "Effect": "Allow",
+        "Action": "events:PutEvents",
+        "Resource": f"arn:aws:events:{echo_cloud.region}:{echo_cloud.account_id}:event-bus/default",
+        "Condition": {"StringEquals": keys},
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    echo_cloud.client("iam").put_role_policy(
+        RoleName="publisher", PolicyName="publish", PolicyDocument=document
+    )
+    events = echo_cloud.client("events", publisher)
+    assert events.put_events(Entries=[EVENT, EVENT])["FailedEntryCount"] == 0
+    for other in ({"Source": "other"}, {"DetailType": "Other"}, {"EventBusName": "other"}):
+        for entries in ([EVENT | other], [EVENT, EVENT | other]):
+            with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
+                events.put_events(Entries=entries)
+
+
+def create_schedule(cloud: LocalCloud, name: str, moment: datetime, mark: str) -> str:
+    """Let the echo function be called with `mark` at this moment; return the schedule's ARN."""
+    arn: str = cloud.client("scheduler").create_schedule(
+        Name=name,
         ScheduleExpression=f"at({moment:%Y-%m-%dT%H:%M:%S})",
         FlexibleTimeWindow={"Mode": "OFF"},
         ActionAfterCompletion="DELETE",
         Target={
-            "Arn": echo_cloud.outputs["EchoFunctionArn"],
-            "RoleArn": f"arn:aws:iam::{echo_cloud.account_id}:role/granted",
-            "Input": json.dumps({"mark": "from-the-schedule"}),
+            "Arn": cloud.outputs["EchoFunctionArn"],
+            "RoleArn": f"arn:aws:iam::{cloud.account_id}:role/any",
+            "Input": json.dumps({"mark": mark}),
         },
+    )["ScheduleArn"]
+    return arn
+
+
+def wait_for_line(cloud: LocalCloud, text: str) -> str:
+    """Return the first line of the echo function's log that holds this text."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found.extend(line for line in cloud.function_logs(cloud.outputs["EchoFunctionName"]) if text in line)
+        return bool(found)
+
+    wait_until(look)
+    return found[0]
+
+
+def test_one_time_schedule_runs_the_function_now(echo_cloud: LocalCloud) -> None:
+    create_schedule(echo_cloud, "now", datetime.now(UTC) + timedelta(seconds=1), "from-the-schedule")
+    assert wait_for_line(echo_cloud, "from-the-schedule")
+
+
+def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCloud) -> None:
+    names = ("schedule-arn", "scheduled-time", "execution-id", "attempt-number")
+    execution_ids = set()
+    # The ticker is late for both, and the functions are told when they were due all the same.
+    for hour in (11, 12):
+        mark = f"late-{hour}:" + "|".join(f"<aws.scheduler.{name}>" for name in names)
+        due = datetime(2026, 7, 6, hour, 59, 43, tzinfo=UTC)
+        arn = create_schedule(echo_cloud, f"late-{hour}", due, mark)
+        text = wait_for_line(echo_cloud, f"late-{hour}:").partition(f"late-{hour}:")[2].partition("'")[0]
+        schedule_arn, scheduled_time, execution_id, attempt = text.split("|")
+        assert (schedule_arn, scheduled_time, attempt) == (arn, f"2026-07-06T{hour}:59:43Z", "1")
+        execution_ids.add(execution_id)
+    assert len(execution_ids) == 2
+
+
+def test_input_of_a_rule_reaches_the_function_as_it_stands(echo_cloud: LocalCloud) -> None:
+    events = echo_cloud.client("events")
+    events.put_rule(Name="any", EventPattern=json.dumps({"source": [EVENT["Source"]]}))
+    text = json.dumps({"mark": "<aws.scheduler.attempt-number> from-the-rule"})
+    target = {"Id": "echo", "Arn": echo_cloud.outputs["EchoFunctionArn"], "Input": text}
+    events.put_targets(Rule="any", Targets=[target])
+    assert events.put_events(Entries=[EVENT])["FailedEntryCount"] == 0
+    events.delete_rule(Name="any", Force=True)
+    assert "<aws.scheduler.attempt-number> from-the-rule" in wait_for_line(echo_cloud, "from-the-rule")
+
+
+TICKS = """
+import types
+from local.aws import MinistackBackend
+from ministack.core.responses import get_account_id, get_region
+from ministack.services import eventbridge, scheduler
+
+MinistackBackend()
+clock = types.SimpleNamespace(now=1_783_339_183.4)  # 2026-07-06T11:59:43.4Z
+scheduler.time = types.SimpleNamespace(time=lambda: clock.now)
+eventbridge._dispatch_to_lambda = lambda arn, payload: print(payload)
+function = f"arn:aws:lambda:{get_region()}:{get_account_id()}:function:any"
+for expression in ("rate(5 minutes)", "cron(0 * * * ? *)"):
+    target = {"Arn": function, "RoleArn": "any", "Input": f"{expression} <aws.scheduler.scheduled-time>"}
+    schedule = {"ScheduleExpression": expression, "FlexibleTimeWindow": {"Mode": "OFF"}, "Target": target}
+    scheduler._create_schedule(expression.partition("(")[0], schedule)
+for seconds in (0, 20, 280, 1, 310, 4000):
+    clock.now += seconds
+    scheduler._tick_schedules()
+"""
+
+
+def run_in_ministack(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - the test's own command
+        [PROJECT / ".local/aws/bin/python", "-c", program],
+        cwd=PROJECT,
+        env={"PATH": os.defpath, "AUTH": "true", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    wait_until(lambda: any("from-the-schedule" in line for line in echo_cloud.function_logs(function_name)))
+
+
+def test_scheduled_time_is_when_a_run_was_due_however_late_the_ticker_is() -> None:
+    assert run_in_ministack(TICKS).stdout.splitlines() == [
+        "cron(0 * * * ? *) 2026-07-06T12:00:00Z",
+        "rate(5 minutes) 2026-07-06T12:04:43Z",
+        "rate(5 minutes) 2026-07-06T12:09:43Z",
+        "rate(5 minutes) 2026-07-06T13:14:43Z",
+        "cron(0 * * * ? *) 2026-07-06T13:00:00Z",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -183,9 +281,7 @@ def test_curl_signs_as_the_readme_shows(echo_cloud: LocalCloud, granted: Credent
     ids=["internal-missing", "signatures-unchecked"],
 )
 def test_ministack_that_would_not_do_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
-    ended = subprocess.run(  # noqa: S603 - the test's own command
-        [PROJECT / ".local/aws/bin/python", "-c", f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()"],
-        cwd=PROJECT, env={"AUTH": auth, "PATH": os.defpath}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    program = f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()"
+    ended = run_in_ministack(program, AUTH=auth)
     assert ended.returncode == 1
     assert complaint in ended.stderr
