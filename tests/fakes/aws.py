@@ -1,6 +1,6 @@
-"""In-memory DynamoDB, KMS and Secrets Manager in the shape of botocore's clients, as far as the broker uses them.
+"""In-memory DynamoDB, KMS, Secrets Manager and EventBridge in the shape of botocore's clients, as far as they are used.
 
-They stand under the real TokenStore, MintLedger and ConnectionSecrets where moto would be too slow (tens of thousands
+They stand under the real adapters (TokenStore, SnapshotTable ...) where moto would be too slow (tens of thousands
 of calls a second instead of hundreds). `test_fakes.py` holds them and moto to the same promises. What they do not know they refuse.
 The upstream's stand-in is in `upstream.py`, the hooks for faults in `wire.py`.
 """
@@ -20,30 +20,38 @@ from tests.fakes.expressions import Placeholders, holds, updated
 from tests.fakes.wire import Wire, aws_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.fakes.expressions import Attribute, Item
 
-_KEY_NAMES = ("connection", "record")
 _NUMBER = re.compile(r"-?\d{1,38}(\.\d{1,38})?")
 _LONGEST_PLAINTEXT_BYTES = 4_096
 _LARGEST_ITEM_BYTES = 400 * 1_024
+_LARGEST_EVENT_BYTES = 256 * 1_024
 
 
 class FakeDynamoDB:
-    """One table with the partition key `connection` and the sort key `record`, both strings.
+    """One table whose keys are strings.
 
     Attributes:
-        items: what the table holds, by (connection, record): to look at, and to prepare.
+        items: what the table holds, by its keys' values: to look at, and to prepare.
         page_items: how many items a page of a query has; few, so that nobody forgets to turn the page.
     """
 
-    def __init__(self, wire: Wire | None = None, *, table: str = "tokens", page_items: int = 3) -> None:
+    def __init__(
+        self,
+        wire: Wire | None = None,
+        *,
+        table: str = "tokens",
+        keys: tuple[str, ...] = ("connection", "record"),
+        page_items: int = 3,
+    ) -> None:
         self._wire = wire or Wire()
         self._table = table
+        self._keys = keys
         self.page_items = page_items
-        self.items: dict[tuple[str, str], dict[str, Attribute]] = {}
-        self._before: dict[tuple[str, str], dict[str, Attribute] | None] = {}
+        self.items: dict[tuple[str, ...], dict[str, Attribute]] = {}
+        self._before: dict[tuple[str, ...], dict[str, Attribute] | None] = {}
 
     def get_item(self, **request: Any) -> dict[str, Any]:
         _refuse_unknown(request, "TableName Key ConsistentRead")
@@ -61,7 +69,7 @@ class FakeDynamoDB:
 
         def take_effect() -> dict[str, Any]:
             item = request["Item"]
-            key = self._key({**request, "Key": {name: item.get(name) for name in _KEY_NAMES}})
+            key = self._key({**request, "Key": {name: item.get(name) for name in self._keys}})
             self._check_condition("PutItem", request, self.items.get(key))
             self._write(key, item)
             return {}
@@ -76,7 +84,7 @@ class FakeDynamoDB:
             before = self.items.get(key)
             placeholders = self._check_condition("UpdateItem", request, before)
             after = updated(request["UpdateExpression"], before or request["Key"], placeholders)
-            if any(after.get(name) != request["Key"][name] for name in _KEY_NAMES):
+            if any(after.get(name) != request["Key"][name] for name in self._keys):
                 raise aws_error("ValidationException", "UpdateItem")
             self._write(key, after)
             return {"Attributes": dict(self.items[key])} if request.get("ReturnValues") == "ALL_NEW" else {}
@@ -99,7 +107,7 @@ class FakeDynamoDB:
             placeholders.check(condition)
             found = [
                 self.items[key]
-                for key in sorted(self.items, key=lambda key: (key[0], key[1].encode()))
+                for key in sorted(self.items, key=lambda key: [part.encode() for part in key])
                 if holds(condition, self.items[key], placeholders)
             ]
             if start := request.get("ExclusiveStartKey"):
@@ -109,12 +117,12 @@ class FakeDynamoDB:
             page = found[: self.page_items]
             answer: dict[str, Any] = {"Items": [dict(item) for item in page], "Count": len(page)}
             if len(found) > len(page):
-                answer["LastEvaluatedKey"] = {name: page[-1][name] for name in _KEY_NAMES}
+                answer["LastEvaluatedKey"] = {name: page[-1][name] for name in self._keys}
             return answer
 
         return self._wire.run("dynamodb.query", request, take_effect)
 
-    def _write(self, key: tuple[str, str], item: Item) -> None:
+    def _write(self, key: tuple[str, ...], item: Item) -> None:
         # What a read that does not ask for consistency may still be given: the item as it was before.
         self._before[key], self.items[key] = self.items.get(key), _stored(item)
 
@@ -127,13 +135,13 @@ class FakeDynamoDB:
             raise aws_error("ConditionalCheckFailedException", operation, **members)
         return placeholders
 
-    def _key(self, request: Mapping[str, Any]) -> tuple[str, str]:
+    def _key(self, request: Mapping[str, Any]) -> tuple[str, ...]:
         self._check_table(request)
         key = request["Key"]
-        texts = [(key.get(name) or {}).get("S", "") for name in _KEY_NAMES]
-        if set(key) != set(_KEY_NAMES) or not all(texts):
+        texts = [(key.get(name) or {}).get("S", "") for name in self._keys]
+        if set(key) != set(self._keys) or not all(texts):
             raise aws_error("ValidationException")
-        return texts[0], texts[1]
+        return tuple(texts)
 
     def _check_table(self, request: Mapping[str, Any]) -> None:
         if request["TableName"] != self._table:
@@ -295,3 +303,47 @@ def _stored_attribute(value: Attribute) -> Attribute:
         case "S" | "B":
             return {kind: content}
     raise NotImplementedError(kind)
+
+
+class FakeEventBridge:
+    """Buses that take events, and drop them without a word where there is no such bus.
+
+    Attributes:
+        buses: the names of those that are there.
+        events: every entry that was taken, in its order.
+    """
+
+    def __init__(self, wire: Wire | None = None) -> None:
+        self._wire = wire or Wire()
+        self.buses = {"default"}
+        self.events: list[dict[str, str]] = []
+        self.refuse: Callable[[], str] = lambda: ""
+
+    def describe_event_bus(self, **request: Any) -> dict[str, Any]:
+        _refuse_unknown(request, "Name")
+
+        def take_effect() -> dict[str, Any]:
+            if request["Name"] not in self.buses:
+                raise aws_error("ResourceNotFoundException", "DescribeEventBus")
+            return {"Name": request["Name"]}
+
+        return self._wire.run("events.describe_event_bus", request, take_effect)
+
+    def put_events(self, **request: Any) -> dict[str, Any]:
+        _refuse_unknown(request, "Entries")
+
+        def take_effect() -> dict[str, Any]:
+            results = [self._result(entry) for entry in request["Entries"]]
+            return {"Entries": results, "FailedEntryCount": sum("ErrorCode" in each for each in results)}
+
+        return self._wire.run("events.put_events", request, take_effect)
+
+    def _result(self, entry: dict[str, str]) -> dict[str, str]:
+        _refuse_unknown(entry, "EventBusName Source DetailType Detail")
+        if len("".join(entry.values()).encode()) > _LARGEST_EVENT_BYTES:
+            raise aws_error("ValidationException", "PutEvents")
+        if code := self.refuse():
+            return {"ErrorCode": code, "ErrorMessage": code}
+        if entry["EventBusName"] in self.buses:
+            self.events.append(entry)
+        return {"EventId": f"event-{len(self.events)}"}

@@ -52,7 +52,7 @@ class Cloud:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self._weather, self._weather_until = Weather.UP, world.now
         self._outages: dict[str, tuple[float, Fault]] = {}
-        self._saved: dict[tuple[str, str], Any] | None = None
+        self._saved: dict[tuple[str, ...], Any] | None = None
         self._saved_broken: set[str] = set()
         for connection in CONNECTIONS:
             self._rotate(connection, accepted=True, old_stays=True)

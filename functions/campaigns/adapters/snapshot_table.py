@@ -85,10 +85,10 @@ class SnapshotTable:
             raise SnapshotError(
                 f"part {part.number} has {size} bytes: there are more campaigns than 32 items can hold"
             )
-        condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(part)"}
+        condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(#version)"}
         if part.version:
             condition = {
-                "ConditionExpression": "version = :version",
+                "ConditionExpression": "#version = :version",
                 "ExpressionAttributeValues": {":version": {"N": str(part.version)}},
             }
         try:
@@ -96,6 +96,7 @@ class SnapshotTable:
                 TableName=self._table,
                 Item=item,
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                ExpressionAttributeNames={"#version": "version"},
                 **condition,
             )
         except ClientError as error:
