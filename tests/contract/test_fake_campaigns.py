@@ -174,7 +174,7 @@ def test_a_cursor_leads_to_the_end(
     expected = ids_of(*read_pages(http, sort_direction=direction))
     digishare.configure(campaign_shape=shape)
     pages, query = [], {"limit": "100", "sort_direction": direction}
-    while "cursor" not in query or query["cursor"]:
+    while len(pages) < 4 and query.get("cursor", "from the start"):
         pages.append(list_page(http, **query).json())
         said = pages[-1].get("meta", pages[-1])
         following = pages[-1].get("next_page_url", pages[-1].get("links", {}).get("next"))
