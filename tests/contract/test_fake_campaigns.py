@@ -173,7 +173,8 @@ def test_a_cursor_leads_to_the_end(
 ) -> None:
     expected = ids_of(*read_pages(http, sort_direction=direction))
     digishare.configure(campaign_shape=shape)
-    pages, query = [], {"limit": "100", "sort_direction": direction}
+    pages: list[Json] = []
+    query = {"limit": "100", "sort_direction": direction}
     while len(pages) < 4 and query.get("cursor", "from the start"):
         pages.append(list_page(http, **query).json())
         said = pages[-1].get("meta", pages[-1])
@@ -452,6 +453,10 @@ def test_a_cursor_loses_ties_where_their_order_is_not_stable() -> None:
     first = answer(campaigns)  # 20 of one second, and 5 of the 40 of the second before
     second = answer(campaigns, cursor=first["next_cursor"])
     assert (len(first["data"]), second["data"], second["next_cursor"]) == (25, [], None)
+
+
+def test_a_cursor_ends_with_the_last_full_page() -> None:
+    assert answer(new_list(25, campaign_shape="cursor"))["next_cursor"] is None
 
 
 def test_10_000_campaigns_are_not_sorted_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
