@@ -50,8 +50,8 @@ class CampaignList:
         clock: epoch seconds.
 
     Attributes:
-        between_count_and_select: called by each `answer_list` after the total was counted and before the rows are
-            selected; the framework runs two queries, and the list can change between them.
+        between_count_and_select: called after the total was counted and before the rows are selected, wherever pages
+            are numbered; the framework runs two queries, and the list can change between them.
     """
 
     def __init__(self, settings: Settings, randomness: random.Random, clock: Callable[[], float]) -> None:
