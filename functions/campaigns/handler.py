@@ -70,7 +70,7 @@ def _job() -> _Job:
     """Build what all runs of this instance share, from the environment.
 
     Raises:
-        KeyError: the function is deployed without one of its settings.
+        RunFailed: the function is deployed without one of its settings.
     """
     client = BrokerClient()
     config = botocore.config.Config(
@@ -83,9 +83,16 @@ def _job() -> _Job:
         base_url=(os.environ.get("DIGISHARE_BASE_URL") or DEFAULT_BASE_URL).rstrip("/"),
         dynamodb=cast("DynamoDBClient", aws.create_client("dynamodb", config=config)),
         events=cast("EventBridgeClient", aws.create_client("events", config=config)),
-        table=os.environ["CAMPAIGNS_TABLE"],
-        bus=os.environ["CAMPAIGNS_EVENT_BUS"],
+        table=_setting("CAMPAIGNS_TABLE"),
+        bus=_setting("CAMPAIGNS_EVENT_BUS"),
     )
+
+
+def _setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise RunFailed(f"not_configured: {name} is not set; template.yaml sets it")
+    return value
 
 
 class _Tokens:

@@ -139,10 +139,12 @@ def test_the_layer_has_neither_boto3_nor_what_comes_with_it() -> None:
     assert not [name for name in ("boto3", "s3transfer", "shtab") if (LAYER / name).exists()]
 
 
-def test_the_layers_sdk_knows_what_the_brokers_role_allows_and_nothing_else() -> None:
+def test_the_layers_sdk_knows_what_the_functions_roles_allow_and_nothing_else() -> None:
     template = (ROOT / "template.yaml").read_text()
-    role = template[template.index("  BrokerRole:") : template.index("  BrokerLogGroup:")]
-    allowed = set(re.findall(r"(?:dynamodb|kms|secretsmanager):[A-Z]\w+", role)) - {"kms:EncryptionContext"}
+    roles = template[template.index("  BrokerRole:") : template.index("  BrokerLogGroup:")]
+    roles += template[template.index("  CampaignsRole:") : template.index("  CampaignsTable:")]
+    allowed = set(re.findall(r"(?:dynamodb|events|kms|secretsmanager):[A-Z]\w+", roles))
+    allowed -= {"kms:EncryptionContext"}
     known = set()
     for model in (LAYER / "botocore/data").glob("*/*/service-2.json"):
         operations = json.loads(model.read_text())["operations"]

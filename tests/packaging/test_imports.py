@@ -93,3 +93,21 @@ def test_what_reads_and_writes_texts_knows_neither_policy_nor_adapters(name: str
 
     assert not known & POLICY
     assert not [module for module in known if module.startswith("adapters")]
+
+
+# --- the campaigns job, in the same order -------------------------------------------------------------------------
+
+CAMPAIGNS = BROKER.parent / "campaigns"
+
+
+@pytest.mark.parametrize("name", ["walk", "snapshot", "publish", "run"])
+def test_the_rules_of_the_campaigns_job_know_neither_adapters_nor_stacks(name: str) -> None:
+    known = imports(CAMPAIGNS / f"{name}.py")
+
+    assert not THIRD_PARTY_STACKS & {module.split(".")[0] for module in known}
+    assert not [module for module in known if "adapters" in module or module.startswith("token_broker")]
+
+
+@pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("adapters/[!_]*.py")), ids=lambda path: path.stem)
+def test_an_adapter_of_the_campaigns_job_knows_the_rules_and_no_other_adapter(path: Path) -> None:
+    assert not [module for module in imports(path) if "adapters" in module or "handler" in module]

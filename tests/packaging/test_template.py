@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cfnlint.decode import decode_str
@@ -13,6 +13,11 @@ from samtranslator.translator.transform import transform
 
 from functions.broker import audit, lifetime
 from functions.broker.settings import Settings
+from functions.campaigns.adapters import event_bus
+from lambda_support.telemetry import write_metric_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
@@ -107,12 +112,34 @@ def test_anybody_means_anybody_of_the_organization() -> None:
 
 
 def test_campaigns_can_read_neither_secret_nor_table_nor_key() -> None:
-    services = {
-        action.split(":")[0] for statement in statements("CampaignsRole") for action in actions(statement)
+    granted = {
+        statement["Sid"]: (actions(statement), statement["Resource"])
+        for statement in statements("CampaignsRole")
     }
 
-    assert services == {"logs", "sqs"}
+    bus = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/${CampaignsEventBus}"
+    assert granted == {
+        "WriteOwnLog": (
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            {"Fn::GetAtt": ["CampaignsLogGroup", "Arn"]},
+        ),
+        "ReportFailedRuns": (["sqs:SendMessage"], {"Fn::GetAtt": ["CampaignsDeadLetterQueue", "Arn"]}),
+        "KeepSnapshot": (
+            ["dynamodb:GetItem", "dynamodb:PutItem"],
+            {"Fn::GetAtt": ["CampaignsTable", "Arn"]},
+        ),
+        "TellChanges": (["events:PutEvents"], {"Fn::Sub": bus}),
+        "FindTheBus": (["events:DescribeEventBus"], {"Fn::Sub": bus}),
+    }
     assert properties("CampaignsRole")["ManagedPolicyArns"] == [{"Ref": "CallerPolicy"}]
+
+
+def test_campaigns_can_send_its_own_events_alone() -> None:
+    (statement,) = [one for one in statements("CampaignsRole") if one["Sid"] == "TellChanges"]
+
+    assert statement["Condition"] == {
+        "StringEquals": {"events:source": event_bus.SOURCE, "events:detail-type": event_bus.DETAIL_TYPE}
+    }
 
 
 def test_the_broker_may_do_what_it_does_and_nothing_else() -> None:
@@ -185,17 +212,32 @@ def test_the_function_is_given_every_setting_and_none_that_nobody_reads() -> Non
     assert variables == {name.upper() for name in Settings.__dataclass_fields__}
 
 
-@pytest.mark.parametrize("event", ["SealBroken", "PreviousSecretUsed", "AwsRefused"])
-def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
-    event: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    alarm = properties(f"{event}Alarm")
+def line_of_the_broker(event: str) -> None:
     account = audit.Audit()
     account.begin("request-1")
     account.notice(event, {"connection": "digishare"})
-    capsys.readouterr()
     account.write("temporarily_unavailable", 503, 1.0)
-    line = json.loads(capsys.readouterr().out)
+
+
+def line_of_campaigns(event: str) -> None:
+    write_metric_line("campaigns", {}, {}, {"reason": "canary"}, {event: 1})
+
+
+@pytest.mark.parametrize(
+    ("event", "write"),
+    [
+        ("SealBroken", line_of_the_broker),
+        ("PreviousSecretUsed", line_of_the_broker),
+        ("AwsRefused", line_of_the_broker),
+        ("OtherCampaigns", line_of_campaigns),
+    ],
+)
+def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
+    event: str, write: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alarm = properties(f"{event}Alarm")
+    write(event)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     assert alarm["MetricName"] == event
     assert line[event] == [1]
@@ -217,7 +259,7 @@ def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
 def test_alarms_are_there_without_a_topic_and_tell_the_topic_that_is_named() -> None:
     alarms = [r for r in resources().values() if r["Type"] == "AWS::CloudWatch::Alarm"]
 
-    assert len(alarms) == 3
+    assert len(alarms) == 4
     told = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
     for alarm in alarms:
         assert "Condition" not in alarm
