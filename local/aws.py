@@ -7,7 +7,7 @@ is safe; each is looked up at start, and a missing one stops the start:
     app.app, app.AUTH                                   the ASGI application, and whether it checks signatures
     core.iam_evaluator     is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
                            AmbiguousAccessKeyError, ResolvedCredential
-    core.iam_actions       request_tag_context
+    core.iam_actions       extract_resource_arn, request_tag_context
     core.lambda_runtime    invalidate_worker
     core.responses         set_request_account_id, set_request_region
     core.concurrency       run_reentrant
@@ -51,7 +51,7 @@ _INTERNALS = {
         "AmbiguousAccessKeyError",
         "ResolvedCredential",
     ),
-    "core.iam_actions": ("request_tag_context",),
+    "core.iam_actions": ("extract_resource_arn", "request_tag_context"),
     "core.lambda_runtime": ("invalidate_worker",),
     "core.responses": ("set_request_account_id", "set_request_region"),
     "core.concurrency": ("run_reentrant",),
@@ -86,6 +86,7 @@ class MinistackBackend:
         # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
         self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
         _supply_condition_keys(self._internals["core.iam_actions"])
+        _name_described_bus(self._internals["core.iam_actions"])
         _fill_in_schedule_inputs(
             self._internals["services.scheduler"], self._internals["services.eventbridge"]
         )
@@ -263,6 +264,20 @@ def _supply_condition_keys(iam_actions: Any) -> None:
         return keys
 
     iam_actions.request_tag_context = with_more_keys
+
+
+def _name_described_bus(iam_actions: Any) -> None:
+    """Let policies see which bus `events:DescribeEventBus` asks for; ministack takes its name for a rule's."""
+    extract_resource_arn = iam_actions.extract_resource_arn
+
+    def with_bus(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:
+        if service == "events" and headers.get("x-amz-target", "").endswith(".DescribeEventBus"):
+            _, region, account_id = rest
+            name = json.loads(body or b"{}").get("Name", "default")
+            return f"arn:aws:events:{region}:{account_id}:event-bus/{name}"
+        return extract_resource_arn(service, method, path, headers, body, *rest)
+
+    iam_actions.extract_resource_arn = with_bus
 
 
 def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:

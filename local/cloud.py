@@ -17,14 +17,16 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
 from local.aws import RETIRE_INSTANCES_PATH
-from local.children import Children, clean_environment, host_environment
+from local.children import Children, LocalCloudError, clean_environment, host_environment
 from local.reaper import Reaper
 from local.sdk import ROOT, Credentials, new_client, new_session
 
@@ -165,6 +167,35 @@ class LocalCloud:
         )["Credentials"]
         return Credentials(assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
 
+    def function_environment(self, name: str) -> dict[str, str]:
+        """Return what a deployed function needs to run as a process, with the rights of its own role and no others.
+
+        Args:
+            name: the stack's output that names the function.
+        """
+        configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
+        key = self._credentials_like(configuration["Role"].rpartition("/")[2])
+        return {
+            **configuration["Environment"]["Variables"],
+            "FUNCTION_ARN": configuration["FunctionArn"],
+            "AWS_ENDPOINT_URL": self.aws_endpoint_url,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": key.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": key.secret_access_key,
+            "AWS_SESSION_TOKEN": key.session_token or "",
+        }
+
+    def _credentials_like(self, role: str) -> Credentials:
+        """Return keys of a new role with the same rights: functions' own roles can be assumed by Lambda alone."""
+        iam, name = self.client("iam"), f"as-{uuid.uuid4().hex[:8]}"
+        attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+        credentials = self.create_caller(name, [policy["PolicyArn"] for policy in attached])
+        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+            iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
+        return credentials
+
     def put_connection(self, name: str, secret: dict[str, str]) -> None:
         """Store a connection's credential in Secrets Manager, or a new version of it."""
         secrets_manager = self.client("secretsmanager")
@@ -193,6 +224,36 @@ class LocalCloud:
             return [event["message"] for page in pages for event in page["events"]]
         except logs.exceptions.ResourceNotFoundException:
             return []  # a function's first line makes its log group
+
+    def run_campaigns_job(self, within_s: float = 60.0, **members: object) -> dict[str, Any]:
+        """Have the scheduler run the deployed campaigns job once; return the line that it logs of this run.
+
+        Args:
+            within_s: how long to wait for it.
+            members: what the schedule's input says besides.
+
+        Raises:
+            LocalCloudError: it has not logged anything in time.
+        """
+        scheduler, name = self.client("scheduler"), self.outputs["CampaignsFunctionName"]
+        target = scheduler.get_schedule(Name=self.outputs["CampaignsScheduleName"])["Target"]
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        lines_before = len(self.function_logs(name))
+        scheduler.create_schedule(
+            Name=f"once-{time.time_ns()}",
+            ScheduleExpression=f"at({moment:%Y-%m-%dT%H:%M:%S})",
+            ScheduleExpressionTimezone="UTC",
+            FlexibleTimeWindow={"Mode": "OFF"},
+            ActionAfterCompletion="DELETE",
+            Target={**target, "Input": json.dumps({**json.loads(target["Input"]), **members})},
+        )
+        give_up_at_s = time.monotonic() + within_s
+        while time.monotonic() < give_up_at_s:
+            for line in self.function_logs(name)[lines_before:]:
+                if line.startswith("{"):
+                    return dict(json.loads(line))
+            time.sleep(0.2)
+        raise LocalCloudError(f"the campaigns job has not reported within {within_s:.0f} s")
 
     def _start(self) -> None:
         started_s = time.monotonic()

@@ -10,7 +10,6 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -119,7 +118,15 @@ class Demo:
         self._note("Digishare takes that token, too", "200", self._status_at_digishare(own.token))
 
     def _show_the_campaigns_job(self) -> None:
-        self._note("campaigns job, run by its schedule", f"{CAMPAIGNS} campaigns", self._run_campaigns_job())
+        self._note(
+            "campaigns job, run by its schedule",
+            f"{CAMPAIGNS} campaigns, complete",
+            self._run_campaigns_job(),
+        )
+        statuses = self._cloud.steer_digishare("GET", "/campaigns")["statuses"]
+        self._cloud.steer_digishare("POST", "/campaigns", {"change": {next(iter(statuses)): "paused"}})
+        line = self._cloud.run_campaigns_job(CAMPAIGNS_TIMEOUT_S)
+        self._note("its next run, after one campaign has changed", "1 event", f"{line.get('events')} event")
         self._note("exchanges at Digishare in the end", "1", self._count_mints())
 
     def _show_that_nothing_leaked(self) -> None:
@@ -173,31 +180,10 @@ class Demo:
         return _send("GET", url, headers, ca_file=str(self._cloud.ca_file)).status_code
 
     def _run_campaigns_job(self) -> str:
-        """Copy the deployed schedule into one that fires now; return what the job reports, or why it failed."""
-        scheduler = self._cloud.client("scheduler")
-        deployed = scheduler.get_schedule(Name=self._cloud.outputs["CampaignsScheduleName"])
-        moment = datetime.now(UTC) + timedelta(seconds=1)
-        scheduler.create_schedule(
-            Name="demo-now",
-            ScheduleExpression=f"at({moment:%Y-%m-%dT%H:%M:%S})",
-            ScheduleExpressionTimezone="UTC",
-            FlexibleTimeWindow={"Mode": "OFF"},
-            ActionAfterCompletion="DELETE",
-            Target=deployed["Target"],
-        )
-        name = self._cloud.outputs["CampaignsFunctionName"]
-        give_up_at_s = time.monotonic() + CAMPAIGNS_TIMEOUT_S
-        while time.monotonic() < give_up_at_s:
-            lines = self._cloud.function_logs(name)
-            for line in _json_lines(lines):
-                if "_aws" in line:
-                    return f"{line['campaigns']} campaigns on {line['pages']} pages"
-                if line.get("level") == "ERROR":
-                    return str(line.get("reason", line.get("message")))
-            if any("Traceback" in line for line in lines):
-                return lines[-3].strip()
-            time.sleep(0.2)
-        return "nothing"
+        line = self._cloud.run_campaigns_job(CAMPAIGNS_TIMEOUT_S)
+        if "campaigns" not in line:
+            return str(line.get("reason"))
+        return f"{line['campaigns']} campaigns, {'complete' if line['is_complete'] else line['reason']}"
 
     def _note(self, what: str, promised: str, seen: object) -> None:
         text = f"{seen} ({seen.duration_ms} ms)" if isinstance(seen, Reply) else str(seen)

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from functions.broker.adapters.mint_ledger import Outcome, read_mints
 from local.cloud import LocalCloud
 from local.instances import Nursery
-from local.sdk import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from functions.broker.adapters.mint_ledger import Mint
     from local.instances import Answer
-    from local.sdk import Credentials
 
 INSTANCES = 24
 _HEAD_START_S = 0.1
@@ -74,7 +72,7 @@ def run_race(
 
     Args:
         cloud: with the stack deployed and a credential for `digishare`, which the connection gets too.
-        nursery: with the environment of `broker_environment`.
+        nursery: with the environment of the cloud's broker.
         instances: how many processes.
         environment: for each of them; with STOP_AT each waits there for the last one.
     """
@@ -114,7 +112,7 @@ def race_until(until_s: float, counts: Counter[str]) -> None:
             "PUT", "/clients", [{"client_id": "soak", "secrets": [client["client_secret"]]}]
         )
         cloud.put_connection("digishare", client)
-        environment = broker_environment(cloud, broker_credentials(cloud))
+        environment = cloud.function_environment("BrokerFunctionName")
         with Nursery(environment, Path(folder) / "instances.log") as nursery:
             while time.monotonic() < until_s:
                 result = run_race(cloud, nursery)
@@ -126,39 +124,6 @@ def race_until(until_s: float, counts: Counter[str]) -> None:
 
 
 # --- what a race needs of the cloud ---------------------------------------------------------------------------------
-
-
-def broker_environment(cloud: LocalCloud, credentials: Credentials = ROOT) -> dict[str, str]:
-    """Return the deployed function's own variables, with what Lambda would add to them."""
-    function = cloud.client("lambda").get_function_configuration(
-        FunctionName=cloud.outputs["BrokerFunctionName"]
-    )
-    environment = {
-        **function["Environment"]["Variables"],
-        "FUNCTION_ARN": function["FunctionArn"],
-        "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
-        "AWS_DEFAULT_REGION": cloud.region,
-        "AWS_ACCESS_KEY_ID": credentials.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
-    }
-    if credentials.session_token:
-        environment["AWS_SESSION_TOKEN"] = credentials.session_token
-    return environment
-
-
-def broker_credentials(cloud: LocalCloud) -> Credentials:
-    """Return keys that may do exactly what the broker's own role may."""
-    iam = cloud.client("iam")
-    function = cloud.client("lambda").get_function_configuration(
-        FunctionName=cloud.outputs["BrokerFunctionName"]
-    )
-    role = function["Role"].rpartition("/")[2]
-    name = f"broker-{uuid.uuid4().hex[:8]}"
-    credentials = cloud.create_caller(name)
-    for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-        iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
-    return credentials
 
 
 def new_connection(cloud: LocalCloud) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from local.children import LocalCloudError
 from local.cloud import ENV_FILE, PROJECT, LocalCloud, end_in_order_on_signals
-from local.sdk import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,30 +49,14 @@ def keep_up() -> None:
         }
         lines = [f"{name}={value}" for name, value in variables.items()]
         _write_private(cloud, ENV_FILE, "\n".join(lines) + "\n")
-        _write_private(cloud, FUNCTIONS_FILE, json.dumps(_function_environments(cloud, granted), indent=2))
+        environments = {
+            name: cloud.function_environment(f"{name}Name")
+            for name in ("BrokerFunction", "CampaignsFunction")
+        }
+        _write_private(cloud, FUNCTIONS_FILE, json.dumps(environments, indent=2))
         print("\n".join(["", *lines, "", "also in .local/env; Ctrl-C ends it all"]), flush=True)
         while True:
             signal.pause()
-
-
-def _function_environments(cloud: LocalCloud, granted: Credentials) -> dict[str, dict[str, str]]:
-    """Return what a function needs to run outside of the local AWS and against it.
-
-    Only Lambda may assume the functions' own roles: the broker gets the operator's key instead, and the campaigns
-    job the granted caller's.
-    """
-    aws_lambda = cloud.client("lambda")
-    environments = {}
-    for name, key in (("BrokerFunction", ROOT), ("CampaignsFunction", granted)):
-        configuration = aws_lambda.get_function_configuration(FunctionName=cloud.outputs[f"{name}Name"])
-        environments[name] = {
-            **configuration["Environment"]["Variables"],
-            "AWS_REGION": cloud.region,
-            "AWS_DEFAULT_REGION": cloud.region,
-            "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
-            **_keys(key),
-        }
-    return environments
 
 
 def _keys(key: Credentials) -> dict[str, str]:

@@ -24,7 +24,6 @@ from local.cloud import LocalCloud
 from local.digishare.model import Client
 from local.fake_digishare import FakeDigishare
 from local.instances import Nursery
-from local.races import broker_credentials, broker_environment
 from tests.operator import Operator
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def cloud() -> Iterator[LocalCloud]:
 @pytest.fixture(scope="session")
 def instance_environment(cloud: LocalCloud) -> dict[str, str]:
     """What the cloud's broker needs as a process, with the rights of its own role."""
-    return broker_environment(cloud, broker_credentials(cloud))
+    return cloud.function_environment("BrokerFunctionName")
 
 
 @pytest.fixture(scope="module")

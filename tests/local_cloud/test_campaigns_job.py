@@ -1,0 +1,282 @@
+"""The deployed campaigns job, run by the local cloud's scheduler against 10,000 campaigns, with its role's rights.
+
+What it reports, writes and sends is compared with what the fake knows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from local.cloud import LocalCloud
+
+CAMPAIGNS = 10_000
+QUEUE = "campaign-events"
+
+
+class Job:
+    """The job on its cloud, an empty table, and a queue that gets its events."""
+
+    def __init__(self, cloud: LocalCloud) -> None:
+        self.cloud = cloud
+        self.table = cloud.outputs["CampaignsTableName"]
+        self.function = cloud.outputs["CampaignsFunctionName"]
+        self._dynamodb, self._sqs = cloud.client("dynamodb"), cloud.client("sqs")
+        self._queue_url = self._sqs.create_queue(QueueName=QUEUE)["QueueUrl"]
+        arn = f"arn:aws:sqs:{cloud.region}:{cloud.account_id}:{QUEUE}"
+        events = cloud.client("events")
+        pattern = {"source": ["token-broker.campaigns"], "detail-type": ["Campaigns Changed"]}
+        events.put_rule(Name=QUEUE, EventPattern=json.dumps(pattern))
+        events.put_targets(Rule=QUEUE, Targets=[{"Id": "queue", "Arn": arn}])
+
+    def close(self) -> None:
+        events = self.cloud.client("events")
+        events.remove_targets(Rule=QUEUE, Ids=["queue"])
+        events.delete_rule(Name=QUEUE)
+        self._sqs.delete_queue(QueueUrl=self._queue_url)
+        self.forget()
+
+    def run(self, **members: object) -> dict[str, Any]:
+        return self.cloud.run_campaigns_job(120, **members)
+
+    def forget(self) -> None:
+        """Lose the table's items."""
+        for part in self.items():
+            self._dynamodb.delete_item(TableName=self.table, Key={"part": {"S": part}})
+
+    def items(self) -> dict[str, Any]:
+        found = self._dynamodb.scan(TableName=self.table, ConsistentRead=True)["Items"]
+        return {item["part"]["S"]: item for item in found}
+
+    def known(self) -> dict[str, str | None]:
+        """Return the statuses that the table holds, by campaign."""
+        return {
+            name: campaign["status"]
+            for item in self.items().values()
+            for name, campaign in json.loads(item["campaigns"]["S"]).items()
+        }
+
+    def received(self, count: int) -> list[dict[str, Any]]:
+        """Return the details of the events that have come, once there are so many; and any that follow at once."""
+        details: list[dict[str, Any]] = []
+        give_up_at_s = time.monotonic() + 20
+        while True:
+            messages = self._sqs.receive_message(
+                QueueUrl=self._queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0
+            )
+            for message in messages.get("Messages", []):
+                details.append(json.loads(message["Body"])["detail"])
+                self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
+            if len(details) >= count and not messages.get("Messages"):
+                return details
+            assert time.monotonic() < give_up_at_s, f"{len(details)} of {count} events came"
+            time.sleep(0.05)
+
+    def upstream(self) -> dict[str, str | None]:
+        return dict(self.cloud.steer_digishare("GET", "/campaigns")["statuses"])
+
+    def change(self, **changes: object) -> list[str]:
+        return list(self.cloud.steer_digishare("POST", "/campaigns", changes)["created"])
+
+    def settings(self, **settings: object) -> None:
+        self.cloud.steer_digishare("PUT", "/settings", settings)
+
+    def fail(self, kind: str, times: int | None = 1, **arguments: object) -> None:
+        fault = {"target": "campaigns", "kind": kind, "times": times, **arguments}
+        self.cloud.steer_digishare("POST", "/faults", fault)
+
+
+@pytest.fixture(scope="module")
+def job(cloud: LocalCloud) -> Iterator[Job]:
+    job = Job(cloud)
+    aws_lambda = cloud.client("lambda")
+    # Here a failure is looked at, and not tried again.
+    aws_lambda.put_function_event_invoke_config(FunctionName=job.function, MaximumRetryAttempts=0)
+    cloud.steer_digishare("PUT", "/campaigns", {"count": CAMPAIGNS})
+    yield job
+    aws_lambda.delete_function_event_invoke_config(FunctionName=job.function)
+    job.settings(contacts_per_campaign=0, campaign_shape="openapi", tie_order="stable", change_every=0)
+    cloud.steer_digishare("DELETE", "/faults")
+    cloud.steer_digishare("PUT", "/campaigns", {"count": 250})
+    job.close()
+
+
+@pytest.fixture
+def known(job: Job) -> dict[str, str | None]:
+    """The job knows the list as it is: every event has come, and nothing is changed any more."""
+    job.cloud.steer_digishare("DELETE", "/faults")
+    job.settings(contacts_per_campaign=0, campaign_shape="openapi", tie_order="stable", change_every=0)
+    report = job.run(accept_missing=True)
+    assert report["is_complete"], report
+    job.received(int(report["events"]))
+    return job.upstream()
+
+
+def told(details: list[dict[str, Any]]) -> dict[str, tuple[str, str | None, str | None]]:
+    return {
+        change["campaign_id"]: (change["kind"], change["old_status"], change["new_status"])
+        for detail in details
+        for change in detail["changes"]
+    }
+
+
+def test_the_first_run_counts_10_000_campaigns_and_sends_one_summary(job: Job) -> None:
+    job.forget()
+    upstream = job.upstream()
+
+    report = job.run()
+
+    assert (report["campaigns"], report["total"], report["is_complete"]) == (CAMPAIGNS, CAMPAIGNS, True)
+    assert report["by_status"] == dict(Counter(upstream.values()))
+    assert report["schedule"] == "token-broker-campaigns"
+    assert report["duration_ms"] < 60_000
+    assert job.known() == upstream
+    (summary,) = job.received(1)
+    assert (summary["kind"], summary["campaigns"], summary["is_complete"]) == ("summary", CAMPAIGNS, True)
+    assert summary["by_status"] == report["by_status"]
+    assert summary["scheduled_time"] == report["scheduled_time"]
+
+
+@pytest.mark.usefixtures("known")
+def test_a_run_with_nothing_new_writes_nothing_and_sends_nothing(job: Job) -> None:
+    items = job.items()
+
+    report = job.run()
+
+    assert (report["is_complete"], report["events"], report["created"], report["changed"]) == (True, 0, 0, 0)
+    assert job.items() == items
+    time.sleep(0.5)
+    assert job.received(0) == []
+
+
+def test_a_run_tells_every_kind_of_change_and_no_other(job: Job, known: dict[str, str | None]) -> None:
+    changed, gone, odd, *_ = known
+    created = job.change(create=450, change={changed: "paused", odd: "x" * 100}, delete=[gone])
+
+    report = job.run()
+
+    assert (report["created"], report["changed"], report["missing"]) == (450, 2, 1)
+    upstream = job.upstream()
+    details = job.received(3)
+    assert [len(detail["changes"]) for detail in details] == [200, 200, 52]
+    assert told(details) == {
+        **{name: ("created", None, upstream[name]) for name in created},
+        changed: ("changed", known[changed], "paused"),
+        odd: ("changed", known[odd], "x" * 64),
+    }
+
+
+FAULTS: dict[str, list[dict[str, Any]]] = {
+    "statuses that may pass": [{"kind": "status", "status": status} for status in (425, 503)],
+    "rate limits": [{"kind": "rate_limited", "retry_after": text} for text in ("0", "soon")],
+    "answers that are cut": [{"kind": "cut_body"}, {"kind": "reset"}],
+    "odd answers": [{"kind": "html"}, {"kind": "json_answer", "body": {"data": 5}}],
+    "a 401": [{"kind": "status", "status": 401}],
+    "junk on the connection": [
+        {
+            "kind": "raw",
+            "template": "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_run_with_faults_is_complete_and_tells_what_has_changed(
+    name: str, job: Job, known: dict[str, str | None]
+) -> None:
+    changed = list(known)[5]
+    job.change(change={changed: "failed" if known[changed] != "failed" else "draft"})
+    for fault in FAULTS[name]:
+        job.fail(**fault)
+
+    report = job.run()
+
+    upstream = job.upstream()
+    assert (report["campaigns"], report["is_complete"]) == (len(upstream), True)
+    assert told(job.received(1)) == {changed: ("changed", known[changed], upstream[changed])}
+
+
+def test_a_revoked_token_is_replaced_once(job: Job, known: dict[str, str | None]) -> None:
+    mints = job.cloud.steer_digishare("GET", "/state")["mint_count"]
+    job.cloud.steer_digishare("POST", "/revoke", {"all": True})
+
+    report = job.run()
+
+    assert (report["campaigns"], report["is_complete"]) == (len(known), True)
+    assert job.cloud.steer_digishare("GET", "/state")["mint_count"] == mints + 1
+
+
+def test_an_upstream_that_is_down_leaves_the_last_state_and_fails(
+    job: Job, known: dict[str, str | None]
+) -> None:
+    aws_lambda = job.cloud.client("lambda")
+    items = job.items()
+    job.fail("status", times=None, status=503)
+    aws_lambda.update_function_configuration(FunctionName=job.function, Timeout=36)
+    try:
+        line = job.run()
+    finally:
+        aws_lambda.update_function_configuration(FunctionName=job.function, Timeout=300)
+
+    assert line["level"] == "ERROR"
+    assert line["reason"].startswith("nothing could be read: upstream_unavailable: HTTP 503")
+    assert job.items() == items
+    assert known.keys() <= job.known().keys()
+
+
+def test_a_list_that_changes_while_it_is_read_is_never_complete_and_wrong(
+    job: Job, known: dict[str, str | None]
+) -> None:
+    job.settings(change_every=23)
+
+    report = job.run()
+
+    job.settings(change_every=0)
+    # Whatever it has missed or seen too often, it says so, and the next quiet run knows all.
+    assert report["is_complete"] or report["reason"]
+    following = job.run()
+    assert (following["is_complete"], following["campaigns"]) == (True, len(job.upstream()))
+    details = job.received(int(report["events"]) + int(following["events"]))
+    upstream = job.upstream()
+    for name, (_, old, new) in told(details).items():
+        assert old == known.get(name)
+        assert new == upstream.get(name, new)
+
+
+def test_another_list_is_not_believed_until_somebody_accepts_it(
+    job: Job, known: dict[str, str | None]
+) -> None:
+    job.change(delete=list(known)[: len(known) // 10])
+    items = job.items()
+
+    line = job.run()
+
+    assert line["OtherCampaigns"] == [1], line
+    assert job.items() == items
+    assert job.run(accept_missing=True)["missing"] >= len(known) // 10
+
+
+def test_1_000_campaigns_with_their_contacts_fit_and_nothing_of_them_comes_out(
+    cloud: LocalCloud, job: Job
+) -> None:
+    cloud.steer_digishare("PUT", "/campaigns", {"count": 1000})
+    job.forget()
+    job.settings(contacts_per_campaign=1000)
+
+    report = job.run()
+
+    assert (report["campaigns"], report["is_complete"]) == (1000, True)
+    summaries = job.received(1)
+    everything = json.dumps([cloud.function_logs(job.function), job.items(), summaries])
+    assert CANARY_PHONE_PREFIX not in everything
+    assert CANARY_NAME not in everything
