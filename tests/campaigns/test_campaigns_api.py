@@ -1,308 +1,488 @@
-"""Every shape that a page of campaigns may have, and what happens when the API refuses, fails or stalls."""
+"""Pages of campaigns over real sockets: what is read, what is waited for, what ends a run, and what is never told."""
 
 from __future__ import annotations
 
-import traceback
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from functions.campaigns import campaigns_api
-from functions.campaigns.campaigns_api import CampaignsApi, CampaignsUnreadable
+from functions.campaigns.adapters.campaigns_api import CampaignsApi, CampaignsUnreadable
+from functions.campaigns.walk import OutOfTimeError, Page, PageTooLargeError, Walk
 from lambda_support.upstream_http import new_session
 from local.digishare import faults
-from local.digishare.model import PersonalAccessToken
+from local.digishare.api import TOKEN_PATH
+from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
+from local.digishare.model import Client, PageShape, PersonalAccessToken, Request
 from local.digishare.tokens import token_id
+from local.fake_digishare import FakeDigishare
+from tests.client.conftest import Clock, everything_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from local.digishare.campaigns import PageShape
+    import requests
+
     from local.digishare.faults import Fault
-    from local.fake_digishare import FakeDigishare
 
-TOKEN = "canary-token-1"
-NEXT_TOKEN = "canary-token-2"
+TOKEN, NEXT_TOKEN = "canary-token-1", "canary-token-2"
+CANARIES = ("canary", CANARY_NAME, CANARY_PHONE_PREFIX)
+PRIVATE = json.dumps({"title": "canary-title", "mobile": f"{CANARY_PHONE_PREFIX}0001", "name": CANARY_NAME})
+LIMIT = 40
+LONGEST_PAUSE_S = 30 * 1.25
 
 
-class Bearer:
-    """Hands out TOKEN, and after a refusal NEXT_TOKEN."""
+@dataclass
+class Reader:
+    """A run that reads the fake; only waiting moves its time, and `events` says what happened to its token.
 
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-        self.next_token = NEXT_TOKEN
+    It is a `Tokens`, too: it goes on to the next token where one is reported.
+    """
 
-    def __call__(self, refused: str | None) -> str:
-        if refused is None:
-            return self.next_token if self.refused else TOKEN
-        self.refused.append(refused)
-        return self.next_token
+    digishare: FakeDigishare
+    session: requests.Session
+    clock: Clock
+    end_s: float = 0.0
+    tokens: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    pauses_s: list[float] = field(default_factory=list)
+
+    def start(self, *tokens: str, time_left_s: float = 600.0) -> None:
+        self.tokens, self.end_s = list(tokens), self.clock.now + time_left_s
+
+    @property
+    def api(self) -> CampaignsApi:
+        return CampaignsApi(self.session, f"{self.digishare.url}/v1", self, self.time_left_s, self._wait)
+
+    def time_left_s(self) -> float:
+        return self.end_s - self.clock.now
+
+    def _wait(self, seconds: float) -> None:
+        self.events.append("wait")
+        self.pauses_s.append(seconds)
+        self.clock.now += seconds
+
+    def token(self) -> str:
+        self.events.append("ask")
+        return self.tokens[0]
+
+    def refused(self) -> None:
+        self.events.append("report")
+        self.tokens = self.tokens[1:] or self.tokens
+
+    def spoil(self, fault: Fault, *, times: int | None = 1) -> None:
+        self.digishare.fail("campaigns", fault, times=times)
+
+    def read(self, number: int = 1, limit: int = LIMIT) -> Page:
+        page = self.api.read_page(number, limit, None)
+        assert page is not None
+        return page
+
+    def assert_reads(self, number: int = 1) -> None:
+        """The page holds the campaigns that belong there, those first that were made first."""
+        campaigns = list(self.digishare.campaign_statuses.items())
+        assert self.read(number).statuses == dict(campaigns[(number - 1) * LIMIT : number * LIMIT])
+
+    def failure(self, kind: type[Exception], number: int = 1, limit: int = LIMIT) -> str:
+        """Return the error's text; neither it nor anything behind it tells what nobody may know."""
+        with pytest.raises(kind) as raised:
+            self.read(number, limit)
+        assert_tells_nothing(everything_of(raised.value))
+        return str(raised.value)
+
+    def assert_pauses_have_grown(self) -> None:
+        for index, pause_s in enumerate(self.pauses_s):
+            assert 0.75 <= pause_s / min(2.0**index, 30) <= 1.25
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def running(clock: Clock) -> Iterator[tuple[FakeDigishare, requests.Session]]:
+    with FakeDigishare(clients=[Client("client-1", ("secret",))], clock=clock) as digishare:
+        yield digishare, new_session(str(digishare.ca_file))
 
 
 @pytest.fixture
-def bearer(digishare: FakeDigishare) -> Bearer:
-    digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN), PersonalAccessToken(NEXT_TOKEN)])
-    return Bearer()
+def reader(running: tuple[FakeDigishare, requests.Session], clock: Clock) -> Reader:
+    reader = Reader(*running, clock)
+    reader.digishare.reset()
+    reader.digishare.configure(contacts_per_campaign=1)
+    reader.digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN), PersonalAccessToken(NEXT_TOKEN)])
+    reader.start(TOKEN, NEXT_TOKEN)
+    return reader
 
 
-@pytest.fixture
-def pauses() -> list[float]:
-    return []
+def assert_tells_nothing(text: str) -> None:
+    assert not [canary for canary in CANARIES if canary in text]
 
 
-@pytest.fixture
-def new_api(
-    digishare: FakeDigishare, bearer: Bearer, pauses: list[float]
-) -> Iterator[Callable[..., CampaignsApi]]:
-    with new_session(str(digishare.ca_file)) as session:
-
-        def make(time_left_s: float = 60.0) -> CampaignsApi:
-            return CampaignsApi(session, f"{digishare.url}/v1", bearer, lambda: time_left_s, pauses.append)
-
-        yield make
+def private(status: int, **headers: str) -> Fault:
+    return faults.status(status, body=PRIVATE, headers={"X-Request": "canary-header", **headers})
 
 
-def pages_read(digishare: FakeDigishare) -> int:
-    return digishare.requests_by_path["GET /v1/campaigns"]
+# --- what is read ---------------------------------------------------------------------------------------------
+
+WITHOUT_TOTAL = ("simple", "simple_resource", "cursor", "cursor_resource", "bare_array", "bare_array_unpaged")
 
 
-@pytest.mark.parametrize(
-    ("shape", "calls"),
-    [
-        ("documented", 3),
-        ("bare_array", 3),
-        ("bare_array_unpaged", 2),
-        ("laravel", 3),
-        ("overlapping_pages", 3),
-        ("growing_total", 3),
-        ("shrinking_total", 3),
-        ("unknown_status", 3),
-        ("missing_fields", 3),
-    ],
-)
-def test_every_campaign_counts_once_in_every_shape(
-    shape: PageShape, calls: int, digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    digishare.configure(campaign_shape=shape)
+@pytest.mark.parametrize("shape", sorted({*get_args(PageShape)} - {"repeating_page"}))
+def test_every_shape_is_read_to_its_end(shape: str, reader: Reader) -> None:
+    reader.digishare.configure(campaign_shape=shape)
 
-    summary = new_api().summarize()
+    walked = Walk(reader.api).read()
 
-    assert (summary.campaigns, summary.is_complete) == (250, True)
-    assert sum(summary.by_status.values()) == sum(summary.by_channel.values()) == 250
-    assert pages_read(digishare) == calls
+    assert walked.statuses == reader.digishare.campaign_statuses
+    assert (walked.is_complete, walked.total) == ((False, None) if shape in WITHOUT_TOTAL else (True, 250))
+    assert_tells_nothing(repr(walked))
 
 
-def test_page_that_repeats_ends_the_walk(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    digishare.configure(campaign_shape="repeating_page")
+def test_the_first_page_again_and_again_is_no_complete_list(reader: Reader) -> None:
+    reader.digishare.configure(campaign_shape="repeating_page")
 
-    summary = new_api().summarize()
+    walked = Walk(reader.api).read()
 
-    assert (summary.campaigns, summary.pages) == (100, 2)
+    assert (len(walked.statuses), walked.is_complete, walked.total) == (100, False, 250)
 
 
-def test_campaigns_are_counted_by_what_the_api_says(new_api: Callable[..., CampaignsApi]) -> None:
-    summary = new_api().summarize()
+@pytest.mark.parametrize("answer", ["empty", "404", "422"])
+def test_what_is_behind_the_last_page_ends_the_list(answer: str, reader: Reader) -> None:
+    reader.digishare.replace_campaigns(200)  # the last page is full, so that there might be another one
+    reader.digishare.configure(behind_last_page=answer)
 
-    assert summary.by_channel == {"mail": 25, "sms": 75, "telegram": 75, "whatsapp": 75}
-    assert summary.by_status == {"planned": 100, "running": 50, "done": 50, "cancelled": 50}
+    walked = Walk(reader.api).read()
 
-
-def test_unknown_status_counts_under_its_own_name_and_a_missing_one_as_missing(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    digishare.configure(campaign_shape="unknown_status")
-    assert new_api().summarize().by_status["quarantined_by_carrier"] == 25
-
-    digishare.configure(campaign_shape="missing_fields")
-    summary = new_api().summarize()
-    assert (summary.by_status["(missing)"], summary.by_channel["(missing)"]) == (25, 25)
+    assert (walked.statuses, walked.is_complete) == (reader.digishare.campaign_statuses, True)
+    assert (reader.api.read_page(3, 100, None) is None) == (answer != "empty")
 
 
-def test_rows_without_id_or_of_another_kind_count_too_and_names_stay_few_and_short(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    rows: list[object] = [{"status": "s" * 9000}, {"status": 5}, "text", None]
-    rows += [{"status": f"status-{number}"} for number in range(60)]
-    digishare.fail("campaigns", faults.json_answer({"data": rows}))
-
-    summary = new_api().summarize()
-
-    assert summary.campaigns == 64
-    assert summary.by_status["(missing)"] == 3
-    assert len(summary.by_status) == 41
-    assert summary.by_status["(other)"] == 22
-    assert max(map(len, summary.by_status)) == 40
+def test_pages_come_in_the_order_in_which_campaigns_were_made(reader: Reader) -> None:
+    for number in (1, 2, 7):
+        reader.assert_reads(number)
 
 
-def test_pages_without_ids_that_repeat_end_the_walk(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    page = {"data": [{"status": "planned"}] * 100, "links": {"next": "more"}}
-    digishare.fail("campaigns", faults.json_answer(page), times=None)
-
-    assert new_api().summarize().campaigns == 100
-    assert pages_read(digishare) == 2
-
-
-def test_last_page_that_is_full_is_followed_by_a_look_at_the_next(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    full = {"data": [{"id": number} for number in range(100)], "meta": {"pagination": {"total_pages": 1}}}
-    digishare.fail("campaigns", faults.json_answer(full))
-    digishare.fail("campaigns", faults.json_answer({"data": [{"id": 100}]}))
-
-    assert new_api().summarize().campaigns == 101
-
-
-def test_empty_list_has_no_campaigns(digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]) -> None:
-    digishare.fail("campaigns", faults.json_answer([]))
-
-    summary = new_api().summarize()
-    assert (summary.campaigns, summary.pages, summary.is_complete) == (0, 1, True)
-
-
-def test_walk_is_bounded_in_pages_and_says_so(
-    new_api: Callable[..., CampaignsApi], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(campaigns_api, "MAX_PAGES", 2)
-
-    summary = new_api().summarize()
-    assert (summary.campaigns, summary.pages, summary.is_complete) == (200, 2, False)
+ODD_IDS: tuple[object, ...] = (None, "", True, 1.5, [], {}, "i" * 65, "a b", " a", "a\n", "\u00e9", "\u0663")
+NO_ROWS: tuple[object, ...] = ({}, "text", None, 7, ["cmp_1"])
+NO_STATUSES: tuple[object, ...] = (None, "", 5, True, [], ["draft"])
+NO_COUNTS: tuple[object, ...] = (None, True, -1, "-1", 1.5, "", "many", "\u0661", "12 ", 10**15, [], {})
+LINK = "/v1/campaigns?page=3"
 
 
 @pytest.mark.parametrize(
-    ("fault", "shortest_s", "longest_s"),
+    ("row", "statuses"),
     [
-        (faults.rate_limited(retry_after_s=7), 7, 7),
-        (faults.rate_limited(), 0.75, 1.25),
-        (faults.rate_limited(retry_after="soon"), 0.75, 1.25),
-        (faults.rate_limited(retry_after="0"), 0, 0),
-        (faults.status(503, headers={"Retry-After": "3"}), 3, 3),
-        (faults.status(500), 0.75, 1.25),
-        (faults.reset(), 0.75, 1.25),
-        (faults.cut_body(), 0.75, 1.25),
+        ({"id": "cmp_1", "status": "draft"}, {"cmp_1": "draft"}),
+        ({"id": 17}, {"17": None}),
+        ({"id": "i" * 64}, {"i" * 64: None}),
+        *(({"id": odd, "status": "draft"}, {}) for odd in ODD_IDS),
+        *((odd, {}) for odd in NO_ROWS),
+        *(({"id": "a", "status": odd}, {"a": None}) for odd in NO_STATUSES),
+        ({"id": "a", "status": "\u0661" * 65}, {"a": "\u0661" * 64}),
+        ({"id": "a", "status": "half \ud83d"}, {"a": "half ?"}),
     ],
-    ids=lambda value: value.name if hasattr(value, "name") else None,
 )
-def test_passing_failure_is_waited_for_as_the_api_says(
-    fault: Fault,
-    shortest_s: float,
-    longest_s: float,
-    digishare: FakeDigishare,
-    new_api: Callable[..., CampaignsApi],
-    pauses: list[float],
+def test_a_row_brings_id_and_status_or_is_counted(
+    row: object, statuses: dict[str, str], reader: Reader
 ) -> None:
-    digishare.fail("campaigns", fault)
+    reader.spoil(faults.json_answer({"data": [row, {"id": "last", "status": "paused"}]}))
 
-    assert new_api().summarize().campaigns == 250
-    assert len(pauses) == 1
-    assert shortest_s <= pauses[0] <= longest_s
+    page = reader.read()
 
-
-def test_retry_after_may_be_a_date(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], pauses: list[float]
-) -> None:
-    digishare.fail("campaigns", faults.rate_limited(retry_after_s=40, as_date=True))
-
-    assert new_api().summarize().campaigns == 250
-    assert 30 <= pauses[0] <= 40
-
-
-def test_wait_that_outlasts_the_run_is_not_begun(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], pauses: list[float]
-) -> None:
-    digishare.fail("campaigns", faults.rate_limited(retry_after_s=61))
-
-    with pytest.raises(CampaignsUnreadable, match=r"page 1: HTTP 429; 61 s to wait") as raised:
-        new_api(time_left_s=60).summarize()
-    assert raised.value.code == "rate_limited"
-    assert not pauses
-
-
-def test_failure_that_does_not_pass_is_given_up(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    digishare.fail("campaigns", faults.status(500), times=None)
-
-    with pytest.raises(CampaignsUnreadable) as raised:
-        new_api().summarize()
-    assert raised.value.code == "upstream_unavailable"
-    assert pages_read(digishare) == 5
-
-
-def test_nothing_is_asked_when_no_time_is_left(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
-) -> None:
-    with pytest.raises(CampaignsUnreadable, match="out_of_time"):
-        new_api(time_left_s=0).summarize()
-    assert not digishare.calls
-
-
-def test_refused_token_is_replaced_once_and_the_page_read_again(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], bearer: Bearer
-) -> None:
-    digishare.revoke(token_id(TOKEN))
-
-    assert new_api().summarize().campaigns == 250
-    assert bearer.refused == [TOKEN]
-    assert pages_read(digishare) == 4
-
-
-def test_second_refusal_is_final(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], bearer: Bearer
-) -> None:
-    digishare.revoke_all()
-
-    with pytest.raises(CampaignsUnreadable, match="page 1: HTTP 401") as raised:
-        new_api().summarize()
-    assert raised.value.code == "unauthorized"
-    assert (bearer.refused, pages_read(digishare)) == ([TOKEN], 2)
-
-
-def test_refused_token_that_stays_the_same_is_not_sent_again(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], bearer: Bearer
-) -> None:
-    digishare.revoke_all()
-    bearer.next_token = TOKEN
-
-    with pytest.raises(CampaignsUnreadable, match="unauthorized"):
-        new_api().summarize()
-    assert pages_read(digishare) == 1
-
-
-def test_missing_scope_is_not_reported_as_a_bad_token(
-    digishare: FakeDigishare, new_api: Callable[..., CampaignsApi], bearer: Bearer
-) -> None:
-    digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN, scopes=())])
-
-    with pytest.raises(CampaignsUnreadable, match="HTTP 403") as raised:
-        new_api().summarize()
-    assert raised.value.code == "forbidden"
-    assert not bearer.refused
+    assert page.statuses == {**statuses, "last": "paused"}
+    assert (page.rows, page.rows_without_id) == (2, 0 if statuses else 1)
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [
-        faults.html(),
-        faults.redirect(),
-        faults.truncated_json(),
-        faults.json_answer({"data": {"id": "canary-title"}}),
-        faults.json_answer("canary-title", status=200),
-        faults.json_answer({"message": "canary-title"}, status=422),
-    ],
-    ids=lambda fault: fault.name,
+    ("said", "count"), [(12, 12), ("12", 12), (0, 0), *((nonsense, None) for nonsense in NO_COUNTS)]
 )
-def test_answer_that_is_no_list_is_an_error_without_its_content(
-    fault: Fault, digishare: FakeDigishare, new_api: Callable[..., CampaignsApi]
+def test_numbers_are_found_wherever_they_stand_and_as_text(
+    said: object, count: int | None, reader: Reader
 ) -> None:
-    digishare.fail("campaigns", fault)
+    numbers = {"total": said, "per_page": said}
+    for around in (numbers, {"meta": numbers}, {"meta": {"pagination": numbers}}):
+        reader.spoil(faults.json_answer({"data": [], **around}))
 
-    with pytest.raises(CampaignsUnreadable) as raised:
-        new_api().summarize()
-    assert raised.value.code == "unexpected_answer"
-    seen = "".join(traceback.format_exception(raised.value))
-    assert "canary-token" not in seen
-    assert '{"' not in str(raised.value)
+        page = reader.read()
+
+        assert (page.total, page.per_page) == (count, count)
+
+
+@pytest.mark.parametrize(
+    ("said", "last_and_cursor"),
+    [
+        ({"meta": None, "links": None}, (None, None)),
+        ({"meta": [], "links": []}, (None, None)),
+        ({"meta": {"pagination": 7, "links": {}}}, (None, None)),
+        *(({"meta": {name: 2}}, (True, None)) for name in ("total_pages", "last_page")),
+        *(({name: "3", "next_page_url": None}, (False, None)) for name in ("total_pages", "last_page")),
+        ({"total_pages": 1}, (True, None)),
+        ({"next_page_url": None}, (True, None)),
+        ({"next_page_url": LINK}, (False, None)),
+        ({"links": {"next": None}}, (True, None)),
+        ({"meta": {"links": {"next": LINK}}}, (False, None)),
+        ({"meta": {"pagination": {"links": {"next": LINK}}}}, (False, None)),
+        ({"meta": {"next_cursor": None}}, (True, None)),
+        ({"next_cursor": "c3", "next_page_url": None}, (False, "c3")),
+        ({"next_cursor": 3}, (False, None)),
+    ],
+)
+def test_a_page_says_whether_it_is_the_last_one(
+    said: dict[str, object], last_and_cursor: tuple[bool | None, str | None], reader: Reader
+) -> None:
+    reader.spoil(faults.json_answer({"data": [], **said}))
+
+    page = reader.read(2)
+
+    assert (page.is_last, page.next_cursor) == last_and_cursor
+
+
+def test_a_list_with_too_many_contacts_for_one_answer_is_read_in_smaller_pages(reader: Reader) -> None:
+    reader.digishare.replace_campaigns(150)
+    reader.digishare.configure(contacts_per_campaign=1000)
+    reader.failure(PageTooLargeError, limit=100)
+
+    walked = Walk(reader.api).read()
+
+    assert (walked.statuses, walked.is_complete) == (reader.digishare.campaign_statuses, True)
+    assert_tells_nothing(repr(walked))
+
+
+def test_eight_mebibytes_are_read_and_no_more(reader: Reader) -> None:
+    reader.spoil(faults.json_answer("[]".ljust(8 * faults.MEBIBYTE)))
+    assert reader.read().rows == 0
+
+    for fault in (faults.json_answer("[]".ljust(8 * faults.MEBIBYTE + 1)), faults.huge_body(chunked=True)):
+        reader.spoil(fault)
+        reader.failure(PageTooLargeError)
+    assert reader.events == ["ask"] * 3
+
+
+# --- what may pass by itself ----------------------------------------------------------------------------------
+
+NO_ANSWER = "upstream_unavailable: 127.0.0.1: failed while waiting for the answer,"
+NO_JSON = "unexpected_answer: status 200: the body is not valid JSON,"
+ANOTHER_TYPE = "unexpected_answer: status 200: the content type is not JSON,"
+NO_LIST = {
+    "an object": {"data": {"id": "canary-title"}},
+    "a text": '"canary-title"',
+    "null": None,
+    "no data": {"campaigns": [{"id": "canary-title"}]},
+}
+MAY_PASS = {
+    **{str(status): (private(status), f"unexpected_answer: HTTP {status},") for status in (408, 425)},
+    "401": (private(401), "unauthorized: HTTP 401,"),
+    "429": (faults.rate_limited(), "rate_limited: HTTP 429,"),
+    **{
+        str(status): (private(status), f"upstream_unavailable: HTTP {status},")
+        for status in (500, 502, 503, 504, 507, 520, 599)
+    },
+    "HTML 503": (faults.html(status=503), "upstream_unavailable: HTTP 503,"),
+    "reset": (faults.reset(), NO_ANSWER),
+    "closed": (faults.close(), NO_ANSWER),
+    "cut": (faults.cut_body(), NO_ANSWER),
+    "no HTTP": (faults.raw("canary-title", processed=False), NO_ANSWER),
+    "truncated": (faults.truncated_json(), NO_JSON),
+    **{
+        f"JSON {text[:9]!r}": (faults.json_answer(text), NO_JSON)
+        for text in ("canary", "", "[" * 30_000, "[NaN]")
+    },
+    "HTML 200": (faults.html(), ANOTHER_TYPE),
+    "text": (faults.wrong_content_type(content_type="text/plain"), ANOTHER_TYPE),
+    **{
+        name: (faults.json_answer(body), "unexpected_answer: there is no list")
+        for name, body in NO_LIST.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", MAY_PASS)
+def test_what_may_pass_is_repeated_until_it_has(name: str, reader: Reader) -> None:
+    reader.spoil(MAY_PASS[name][0], times=3)
+
+    reader.assert_reads()
+    assert [event for event in reader.events if event != "report"] == ["ask", "wait"] * 3 + ["ask"]
+    assert ("report" in reader.events) == (name == "401")
+    reader.assert_pauses_have_grown()
+
+
+@pytest.mark.parametrize("name", MAY_PASS)
+def test_what_does_not_pass_ends_the_run_when_its_time_is_used_up(name: str, reader: Reader) -> None:
+    fault, text = MAY_PASS[name]
+    reader.spoil(fault, times=None)
+    reader.start(TOKEN, time_left_s=20 if name == "401" else 200)
+
+    assert reader.failure(OutOfTimeError).startswith(text)
+    reader.assert_pauses_have_grown()
+    assert 0 < reader.time_left_s() <= min(1.25 * 2 ** len(reader.pauses_s), LONGEST_PAUSE_S)
+    assert len(reader.digishare.calls) == len(reader.pauses_s) + 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 503])
+@pytest.mark.parametrize(
+    ("said", "shortest_s", "longest_s"),
+    [
+        ("7", 7, 7),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.75, 1.25),
+        *((nothing, 0.75, 1.25) for nothing in ("0", "0.1", "", "soon", "-5", "1e2", "7 s", "\xb2")),
+    ],
+)
+def test_the_wait_is_what_the_api_says_and_never_shorter_than_the_pause(
+    status: int, said: str, shortest_s: float, longest_s: float, reader: Reader
+) -> None:
+    reader.spoil(private(status, **{"Retry-After": said}))
+
+    reader.assert_reads()
+    [pause_s] = reader.pauses_s
+    assert shortest_s <= pause_s <= longest_s
+
+
+def test_the_wait_may_be_a_date(reader: Reader) -> None:
+    reader.spoil(faults.rate_limited(retry_after_s=400, as_date=True))
+
+    reader.assert_reads()
+    assert 300 <= reader.pauses_s[0] <= 400
+
+
+@pytest.mark.parametrize("said", ["60", "61", "9" * 300, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_that_outlasts_the_run_is_not_begun(said: str, reader: Reader) -> None:
+    reader.spoil(private(429, **{"Retry-After": said}))
+    reader.start(TOKEN, time_left_s=60)
+
+    text = reader.failure(OutOfTimeError)
+
+    assert text.startswith("rate_limited: HTTP 429, and ")
+    assert len(text) < 100
+    assert reader.events == ["ask"]
+
+
+def test_nothing_is_asked_when_no_time_is_left(reader: Reader) -> None:
+    reader.start(TOKEN, time_left_s=0)
+
+    assert reader.failure(OutOfTimeError).startswith("out_of_time: ")
+    assert not reader.digishare.calls
+
+
+@pytest.mark.parametrize("make", [faults.hang, faults.drip_headers, faults.drip_body])
+def test_a_call_ends_with_the_time_of_the_run(make: Callable[..., Fault], reader: Reader) -> None:
+    reader.spoil(make(cap_s=5))
+    reader.start(TOKEN, time_left_s=0.5)
+
+    assert reader.failure(OutOfTimeError).startswith("upstream_unavailable: 127.0.0.1: timed out while")
+
+
+# --- a connection for each call -------------------------------------------------------------------------------
+
+
+def answered(head: str, body: str) -> str:
+    typed = "Content-Type: application/json\r\n"
+    return f"HTTP/1.1 {head}\r\n{typed}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+OWN, ANOTHER = (answered("200 OK", f'{{"data":[{{"id":"{name}"}}]}}') for name in ("own", "left-over"))
+EARLY_HINTS = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+BEHIND_A_PAGE = {
+    "103 first": f"{EARLY_HINTS}<pause>{OWN}",
+    "102 first": f"HTTP/1.1 102 Processing\r\n\r\n<pause>{OWN}",
+    "103 behind": OWN + EARLY_HINTS,
+    "a late duplicate": f"{OWN}<pause>{ANOTHER}",
+    "many duplicates at once": OWN + ANOTHER * 10,
+    "junk behind": f"{OWN}junk\x00\r\n\r\n",
+}
+BEHIND_A_FAILURE = {
+    "101 with an answer behind": f"HTTP/1.1 101 Switching Protocols\r\n\r\n<pause>{ANOTHER}",
+    "103 with a body": answered("103 Early Hints", "canary-title") + ANOTHER,
+    "503 with an answer behind": answered("503 Service Unavailable", "") + f"<pause>{ANOTHER}",
+    "an answer behind an empty one": answered("200 OK", "") + f"<pause>{ANOTHER}",
+}
+
+
+@pytest.mark.parametrize("name", [*BEHIND_A_PAGE, *BEHIND_A_FAILURE])
+def test_what_an_answer_leaves_behind_is_no_other_call_s_page(name: str, reader: Reader) -> None:
+    reader.spoil(faults.raw({**BEHIND_A_PAGE, **BEHIND_A_FAILURE}[name], processed=False, pause_ms=100))
+
+    if name in BEHIND_A_PAGE:
+        assert reader.read().statuses == {"own": None}
+    else:
+        reader.assert_reads()
+    reader.assert_reads(2)
+
+
+# --- what ends a run at once ----------------------------------------------------------------------------------
+
+REDIRECTS = (301, 302, 304, 307, 308)
+REFUSALS = (400, 402, 403, 404, 405, 406, 409, 410, 418, 422, 431, 451, 499)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("status", [*REDIRECTS, *REFUSALS])
+def test_a_refusal_ends_the_run_at_once(status: int, number: int, reader: Reader) -> None:
+    reader.spoil(private(status, Location="/canary", **{"Retry-After": "1"}), times=None)
+
+    if number > 1 and status in (404, 422):
+        assert reader.api.read_page(number, LIMIT, None) is None
+    else:
+        code = "forbidden" if status == 403 else "unexpected_answer"
+        assert (
+            reader.failure(CampaignsUnreadable, number) == f"{code}: campaigns page {number}: HTTP {status}"
+        )
+    assert reader.events == ["ask"]
+    assert len(reader.digishare.calls) == 1
+
+
+def test_a_token_that_no_header_carries_ends_the_run_at_once(reader: Reader) -> None:
+    reader.start(f"{TOKEN}\r\nX-Evil: 1")
+
+    assert reader.failure(CampaignsUnreadable).startswith("unexpected_answer: campaigns page 1: the URL")
+    assert reader.events == ["ask"]
+    assert not reader.digishare.calls
+
+
+# --- refused tokens -------------------------------------------------------------------------------------------
+
+
+def test_one_refusal_is_waited_for_with_the_same_token_and_not_reported(reader: Reader) -> None:
+    for number in (1, 2):
+        reader.spoil(private(401))
+        reader.assert_reads(number)
+
+    assert reader.events == ["ask", "wait", "ask"] * 2
+
+
+def test_a_revoked_token_is_reported_at_its_second_refusal(reader: Reader) -> None:
+    reader.digishare.revoke(token_id(TOKEN))
+
+    reader.assert_reads()
+    assert reader.events == ["ask", "wait", "ask", "wait", "report", "ask"]
+
+
+def test_six_refusals_in_a_row_end_the_run(reader: Reader) -> None:
+    reader.digishare.revoke_all()
+
+    assert reader.failure(CampaignsUnreadable) == "unauthorized: campaigns page 1: HTTP 401"
+    assert reader.events == ["ask", "wait"] + ["ask", "wait", "report"] * 4 + ["ask"]
+
+
+def test_another_answer_begins_the_count_of_refusals_again(reader: Reader) -> None:
+    for fault in (private(503), faults.reset()):
+        reader.spoil(private(401), times=5)
+        reader.spoil(fault)
+    reader.assert_reads()
+
+    reader.spoil(private(401), times=5)
+    reader.assert_reads(2)
+    assert reader.events.count("report") == 3 * 4
+
+
+def test_a_node_whose_clock_is_behind_costs_nothing_but_time(reader: Reader) -> None:
+    reader.digishare.configure(refuse_younger_than_s=20)
+    credential = {"grant_type": "client_credentials", "client_id": "client-1", "client_secret": "secret"}
+    headers = {"content-type": "application/json"}
+    answer = reader.digishare.answer(Request("POST", TOKEN_PATH, headers, json.dumps(credential).encode()))
+    reader.start(json.loads(answer.body)["access_token"], time_left_s=60)
+
+    reader.assert_reads()
+    assert sum(reader.pauses_s) >= 20
