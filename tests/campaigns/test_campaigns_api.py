@@ -178,6 +178,7 @@ LINK = "/v1/campaigns?page=3"
         ({"id": "cmp_1", "status": "draft"}, {"cmp_1": "draft"}),
         ({"id": 17}, {"17": None}),
         ({"id": "i" * 64}, {"i" * 64: None}),
+        ({"id": "last", "status": "draft"}, {"last": "paused"}),
         *(({"id": odd, "status": "draft"}, {}) for odd in ODD_IDS),
         *((odd, {}) for odd in NO_ROWS),
         *(({"id": "a", "status": odd}, {"a": None}) for odd in NO_STATUSES),
@@ -215,14 +216,14 @@ def test_numbers_are_found_wherever_they_stand_and_as_text(
     ("said", "last_and_cursor"),
     [
         ({"meta": None, "links": None}, (None, None)),
-        ({"meta": [], "links": []}, (None, None)),
+        ({"meta": [7], "links": [7]}, (None, None)),
         ({"meta": {"pagination": 7, "links": {}}}, (None, None)),
         *(({"meta": {name: 2}}, (True, None)) for name in ("total_pages", "last_page")),
         *(({name: "3", "next_page_url": None}, (False, None)) for name in ("total_pages", "last_page")),
         ({"total_pages": 1}, (True, None)),
         ({"next_page_url": None}, (True, None)),
         ({"next_page_url": LINK}, (False, None)),
-        ({"links": {"next": None}}, (True, None)),
+        ({"links": {"next": None}, "meta": {"links": {"previous": LINK}}}, (True, None)),
         ({"meta": {"links": {"next": LINK}}}, (False, None)),
         ({"meta": {"pagination": {"links": {"next": LINK}}}}, (False, None)),
         ({"meta": {"next_cursor": None}}, (True, None)),
@@ -413,13 +414,14 @@ def test_what_an_answer_leaves_behind_is_no_other_call_s_page(name: str, reader:
 
 # --- what ends a run at once ----------------------------------------------------------------------------------
 
+OTHER_SUCCESSES = (201, 202, 204, 206)
 REDIRECTS = (301, 302, 304, 307, 308)
 REFUSALS = (400, 402, 403, 404, 405, 406, 409, 410, 418, 422, 431, 451, 499)
 
 
 @pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("status", [*REDIRECTS, *REFUSALS])
-def test_a_refusal_ends_the_run_at_once(status: int, number: int, reader: Reader) -> None:
+@pytest.mark.parametrize("status", [*OTHER_SUCCESSES, *REDIRECTS, *REFUSALS])
+def test_any_other_status_ends_the_run_at_once(status: int, number: int, reader: Reader) -> None:
     reader.spoil(private(status, Location="/canary", **{"Retry-After": "1"}), times=None)
 
     if number > 1 and status in (404, 422):

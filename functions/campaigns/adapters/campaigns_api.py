@@ -250,6 +250,6 @@ def _is_last(numbers: Mapping[str, Any], number: int) -> bool | None:
 
 def _count(value: object) -> int | None:
     """Return a number that counts something, also where it is written as a text."""
-    if isinstance(value, bool) or not isinstance(value, int | str) or not _DIGITS.fullmatch(str(value)):
+    if not isinstance(value, int | str) or not _DIGITS.fullmatch(str(value)):
         return None
     return int(value)
