@@ -165,6 +165,24 @@ def test_pages_come_in_the_order_in_which_campaigns_were_made(reader: Reader) ->
         reader.assert_reads(number)
 
 
+def test_the_request_is_as_documented(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Request] = []
+    monkeypatch.setattr(reader.digishare, "receive", seen.append)
+
+    reader.api.read_page(2, 90, "c 2")
+
+    [request] = seen
+    order = {"sort_by": "created_at", "sort_direction": "asc"}
+    assert (request.method, request.path) == ("GET", "/v1/campaigns")
+    assert request.query == {"page": "2", "limit": "90", "cursor": "c 2", **order}
+    expected = {
+        "authorization": f"Bearer {TOKEN}",
+        **dict.fromkeys(("accept", "content-type"), "application/json"),
+    }
+    assert request.headers.items() >= expected.items()
+    assert request.body == b""
+
+
 ODD_IDS: tuple[object, ...] = (None, "", True, 1.5, [], {}, "i" * 65, "a b", " a", "a\n", "\u00e9", "\u0663")
 NO_ROWS: tuple[object, ...] = ({}, "text", None, 7, ["cmp_1"])
 NO_STATUSES: tuple[object, ...] = (None, "", 5, True, [], ["draft"])
