@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from token_broker.bounded_http import BoundedResponse
 
 MOST_REFUSALS: Final = 6
-"""How many 401 in a row end a run: with their pauses, longer than the minute in which a new token may be refused."""
+"""How many 401 in a row end a run: between them a node whose clock is behind has 23 s at least to catch up."""
 LONGEST_STATUS: Final = 64
 
 _MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
@@ -118,12 +118,11 @@ class CampaignsApi:
             pause_s = max(answer.retry_after_s, _back_off_s(attempt))
             if pause_s >= self.time_left_s():
                 raise OutOfTimeError(
-                    f"{answer.code}: {answer.problem}, and {pause_s:.0f} s to wait are more than is left"
+                    f"{answer.code}: {answer.problem}, and {pause_s:.6g} s to wait are more than is left"
                 )
             self.sleep(pause_s)
-            if (
-                refusals > 1
-            ):  # the first may be the mistake of one node, and another token would live for a year
+            # The first may be the mistake of one node, and another token would live for a year.
+            if refusals > 1:
                 self.tokens.refused()
 
     def _ask(self, query: Mapping[str, str], number: int) -> Page | _Failure:
@@ -219,7 +218,10 @@ def _id_of(row: object) -> str:
 
 def _status_of(row: object) -> str | None:
     found = row.get("status") if isinstance(row, dict) else None
-    return found[:LONGEST_STATUS] if isinstance(found, str) and found else None
+    if not isinstance(found, str) or not found:
+        return None
+    # JSON can escape half of a surrogate pair, which neither DynamoDB nor EventBridge takes.
+    return found[:LONGEST_STATUS].encode(errors="replace").decode()
 
 
 def _numbers_of(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +250,6 @@ def _is_last(numbers: Mapping[str, Any], number: int) -> bool | None:
 
 def _count(value: object) -> int | None:
     """Return a number that counts something, also where it is written as a text."""
-    if isinstance(value, bool) or not isinstance(value, int | str) or not _DIGITS.fullmatch(str(value)):
+    if not isinstance(value, int | str) or not _DIGITS.fullmatch(str(value)):
         return None
     return int(value)
