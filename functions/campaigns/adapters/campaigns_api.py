@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from token_broker.bounded_http import BoundedResponse
 
-MOST_REFUSALS: Final = 6
-"""How many 401 in a row end a run: between them a node whose clock is behind has 23 s at least to catch up."""
+MOST_REFUSALS: Final = 8
+"""How many 401 in a row end a run: a node that refuses a new token for a minute has caught up before the last one."""
 LONGEST_STATUS: Final = 64
 
 _MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
@@ -165,11 +165,11 @@ class _Failure:
 
 def _failure_of(response: BoundedResponse) -> _Failure:
     status = response.status
-    is_broken = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MAY_PASS
     return _Failure(
-        _CODES.get(status, "upstream_unavailable" if is_broken else "unexpected_answer"),
+        _CODES.get(status, "upstream_unavailable" if may_pass else "unexpected_answer"),
         f"HTTP {status}",
-        may_pass=is_broken or status in _MAY_PASS,
+        may_pass=may_pass,
         status=status,
         retry_after_s=response.retry_after_s(time.time()) or 0.0,
     )

@@ -1,0 +1,45 @@
+"""A list with everybody's contacts, read in a process of its own: what it takes of the function's 512 MB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from local.digishare.model import PersonalAccessToken
+
+if TYPE_CHECKING:
+    from local.fake_digishare import FakeDigishare
+
+MEMORY_MB = 512  # CampaignsFunction in template.yaml
+PROGRAM = """
+import resource, sys
+from functions.campaigns.adapters.campaigns_api import CampaignsApi
+from functions.campaigns.walk import Walk
+from lambda_support.upstream_http import new_session
+
+class Tokens:
+    token = staticmethod(lambda: "token")
+
+walked = Walk(CampaignsApi(new_session(sys.argv[2]), sys.argv[1], Tokens(), lambda: 240.0)).read()
+peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(walked.statuses), walked.is_complete, peak_kb // 1024)
+"""
+
+
+def test_1_000_campaigns_with_1_000_contacts_each_fit_with_room_to_spare(digishare: FakeDigishare) -> None:
+    digishare.set_personal_access_tokens([PersonalAccessToken("token")])
+    digishare.replace_campaigns(1000)
+    digishare.configure(contacts_per_campaign=1000)
+
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", PROGRAM, f"{digishare.url}/v1", str(digishare.ca_file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    count, is_complete, peak_mb = done.stdout.split()
+    assert (count, is_complete) == ("1000", "True")
+    assert int(peak_mb) < MEMORY_MB // 2
