@@ -207,7 +207,7 @@ class _Seen:
         if self._is_complete:
             for name in part.campaigns.keys() - self._statuses.keys():
                 self._note_missing(campaigns, name)
-        return part if campaigns == part.campaigns else replace(part, campaigns=campaigns)
+        return replace(part, campaigns=campaigns)
 
     def _seen_again(self, before: Campaign | None, status: str | None, first_revision: int) -> Campaign:
         if before is None:

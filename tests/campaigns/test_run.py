@@ -43,6 +43,7 @@ def test_the_first_run_tells_one_summary_and_no_campaign(world: World) -> None:
     assert (detail["schedule"], detail["scheduled_time"]) == ("stack-campaigns", "2026-05-28T21:26:40Z")
     assert "cmp_" not in str(detail)
     assert world.known() == world.upstream
+    assert not [item for item in world.dynamodb.items.values() if "summary" in item]
 
 
 def test_a_run_with_nothing_new_writes_and_tells_nothing(world: World) -> None:
@@ -108,9 +109,11 @@ def test_an_event_has_200_changes_at_most_and_is_below_the_limit(world: World) -
 def test_missing_campaigns_are_counted_never_told_and_dropped_after_30_days(world: World) -> None:
     del world.upstream["cmp_00003"]
     first = world.run().members()
+    status = world.upstream.pop("cmp_00004")
     second = world.run().members()
-    assert (first["missing"], second["missing"]) == (1, 1)
+    assert (first["missing"], second["missing"]) == (1, 2)
     assert first["missing_since"] == second["missing_since"] == "2026-05-28T22:26:40Z"
+    world.upstream["cmp_00004"] = status
 
     world.hour += KEEP_MISSING_S // HOUR_S - 3
     assert world.run().members()["missing"] == 1
@@ -199,6 +202,63 @@ def test_one_refused_event_does_not_keep_the_others_back(world: World) -> None:
     assert len(changes_of(world)) == 300
     world.run()
     assert len(changes_of(world)) == len({name for name, *_ in changes_of(world)}) == 500
+
+
+def test_a_summary_that_was_refused_is_told_once_and_with_it_what_has_changed_since() -> None:
+    world = World()
+    world.add("planned", "draft")
+    world.eventbridge.refuse = lambda: "InternalFailure"
+    world.run()
+    world.upstream["cmp_00000"] = "paused"
+    refusals = iter(["InternalFailure"])
+    world.eventbridge.refuse = lambda: next(refusals, "")
+    world.run()
+    world.run()
+
+    assert [detail["kind"] for detail in world.details()] == ["summary", "changes"]
+    assert world.consumer(reversed).picture == {"cmp_00000": "paused"}
+
+
+def test_a_bus_that_does_not_answer_is_asked_once_a_time(world: World) -> None:
+    world.add(*["planned"] * 500)
+
+    def fail(each: Any) -> None:
+        if each.name == "events.put_events":
+            raise no_connection()
+
+    world.wire.before = fail
+    world.wire.contacts.clear()
+
+    assert world.run().problem == "EndpointConnectionError"
+    assert world.wire.contacts["events.put_events"] == 1
+
+
+def test_changes_that_wait_do_not_keep_a_lost_snapshot_from_beginning_again(world: World) -> None:
+    world.upstream |= dict.fromkeys(world.upstream, "paused")
+    world.eventbridge.refuse = lambda: "InternalFailure"
+    world.run()
+    world.heal()
+    del world.dynamodb.items["00",]
+
+    assert world.run().update.is_new_snapshot
+    assert [detail["kind"] for detail in world.details()] == ["summary", "summary"]
+
+
+def test_a_snapshot_that_begins_again_is_above_the_last_one_whatever_the_clock_says(world: World) -> None:
+    world.upstream["cmp_00000"] = "paused"
+    world.run()
+    world.upstream["cmp_00000"] = "completed"
+    world.run()
+    del world.dynamodb.items["31",]
+    world.hour -= 24
+
+    world.run(hour=world.hour)
+
+    assert world.consumer().picture == {}
+    last = world.details()[-1]
+    assert last["revision"] > max(
+        c["revision"] for d in world.details()[:-1] for c in d.get("changes", [{"revision": 0}])
+    )
 
 
 def test_a_bus_that_is_not_there_is_an_error_and_no_event_is_lost(world: World) -> None:
