@@ -261,6 +261,18 @@ def test_a_snapshot_that_begins_again_is_above_the_last_one_whatever_the_clock_s
     )
 
 
+def test_a_table_that_is_lost_between_two_attempts_of_one_run_is_above_what_the_first_one_told(
+    world: World,
+) -> None:
+    world.upstream["cmp_00000"] = "paused"
+    world.run()
+    world.dynamodb.items.clear()
+
+    world.run(hour=world.hour)
+
+    assert world.consumer().picture == {}
+
+
 def test_a_bus_that_is_not_there_is_an_error_and_no_event_is_lost(world: World) -> None:
     world.upstream["cmp_00000"] = "paused"
     world.eventbridge.buses.clear()

@@ -71,7 +71,7 @@ class World:
         self.upstream: dict[str, str | None] = {}
         self.counts = True
         self.hour = 0
-        self._ids = 0
+        self._ids = self._runs = 0
 
     def add(self, *statuses: str | None) -> list[str]:
         """Make campaigns and return their ids."""
@@ -85,7 +85,8 @@ class World:
         if hour is None:
             self.hour += 1
         at = START_EPOCH_S + HOUR_S * (self.hour if hour is None else hour)
-        now = START_EPOCH_S + HOUR_S * self.hour + 7
+        self._runs += 1
+        now = START_EPOCH_S + HOUR_S * self.hour + self._runs
         table = SnapshotTable(cast("DynamoDBClient", self.dynamodb), "campaigns", writer=self._new_id())
         bus = EventBus(cast("EventBridgeClient", self.eventbridge), "default")
         run = Run("stack-campaigns", at, accept)
