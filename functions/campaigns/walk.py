@@ -158,7 +158,7 @@ class Walk:
     def _obstacle(self, before: _Pass | None, now: _Pass) -> str:
         """Return why another pass is not worth its calls; "" if it is."""
         if now.rows_without_id:
-            return f"{now.rows_without_id} campaigns have no id"
+            return f"{now.rows_without_id} campaigns have no usable id"
         if now.total is None:
             return "the API does not say how many campaigns there are"
         if before and before.statuses.keys() == now.statuses.keys() and len(now.statuses) != now.total:

@@ -131,7 +131,7 @@ def test_a_list_that_shows_fewer_than_it_counts_is_given_up_after_two_passes() -
 def test_campaigns_without_an_id_are_never_complete() -> None:
     walked, _ = read(page("a", 3, without_id=2, is_last=True), limit=9)
 
-    assert (walked.is_complete, walked.reason) == (False, "2 campaigns have no id")
+    assert (walked.is_complete, walked.reason) == (False, "2 campaigns have no usable id")
 
 
 def test_a_cursor_is_followed() -> None:
