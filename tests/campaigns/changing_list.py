@@ -63,7 +63,7 @@ class ChangingList:
         if self.randomness.random() >= probability:
             return
         ids = list(self.campaigns.statuses())
-        kind = self.randomness.choice(["new", "new", "late", "delete", "delete", "status"])
+        kind = self.randomness.choice(["new", "late", "delete", "delete", "delete", "status"])
         if kind == "new":
             self.campaigns.create(self.randomness.choice([1, 1, 3]))
         elif kind == "late":  # it appears now, among those that were made long ago

@@ -115,10 +115,12 @@ def known(job: Job) -> dict[str, str | None]:
     """The job knows the list as it is: every event has come, and nothing is changed any more."""
     job.cloud.steer_digishare("DELETE", "/faults")
     job.settings(contacts_per_campaign=0, campaign_shape="openapi", tie_order="stable", change_every=0)
-    report = job.run(accept_missing=True)
-    assert report["is_complete"], report
-    job.received(int(report["events"]))
-    return job.upstream()
+    upstream, known = job.upstream(), job.known()
+    if any(status and known.get(name) != status[:64] for name, status in upstream.items()):
+        report = job.run(accept_missing=True)
+        assert report["is_complete"], report
+        job.received(int(report["events"]))
+    return upstream
 
 
 def told(details: list[dict[str, Any]]) -> dict[str, tuple[str, str | None, str | None]]:
@@ -206,16 +208,6 @@ def test_a_run_with_faults_is_complete_and_tells_what_has_changed(
     assert told(job.received(1)) == {changed: ("changed", known[changed], upstream[changed])}
 
 
-def test_a_revoked_token_is_replaced_once(job: Job, known: dict[str, str | None]) -> None:
-    mints = job.cloud.steer_digishare("GET", "/state")["mint_count"]
-    job.cloud.steer_digishare("POST", "/revoke", {"all": True})
-
-    report = job.run()
-
-    assert (report["campaigns"], report["is_complete"]) == (len(known), True)
-    assert job.cloud.steer_digishare("GET", "/state")["mint_count"] == mints + 1
-
-
 def test_an_upstream_that_is_down_leaves_the_last_state_and_fails(
     job: Job, known: dict[str, str | None]
 ) -> None:
@@ -264,6 +256,16 @@ def test_another_list_is_not_believed_until_somebody_accepts_it(
     assert line["OtherCampaigns"] == [1], line
     assert job.items() == items
     assert job.run(accept_missing=True)["missing"] >= len(known) // 10
+
+
+def test_a_revoked_token_is_replaced_once(job: Job, known: dict[str, str | None]) -> None:
+    mints = job.cloud.steer_digishare("GET", "/state")["mint_count"]
+    job.cloud.steer_digishare("POST", "/revoke", {"all": True})
+
+    report = job.run()
+
+    assert (report["campaigns"], report["is_complete"]) == (len(known), True)
+    assert job.cloud.steer_digishare("GET", "/state")["mint_count"] == mints + 1
 
 
 def test_1_000_campaigns_with_their_contacts_fit_and_nothing_of_them_comes_out(
