@@ -28,6 +28,7 @@ SLACK_S = 1.0
 def short_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exchange's time is shortened from 10 s, so that the cases of silence are quick."""
     monkeypatch.setattr(lifetime, "EXCHANGE_S", EXCHANGE_S)
+    monkeypatch.setattr(lifetime, "TO_SEND_S", EXCHANGE_S + lifetime.PUBLISH_S)
 
 
 @pytest.mark.usefixtures("short_exchange")
