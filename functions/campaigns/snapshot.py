@@ -91,7 +91,6 @@ class Update:
     snapshot: Snapshot
     created: int = 0
     changed: int = 0
-    newly_missing: int = 0
     dropped: int = 0
     is_new_snapshot: bool = False
 
@@ -143,7 +142,7 @@ class Snapshot:
         if not is_other_list_accepted:
             walk.check(self.campaigns)
         parts = tuple(walk.added_to(part) for part in self.parts)
-        return Update(Snapshot(parts), walk.created, walk.changed, walk.newly_missing, walk.dropped)
+        return Update(Snapshot(parts), walk.created, walk.changed, walk.dropped)
 
     def begun_again(
         self, walked: Walked, *, snapshot_id: str, scheduled_at_epoch_s: int, now_epoch_s: float
@@ -189,7 +188,7 @@ class _Seen:
         self._is_complete = walked.is_complete
         self._now_epoch_s = scheduled_at_epoch_s
         self._by_part = _divided(walked.statuses)
-        self.created = self.changed = self.newly_missing = self.dropped = 0
+        self.created = self.changed = self.dropped = 0
 
     def check(self, known: Mapping[str, Campaign]) -> None:
         present = {name for name, campaign in known.items() if campaign.missing_since_epoch_s is None}
@@ -222,7 +221,6 @@ class _Seen:
     def _note_missing(self, campaigns: dict[str, Campaign], name: str) -> None:
         since = campaigns[name].missing_since_epoch_s
         if since is None:
-            self.newly_missing += 1
             campaigns[name] = replace(campaigns[name], missing_since_epoch_s=self._now_epoch_s)
         elif self._now_epoch_s - since >= KEEP_MISSING_S:
             self.dropped += 1

@@ -1,6 +1,6 @@
 """Runs of the job in this process, over the real adapters and fakes of AWS that can fail or kill at every call.
 
-`Consumer` does what docs/campaign-events.md asks of whoever takes the events.
+`Consumer` does what docs/campaign-events.md asks of consumers.
 """
 
 from __future__ import annotations
