@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import select
 import socket
 import ssl
 import threading
@@ -77,18 +78,25 @@ class ConnectProxy:
             host, _, port = head.split(b" ")[1].decode().rpartition(":")
             with socket.create_connection((host, int(port))) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                self._start(_copy, server, client)
-                _copy(client, server)
+                _relay(client, server)
 
     def _secured(self, plain: socket.socket) -> socket.socket:
         return plain if self._tls is None else self._tls.wrap_socket(plain, server_side=True)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError, ValueError):
-        while piece := source.recv(65_536):
-            target.sendall(piece)
-        target.shutdown(socket.SHUT_WR)
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Hand on what comes from either side until one of them ends: in one thread, since TLS is not safe in two."""
+    other = {client: server, server: client}
+    while True:
+        has_more = isinstance(client, ssl.SSLSocket) and client.pending() > 0
+        ready = [client] if has_more else select.select([client, server], [], [], 5)[0]
+        for source in ready:
+            piece = source.recv(65_536)
+            if not piece:
+                return
+            other[source].sendall(piece)
+        if not ready:
+            return
 
 
 @pytest.fixture
