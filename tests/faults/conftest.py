@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import boto3
@@ -9,10 +10,11 @@ import pytest
 from moto import mock_aws
 
 from functions.broker import handler as broker_handler
+from functions.broker import lifetime
 from functions.broker.adapters.token_store import TokenStore
 from functions.broker.assembly import assemble
 from tests.conftest import CREDENTIAL, create_token_table
-from tests.faults.instances import AWS_ENVIRONMENT, Instances, ask
+from tests.faults.instances import AWS_ENVIRONMENT, SHORT_EXCHANGE_S, Instances, ask
 from tests.operator import Operator
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def instances(digishare_server: FakeDigishare) -> Iterator[Instances]:
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name, value in AWS_ENVIRONMENT.items():
             patch.setenv(name, value)
+        # Every pause has its full length: see `ONE_ATTEMPT_S`.
+        patch.setattr(random.SystemRandom, "random", lambda _: 1.0)
         session = boto3.Session()
         dynamodb = session.client("dynamodb")
         create_token_table(dynamodb)
@@ -46,3 +50,10 @@ def instances(digishare_server: FakeDigishare) -> Iterator[Instances]:
         for broker in brokers:
             ask(broker, operator.new_connection())
         yield Instances(operator, environment, *brokers)
+
+
+@pytest.fixture
+def short_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exchange's time is shortened from 10 s: silence is quick, and a machine that stalls ends no attempt early."""
+    monkeypatch.setattr(lifetime, "EXCHANGE_S", SHORT_EXCHANGE_S)
+    monkeypatch.setattr(lifetime, "TO_SEND_S", SHORT_EXCHANGE_S + lifetime.PUBLISH_S)

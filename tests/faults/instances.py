@@ -27,8 +27,10 @@ AWS_ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testing",
 }
 
-ONE_ATTEMPT_S = ANSWER_S + TO_LOCK_S + 0.45
-"""So much time is enough for one attempt, and not for another after the shortest pause."""
+ONE_ATTEMPT_S = ANSWER_S + TO_LOCK_S + 0.95
+"""So much time is enough for one attempt, and not for another: the shortest pause before it takes 1 s."""
+SHORT_EXCHANGE_S = 0.5
+"""The exchange's time in tests of a silent upstream."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.faults.instances import Instances
 
+pytestmark = pytest.mark.usefixtures("short_exchange")
+
 
 class Elsewhere:
     """A listener that must never be contacted."""

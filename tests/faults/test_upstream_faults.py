@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker import lifetime
 from functions.broker.adapters.mint_ledger import Outcome
 from local.digishare import faults
 from local.digishare.model import Client
-from tests.faults.instances import ONE_ATTEMPT_S, Timed, ask
+from tests.faults.instances import ONE_ATTEMPT_S, SHORT_EXCHANGE_S, Timed, ask
 from tests.faults.upstream_cases import A_TOKEN, CASES, LEFTOVERS, ODD_LIFETIMES, ODD_WRAPPINGS
 
 if TYPE_CHECKING:
@@ -20,15 +19,7 @@ if TYPE_CHECKING:
     from tests.faults.instances import Instances
     from tests.faults.upstream_cases import Case
 
-EXCHANGE_S = 0.5
-SLACK_S = 1.0
-
-
-@pytest.fixture
-def short_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exchange's time is shortened from 10 s, so that the cases of silence are quick."""
-    monkeypatch.setattr(lifetime, "EXCHANGE_S", EXCHANGE_S)
-    monkeypatch.setattr(lifetime, "TO_SEND_S", EXCHANGE_S + lifetime.PUBLISH_S)
+SLACK_S = 3.0
 
 
 @pytest.mark.usefixtures("short_exchange")
@@ -40,7 +31,7 @@ def test_without_a_token_a_fault_is_answered_in_time_and_everybody_backs_off(
     digishare.fail("token", case.fault, times=None)
     answer = ask(instances.one, connection, ONE_ATTEMPT_S)
 
-    assert answer.took_s < EXCHANGE_S + SLACK_S
+    assert answer.took_s < SHORT_EXCHANGE_S + SLACK_S
     assert_refused(answer, case)
     record = instances.operator.record(connection)
     assert_remembered(record, case)
@@ -88,14 +79,14 @@ def test_a_due_token_stays_in_service_through_a_fault(
 
     assert (answer.status, answer.token_id) == (200, old)
     assert 0 < answer.body["expires_in"] <= 120
-    assert answer.took_s < EXCHANGE_S + SLACK_S
+    assert answer.took_s < SHORT_EXCHANGE_S + SLACK_S
     record, now = instances.operator.record(connection), time.time()
     assert_remembered(record, case)
     assert record.generation == 1
     # Nobody tries again before half of the time that is left, or before a refused version may be tried again.
     assert record.failure is not None
     again_at = max(record.refresh_at_epoch_s, record.failure.not_before_epoch_s)
-    assert again_at - now > 60 - EXCHANGE_S - SLACK_S
+    assert again_at - now > 60 - SHORT_EXCHANGE_S - SLACK_S
     assert [row.outcome for row in instances.operator.rows(connection)] == [Outcome.ISSUED, case.row]
     assert ask(instances.one, connection).token_id == ask(instances.other, connection).token_id == old
     assert len(digishare.calls) == 2
