@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -91,7 +92,7 @@ def run_on_terminal(
         stderr=terminal,
         env={**os.environ, **environment},
         start_new_session=True,
-        preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does one system call
+        preexec_fn=_take_as_controlling_terminal,  # noqa: PLW1509 - it does two system calls
     ) as running:
         shown, due = b"", list(typed)
         overdue = threading.Timer(30, running.kill)
@@ -114,6 +115,12 @@ def run_on_terminal(
 
 def _take_as_controlling_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    heed_ctrl_c()
+
+
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to the programs that it starts in the background: they ignore SIGINT, by inheritance."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _Person(io.StringIO):

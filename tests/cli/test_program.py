@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import PROGRAM, run_on_terminal, run_process
+from tests.cli.conftest import PROGRAM, heed_ctrl_c, run_on_terminal, run_process
 from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Answer, failure
 from token_broker.cli.arguments import SHELLS
 from token_broker.cli.outcome import _FIXES
@@ -148,7 +148,11 @@ def test_a_reader_that_has_had_enough_hears_no_complaint(broker: FakeBroker) -> 
 def test_ctrl_c_ends_with_130_and_silently(broker: FakeBroker) -> None:
     broker.may_answer.clear()
     with subprocess.Popen(  # noqa: S603 - our own program
-        [*PROGRAM, "token"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "token"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it does one system call
     ) as running:
         assert broker.was_asked.wait(20)
         running.send_signal(signal.SIGINT)
@@ -271,7 +275,11 @@ def test_the_place_of_an_unforeseen_error_is_the_last_line_of_this_package(
 def test_other_signals_end_it_as_they_end_any_program(broker: FakeBroker, number: signal.Signals) -> None:
     broker.may_answer.clear()
     with subprocess.Popen(  # noqa: S603 - our own program
-        [*PROGRAM, "token"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "token"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it does one system call
     ) as running:
         assert broker.was_asked.wait(20)
         running.send_signal(number)

@@ -196,7 +196,7 @@ def test_a_proxy_that_stalls_is_given_up_in_time(
         started_s = time.monotonic()
         with pytest.raises(errors.BrokerUnreachable):
             new_client(time_budget_s=0.3).token()
-    assert time.monotonic() - started_s < 1.5
+    assert time.monotonic() - started_s < 3
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Script = Callable[[Any], None]
 
 BUDGET_S = 0.4
-PROMPT_S = 1.5
+PROMPT_S = 2.5
 """Room for a busy machine; every server here would hold a caller for far longer."""
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

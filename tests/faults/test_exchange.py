@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from local.fake_digishare import FakeDigishare
 
 TIMEOUT_S = 0.4
-SLACK_S = 0.5
+SLACK_S = 3.0
 FAULTS = {**{name: case.fault for name, case in CASES.items()}, **ODD_WRAPPINGS, **LEFTOVERS}
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CANARY = "canary-5b1f0c"
 TIMEOUT_S = 0.3
-PROMPT_S = 0.9  # room for a busy machine; every server here would hold a caller for far longer
+PROMPT_S = 2.5  # room for a busy machine; every server here would hold a caller for far longer
 CAP_BYTES = 100_000
 
 CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": CANARY}
