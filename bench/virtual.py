@@ -53,7 +53,7 @@ _RUN_TIME_S: Final = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 _SETTINGS: Final = Settings.from_environment(
     {
         "TOKEN_TABLE": "tokens",
-        "TOKEN_KEY_ARN": "arn:aws:kms:x:1:key/a",
+        "TOKEN_KEY_ARN": "arn:aws:kms:x:000000000000:key/a",
         "SECRET_PREFIX": "connections",
         "UPSTREAM_HOSTS": "api.digishare.ma",
         "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",

@@ -177,7 +177,6 @@ class LocalCloud:
         key = self._credentials_like(configuration["Role"].rpartition("/")[2])
         return {
             **configuration["Environment"]["Variables"],
-            "FUNCTION_ARN": configuration["FunctionArn"],
             "AWS_ENDPOINT_URL": self.aws_endpoint_url,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,

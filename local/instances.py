@@ -218,13 +218,8 @@ class Nursery:
 class _Context:
     """What the handler reads of Lambda's context object."""
 
-    function_arn: str
     aws_request_id: str
     end_s: float
-
-    @property
-    def invoked_function_arn(self) -> str:
-        return self.function_arn
 
     def get_remaining_time_in_millis(self) -> int:
         return int(1000 * (self.end_s - time.monotonic()))
@@ -284,9 +279,7 @@ def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> 
             order, number = json.loads(line), number + 1
             time.sleep(max(0.0, order["at_epoch_s"] - time.time()))
             began_at = time.time()
-            context = _Context(
-                os.environ["FUNCTION_ARN"], f"{os.getpid()}-{number}", time.monotonic() + order["run_time_s"]
-            )
+            context = _Context(f"{os.getpid()}-{number}", time.monotonic() + order["run_time_s"])
             answer = handler.lambda_handler(order["event"], context)  # type: ignore[arg-type] # all that it reads
             send({"answer": answer, "began_at_epoch_s": began_at, "ended_at_epoch_s": time.time()})
 

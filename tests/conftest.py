@@ -44,7 +44,6 @@ class LambdaContext:
     remaining_ms: int = 31_000
     aws_request_id: str = "request-1"
     function_name: str = "broker"
-    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:broker:live"
 
     def get_remaining_time_in_millis(self) -> int:
         return self.remaining_ms

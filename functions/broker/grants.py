@@ -65,26 +65,27 @@ class _Rule:
 
 
 class Grants:
-    """The compiled rules."""
+    """The compiled rules; `self` in them is `own_account`."""
 
-    def __init__(self, rules: tuple[_Rule, ...]) -> None:
+    def __init__(self, rules: tuple[_Rule, ...], own_account: str) -> None:
         self._rules = rules
+        self._own_account = own_account
 
-    def decide(self, caller: Caller, own_account: str, connection: str) -> Grant | None:
+    def decide(self, caller: Caller, connection: str) -> Grant | None:
         """Return the grant of the first rule that names both, or None."""
-        for rule in self._rules_for(caller, own_account):
+        for rule in self._rules_for(caller):
             if rule.connections.fullmatch(connection):
                 return rule.grant
         return None
 
-    def connections_of(self, caller: Caller, own_account: str) -> list[str]:
+    def connections_of(self, caller: Caller) -> list[str]:
         """Return the connections granted by name; those granted by a pattern cannot be listed."""
-        names = {name for rule in self._rules_for(caller, own_account) for name in rule.connection_names}
+        names = {name for rule in self._rules_for(caller) for name in rule.connection_names}
         return sorted(names)
 
-    def _rules_for(self, caller: Caller, own_account: str) -> list[_Rule]:
+    def _rules_for(self, caller: Caller) -> list[_Rule]:
         principals = [str(caller)]
-        if caller.account == own_account:
+        if caller.account == self._own_account:
             principals.append(f"self:{caller.kind}/{caller.name}")
         return [
             rule
@@ -103,8 +104,12 @@ def read_caller(user_arn: object) -> Caller | None:
     return Caller(match["user_account"], "user", match["user"], "")
 
 
-def load_grants(file: Path = GRANTS_FILE) -> Grants:
+def load_grants(own_account: str, file: Path = GRANTS_FILE) -> Grants:
     """Read and compile a grants file.
+
+    Args:
+        own_account: twelve digits, which the rules call `self`.
+        file: what to read.
 
     Raises:
         GrantsError: it is broken.
@@ -124,7 +129,7 @@ def load_grants(file: Path = GRANTS_FILE) -> Grants:
     for name in names:
         if names.count(name) > 1:
             raise fail(f"two rules have the name {name!r}", _quoted(name))
-    return Grants(compiled)
+    return Grants(compiled, own_account)
 
 
 def _parse(content: bytes, fail: Any) -> object:
@@ -203,6 +208,6 @@ def _line_of(text: str, near: tuple[str, ...]) -> int:
 
 if __name__ == "__main__":
     try:
-        load_grants(Path(sys.argv[1]))
+        load_grants("", Path(sys.argv[1]))
     except (GrantsError, OSError, IndexError) as problem:
         sys.exit(f"grants: {problem}")

@@ -65,11 +65,10 @@ def _answer(broker: Broker, event: dict[str, Any], context: LambdaContext) -> di
     request = read_request(event)
     caller = _caller(event)
     broker.audit.add_caller(caller)
-    own_account = context.invoked_function_arn.split(":")[4]
     if isinstance(request, StatusRequest):
-        return _report_status(broker, request, caller, own_account)
+        return _report_status(broker, request, caller)
     broker.audit.add(connection=request.connection)
-    grant = _require_grant(broker, caller, own_account, request.connection)
+    grant = _require_grant(broker, caller, request.connection)
     return _lease(broker, request, caller, grant, context)
 
 
@@ -101,13 +100,11 @@ def _lease(
     return answer | {"scope": token.scope} if token.scope else answer
 
 
-def _report_status(
-    broker: Broker, request: StatusRequest, caller: Caller, own_account: str
-) -> dict[str, object]:
+def _report_status(broker: Broker, request: StatusRequest, caller: Caller) -> dict[str, object]:
     if request.connection is None:
-        names = broker.grants.connections_of(caller, own_account)
+        names = broker.grants.connections_of(caller)
     else:
-        _require_grant(broker, caller, own_account, request.connection)
+        _require_grant(broker, caller, request.connection)
         names = [request.connection]
     try:
         records = [broker.store.read(name) for name in names]
@@ -127,8 +124,8 @@ def _caller(event: dict[str, Any]) -> Caller:
     return caller
 
 
-def _require_grant(broker: Broker, caller: Caller, own_account: str, connection: str) -> Grant:
-    grant = broker.grants.decide(caller, own_account, connection)
+def _require_grant(broker: Broker, caller: Caller, connection: str) -> Grant:
+    grant = broker.grants.decide(caller, connection)
     if grant is None:
         raise AccessDenied("no grant for this connection, or no such connection")
     broker.audit.add(rule=grant.rule)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_KEY_ARN = re.compile(r"arn:[\w-]+:kms:[\w-]+:([0-9]{12}):key/[\w-]+", re.ASCII)
 _NUMBER = re.compile(r"\+?[0-9]{1,15}(\.[0-9]{0,15})?([eE][+-]?[0-9]{1,2})?")
 _LARGEST = 10**9
 
@@ -40,6 +41,11 @@ class Settings:
     default_token_url: str
     lease_seconds: int
 
+    @property
+    def own_account(self) -> str:
+        """The broker's AWS account: its key's, because the function's ARN names another one under AWS's emulator."""
+        return self.token_key_arn.split(":")[4]
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Raise SettingsError naming every missing or malformed variable at once."""
@@ -60,9 +66,15 @@ class Settings:
                 return 0
             return int(number)
 
+        def key_arn(name: str) -> str:
+            value = text(name)
+            if value and not _KEY_ARN.fullmatch(value):
+                problems.append(f"{name} must be the ARN of a KMS key, not {value!r}")
+            return value
+
         settings = cls(
             token_table=text("TOKEN_TABLE"),
-            token_key_arn=text("TOKEN_KEY_ARN"),
+            token_key_arn=key_arn("TOKEN_KEY_ARN"),
             secret_prefix=text("SECRET_PREFIX").rstrip("/"),
             upstream_hosts=frozenset(
                 host.strip().lower() for host in text("UPSTREAM_HOSTS").split(",") if host.strip()

@@ -168,7 +168,9 @@ class _QueryPaginator:
 class FakeKMS:
     """Symmetric keys; a ciphertext opens only with its key and its encryption context, and shows nothing inside."""
 
-    def __init__(self, wire: Wire | None = None, *, key_arn: str = "arn:aws:kms:x:1:key/a") -> None:
+    def __init__(
+        self, wire: Wire | None = None, *, key_arn: str = "arn:aws:kms:x:000000000000:key/a"
+    ) -> None:
         self._wire = wire or Wire()
         self._key_arn = key_arn
         self._nonces = itertools.count(1)

@@ -70,8 +70,7 @@ class Instances:
 def ask(broker: Broker, connection: str, run_time_s: float = FUNCTION_TIMEOUT_S) -> Timed:
     """Send `POST /token` through the handler of this instance, with so much time to answer it."""
     event = new_event(user_arn=CALLER, body={"connection": connection})
-    function_arn = f"arn:aws:lambda:{REGION}:{LOCAL_ACCOUNT}:function:broker:live"
-    context = LambdaContext(int(1000 * run_time_s), invoked_function_arn=function_arn)
+    context = LambdaContext(int(1000 * run_time_s))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broker_handler, "_broker", lambda: broker)
         started_s = time.monotonic()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 CONNECTION = "digishare"
-KEY_ARN = "arn:aws:kms:x:1:key/a"
+KEY_ARN = "arn:aws:kms:x:000000000000:key/a"
 _LIFETIME_S = 10_000
 _UNSAID_S = 86_400
 _TENTH = 0.1

@@ -32,7 +32,7 @@ def load(tmp_path: Path) -> Load:
         file = tmp_path / "grants.json"
         content = json.dumps({"rules": list(rules)}, indent=2) if text is None else text
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_grants(file)
+        return load_grants(OWN, file)
 
     return write_and_load
 
@@ -135,7 +135,7 @@ def test_a_long_arn_is_read_at_once() -> None:
     ],
 )  # fmt: skip
 def test_principals(load: Load, principal: str, caller: Caller, *, granted: bool) -> None:
-    decision = load(rule(principal)).decide(caller, OWN, "digishare")
+    decision = load(rule(principal)).decide(caller, "digishare")
 
     assert decision == (Grant("rule", None) if granted else None)
 
@@ -149,7 +149,7 @@ def test_principals(load: Load, principal: str, caller: Caller, *, granted: bool
     ],
 )  # fmt: skip
 def test_connections(load: Load, pattern: str, connection: str, *, granted: bool) -> None:
-    decision = load(rule("self:role/*", pattern)).decide(role("a"), OWN, connection)
+    decision = load(rule("self:role/*", pattern)).decide(role("a"), connection)
 
     assert (decision is not None) == granted
 
@@ -157,9 +157,9 @@ def test_connections(load: Load, pattern: str, connection: str, *, granted: bool
 def test_the_session_name_decides_nothing(load: Load) -> None:
     grants = load(rule("self:role/orders"))
 
-    assert grants.decide(role("orders", session="admin"), OWN, "digishare")
-    assert grants.decide(role("other", session="orders"), OWN, "digishare") is None
-    assert grants.decide(role("other", session="x/orders"), OWN, "digishare") is None
+    assert grants.decide(role("orders", session="admin"), "digishare")
+    assert grants.decide(role("other", session="orders"), "digishare") is None
+    assert grants.decide(role("other", session="x/orders"), "digishare") is None
 
 
 def test_a_users_path_decides_nothing(load: Load) -> None:
@@ -169,8 +169,8 @@ def test_a_users_path_decides_nothing(load: Load) -> None:
 
     assert with_path
     assert disguised
-    assert grants.decide(with_path, OWN, "digishare")
-    assert grants.decide(disguised, OWN, "digishare") is None
+    assert grants.decide(with_path, "digishare")
+    assert grants.decide(disguised, "digishare") is None
 
 
 def test_the_first_rule_that_names_both_decides(load: Load) -> None:
@@ -180,10 +180,10 @@ def test_the_first_rule_that_names_both_decides(load: Load) -> None:
         rule("self:role/*", "*", name="third"),
     )
 
-    assert grants.decide(role("a"), OWN, "digishare") == Grant("second", 60)
-    assert grants.decide(role("a"), OWN, "other") == Grant("first", None)
-    assert grants.decide(role("a"), OWN, "more") == Grant("third", None)
-    assert grants.decide(role("b"), OWN, "digishare") == Grant("third", None)
+    assert grants.decide(role("a"), "digishare") == Grant("second", 60)
+    assert grants.decide(role("a"), "other") == Grant("first", None)
+    assert grants.decide(role("a"), "more") == Grant("third", None)
+    assert grants.decide(role("b"), "digishare") == Grant("third", None)
 
 
 def test_connections_granted_by_name_are_listed(load: Load) -> None:
@@ -193,9 +193,9 @@ def test_connections_granted_by_name_are_listed(load: Load) -> None:
         rule("self:role/z", "secret", name="3"),
     )
 
-    assert grants.connections_of(role("a"), OWN) == ["a", "b", "c"]
-    assert grants.connections_of(role("q"), OWN) == ["a", "c"]
-    assert grants.connections_of(role("q", OTHER), OWN) == []
+    assert grants.connections_of(role("a")) == ["a", "b", "c"]
+    assert grants.connections_of(role("q")) == ["a", "c"]
+    assert grants.connections_of(role("q", OTHER)) == []
 
 
 @BOUNDED
@@ -208,7 +208,7 @@ def test_a_star_stands_for_any_text_and_nothing_else_is_special(
 ) -> None:
     file = tmp_path_factory.mktemp("grants") / "grants.json"
     file.write_text(json.dumps({"rules": [rule(f"self:role/{pattern}")]}))
-    granted = load_grants(file).decide(role(name), OWN, "digishare") is not None
+    granted = load_grants(OWN, file).decide(role(name), "digishare") is not None
 
     assert granted == _matches(pattern, name)
 
@@ -231,8 +231,8 @@ def test_no_pattern_takes_long(load: Load) -> None:
         )
     )
 
-    assert nasty.decide(role("a" * 64), OWN, "a" * 64) is None
-    assert nasty.decide(role("a" * 63 + "b"), OWN, "-" * 64) is None
+    assert nasty.decide(role("a" * 64), "a" * 64) is None
+    assert nasty.decide(role("a" * 63 + "b"), "-" * 64) is None
     assert time.perf_counter() - started_s < 0.5
 
 
@@ -308,10 +308,10 @@ def test_a_broken_rule_names_file_line_and_reason(
 
 
 def test_the_deployed_file_is_sound() -> None:
-    grants = load_grants()
+    grants = load_grants(OWN)
 
-    assert grants.decide(role("orders"), OWN, "digishare")
-    assert grants.decide(role("orders", OTHER), OWN, "digishare") is None
+    assert grants.decide(role("orders"), "digishare")
+    assert grants.decide(role("orders", OTHER), "digishare") is None
 
 
 @pytest.mark.parametrize(

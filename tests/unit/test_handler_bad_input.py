@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Context:
     aws_request_id: str = "request-1"
-    invoked_function_arn: str = "arn:aws:lambda:eu-west-3:000000000000:function:broker:live"
 
     def get_remaining_time_in_millis(self) -> int:
         return 31_000
@@ -54,7 +53,7 @@ def stub_broker() -> Iterator[None]:
     audit = Audit()
     broker = Broker(
         Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900),
-        load_grants(),
+        load_grants("000000000000"),
         audit,
         cast("TokenStore", _Store()),
         cast("TokenIssuer", _Issuer()),

@@ -32,6 +32,20 @@ def test_everything_is_read_from_its_variable() -> None:
     )
 
 
+def test_the_own_account_is_the_keys() -> None:
+    assert settings_with().own_account == "123456789012"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["key/1", "alias/tokens", "arn:aws:kms:eu-west-3:123456789012:alias/tokens", "arn:aws:kms:eu-west-3::key/1",
+     "arn:aws:kms:eu-west-3:12345678901\uff12:key/1", "arn:aws:sqs:eu-west-3:123456789012:key/1", "arn:aws:kms:eu-west-3:123456789012:key/1\n"],
+)  # fmt: skip
+def test_what_is_no_keys_arn_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^TOKEN_KEY_ARN must be the ARN of a KMS key"):
+        settings_with(TOKEN_KEY_ARN=text)
+
+
 @pytest.mark.parametrize("ca_file", [{}, {"UPSTREAM_CA_FILE": ""}])
 def test_without_a_ca_file_the_public_roots_count(ca_file: dict[str, str]) -> None:
     assert settings_with(**ca_file).upstream_ca_file is None

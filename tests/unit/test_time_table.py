@@ -157,7 +157,7 @@ class Times:
         )
         settings = Settings(
             "tokens",
-            "arn:aws:kms:x:1:key/a",
+            "arn:aws:kms:x:000000000000:key/a",
             "connections",
             frozenset({"api.digishare.ma"}),
             None,
