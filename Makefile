@@ -60,8 +60,8 @@ test: $(READY) build ## run all tests, in two processes, because half of the tim
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
 
 .PHONY: local
-local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C; writes .local/env
-	@$(BIN)/python -m local.up
+local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C (containers on Linux: BRIDGE=docker0)
+	@$(BIN)/python -m local.up $(if $(BRIDGE),--bridge $(BRIDGE))
 
 FUNCTION ?= broker
 EVENT ?= events/token-default.json
@@ -94,6 +94,7 @@ compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowe
 build: $(READY) ## sam build
 	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
 	@grep '^note:' .local/build.log || true
+	@[ ! -e .local/container ] || $(BIN)/python -m local.container
 
 .PHONY: wheel
 wheel: $(VENV)/.ready ## build what callers install, and print how to install it by its hash

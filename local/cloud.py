@@ -140,6 +140,17 @@ class LocalCloud:
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
         self._say(f"  deployed in {time.monotonic() - started_s:.0f} s")
 
+    def open_to_containers(self, bridge: str) -> None:
+        """Let containers reach AWS, Function URL and Digishare by this network interface; its admin server, not.
+
+        Raises:
+            LocalCloudError: it is no bridge of this machine.
+        """
+        urls = (self.aws_endpoint_url, self.function_url, self.digishare_url)
+        ports = [url.rpartition(":")[2] for url in urls]
+        command = [sys.executable, "-m", "local.bridge", bridge, *ports]
+        self._children.start("bridge", command, clean_environment(self._folder))
+
     def client(self, service: str, credentials: Credentials = ROOT) -> Any:
         """Return an SDK client of the local AWS; the operator's, unless `credentials` say otherwise."""
         return new_client(service, credentials, self.region, self.aws_endpoint_url)

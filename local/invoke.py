@@ -1,8 +1,8 @@
 """`make invoke FUNCTION=broker EVENT=events/token-default.json`: one event through the built artefact, as Lambda runs it.
 
 AWS's own runtime interface emulator, which comes inside the SAM CLI wheel, starts `python -m awslambdaric HANDLER`
-with nothing but function and layer on the path, against the running local cloud (`make local`). The function's
-variables come from `.local/env.json`, which `sam local invoke --env-vars` reads as well.
+with nothing but function and layer on the path, against the running local cloud (`make local`). Code and variables are
+those that `sam local invoke` has (local/container.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -23,16 +22,21 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from functions.broker.lifetime import FUNCTION_TIMEOUT_S
 from local.cloud import PROJECT
-from local.up import FUNCTIONS_FILE
+from local.container import (
+    CA_FILE_NAME,
+    CONTAINER_FOLDER,
+    lambda_architecture,
+    read_properties,
+    read_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FUNCTIONS = {"broker": "BrokerFunction", "campaigns": "CampaignsFunction"}
 START_TIMEOUT_S = 15.0
-_BUILD = PROJECT / ".aws-sam/build"
+_ANSWER_TIMEOUT_S = 310.0  # the campaigns job has 300
 _PATH = "/2015-03-31/functions/function/invocations"
 
 
@@ -40,60 +44,47 @@ class InvokeError(Exception):
     """The event could not be sent; the text says what to do."""
 
 
-def read_variables(logical_id: str) -> dict[str, str]:
-    """Return the environment of a function in the running local cloud.
-
-    Raises:
-        InvokeError: none is running.
-    """
-    try:
-        variables: dict[str, dict[str, str]] = json.loads(FUNCTIONS_FILE.read_text())
-    except FileNotFoundError:
-        raise InvokeError("no local cloud is running: start `make local` in another terminal first") from None
-    return variables[logical_id]
-
-
 @contextmanager
-def emulated(logical_id: str, variables: dict[str, str], log: int) -> Iterator[str]:
+def emulated(logical_id: str, log: int) -> Iterator[str]:
     """Run the function in the emulator; yield the URL that takes events.
 
     Args:
         logical_id: of the function in the template.
-        variables: its environment; nothing of this machine's leaks into it.
         log: a file descriptor for what the function writes.
 
     Raises:
-        InvokeError: it is not built, or did not start.
+        InvokeError: no local cloud is running, or the function did not start.
     """
-    if not (_BUILD / logical_id).exists():
-        raise InvokeError("nothing is built: run `make build` first")
-    machine = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}[
-        platform.machine().lower()
-    ]
+    try:
+        variables, properties = read_variables()[logical_id], read_properties(logical_id)
+    except FileNotFoundError:
+        raise InvokeError("no local cloud is running: start `make local` in another terminal first") from None
     (emulator,) = (PROJECT / ".local/sam").glob(
-        f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{machine}"
+        f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{lambda_architecture()}"
     )
+    code = CONTAINER_FOLDER / logical_id
     emulator.chmod(0o755)
     port, api_port = _free_port(), _free_port()
-    handler = f"functions.{logical_id.removesuffix('Function').lower()}.handler.lambda_handler"
     process = subprocess.Popen(
         [
             emulator,
             *("--runtime-interface-emulator-address", f"127.0.0.1:{port}"),
             *("--runtime-api-address", f"127.0.0.1:{api_port}"),
             *("--log-level", "error"),
-            *(sys.executable, "-m", "awslambdaric", handler),
+            *(sys.executable, "-m", "awslambdaric", properties["Handler"]),
         ],
         env={
             "PATH": os.defpath,
-            "PYTHONPATH": f"{_BUILD / logical_id}:{_BUILD / 'CommonLayer/python'}",
+            "PYTHONPATH": f"{code}:{CONTAINER_FOLDER / 'CommonLayer/python'}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "AWS_LAMBDA_FUNCTION_NAME": logical_id,
-            "AWS_LAMBDA_FUNCTION_TIMEOUT": f"{FUNCTION_TIMEOUT_S:.0f}",
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": str(properties["Timeout"]),
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(properties["MemorySize"]),
             "AWS_EC2_METADATA_DISABLED": "true",
             **variables,
+            "UPSTREAM_CA_FILE": str(code / CA_FILE_NAME),  # a container has the code in /var/task
         },
-        cwd=_BUILD / logical_id,
+        cwd=code,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -111,7 +102,7 @@ def send(url: str, event: object) -> object:
     """Send one event and return the function's answer."""
     with requests.Session() as session:
         session.trust_env = False
-        answer = session.post(url, json=event, timeout=60, allow_redirects=False)
+        answer = session.post(url, json=event, timeout=_ANSWER_TIMEOUT_S, allow_redirects=False)
     answer.raise_for_status()
     return answer.json()
 
@@ -141,11 +132,7 @@ def main() -> int:
     try:
         event = json.loads(arguments.event.read_text())
         logical_id = FUNCTIONS[arguments.function]
-        variables = read_variables(logical_id)
-        with (
-            tempfile.TemporaryFile() as log,
-            emulated(logical_id, variables, log.fileno()) as url,
-        ):
+        with tempfile.TemporaryFile() as log, emulated(logical_id, log.fileno()) as url:
             answer = send(url, event)
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))

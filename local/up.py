@@ -1,34 +1,38 @@
 """`make local`: keeps a local cloud up with the stack deployed, a client secret in place and two callers.
 
-While it is up there are two files, for their owner's eyes only, gone at the end:
+While it is up there are, for their owner's eyes only, and gone at the end:
 
-    .local/env        KEY=VALUE lines: `set -a; . .local/env; set +a` makes the shell the granted caller
-    .local/env.json   each function's own environment, in the shape of `sam local invoke --env-vars`
+    .local/env          KEY=VALUE lines: `set -a; . .local/env; set +a` makes the shell the granted caller
+    .local/container/   what `make invoke` and `sam local` need (local/container.py)
 """
 
 from __future__ import annotations
 
-import json
-import os
+import argparse
 import secrets
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 from local.children import LocalCloudError
-from local.cloud import ENV_FILE, PROJECT, LocalCloud, end_in_order_on_signals
+from local.cloud import ENV_FILE, LocalCloud, end_in_order_on_signals
+from local.container import CONTAINER_FOLDER, write_container_files, write_private
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from local.sdk import Credentials
 
-FUNCTIONS_FILE = PROJECT / ".local/env.json"
+FUNCTIONS = ("BrokerFunction", "CampaignsFunction")
 
 
-def keep_up() -> None:
-    """Start everything, write the two files, and wait for a signal."""
+def keep_up(bridge: str | None) -> None:
+    """Start everything, write the files, and wait for a signal.
+
+    Args:
+        bridge: the network interface by which containers reach the cloud, such as "docker0"; only Linux needs one.
+    """
     with LocalCloud() as cloud:
+        if bridge:
+            cloud.open_to_containers(bridge)
         cloud.build()
         cloud.deploy()
         client_secret = secrets.token_urlsafe(32)
@@ -48,12 +52,11 @@ def keep_up() -> None:
             "DIGISHARE_CA_FILE": str(cloud.ca_file),
         }
         lines = [f"{name}={value}" for name, value in variables.items()]
-        _write_private(cloud, ENV_FILE, "\n".join(lines) + "\n")
-        environments = {
-            name: cloud.function_environment(f"{name}Name")
-            for name in ("BrokerFunction", "CampaignsFunction")
-        }
-        _write_private(cloud, FUNCTIONS_FILE, json.dumps(environments, indent=2))
+        cloud.remove_at_end(ENV_FILE)
+        write_private(ENV_FILE, "\n".join(lines) + "\n")
+        cloud.remove_at_end(CONTAINER_FOLDER)
+        its_variables = {name: cloud.function_environment(f"{name}Name") for name in FUNCTIONS}
+        write_container_files(its_variables, cloud.ca_file.read_text())
         print("\n".join(["", *lines, "", "also in .local/env; Ctrl-C ends it all"]), flush=True)
         while True:
             signal.pause()
@@ -67,18 +70,13 @@ def _keys(key: Credentials) -> dict[str, str]:
     }
 
 
-def _write_private(cloud: LocalCloud, path: Path, text: str) -> None:
-    """Write a file that only its owner can read and that goes with the cloud."""
-    cloud.remove_at_end(path)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="local.up", description=__doc__.partition("\n")[0])
+    parser.add_argument("--bridge", help="let containers reach the cloud by this interface, such as docker0")
+    options = parser.parse_args()
     end_in_order_on_signals()
     try:
-        keep_up()
+        keep_up(options.bridge)
     except LocalCloudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,117 @@
+"""What SAM's containers need of a local cloud, in `.local/container/` while `make local` is up.
+
+    template.json   the built template, for this machine's architecture
+    env.json        each function's variables, its role's keys among them: for its owner's eyes only
+    NAME/           the built code of each function and of the layer; a function's holds the local Digishare's CA, too
+
+SAM drops every variable that a template does not declare, and gives a declared one that its file lacks the shell's
+value: a function without its variables would have the developer's keys and no endpoint. So each function declares what
+`env.json` sets, no more and no less.
+
+`python -m local.container` brings a new build to a cloud that is up; `make build` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+from samtranslator.yaml_helper import yaml_parse
+
+from local.cloud import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+BUILD: Final = PROJECT / ".aws-sam/build"
+CONTAINER_FOLDER: Final = PROJECT / ".local/container"
+CA_FILE_NAME: Final = "local-ca.pem"
+_TEMPLATE: Final = "template.json"
+_VARIABLES: Final = "env.json"
+
+
+def lambda_architecture() -> str:
+    """Return what Lambda calls this machine's architecture."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def write_container_files(
+    variables: Mapping[str, Mapping[str, str]], ca: str, build: Path = BUILD, folder: Path = CONTAINER_FOLDER
+) -> None:
+    """Write everything.
+
+    Args:
+        variables: of each function, by its logical id. A function that is not here is left out of the template.
+        ca: the local Digishare's CA, in PEM.
+        build: what `sam build` made.
+        folder: where to write; what was there goes.
+    """
+    variables = {function: _as_seen_inside(its) for function, its in variables.items()}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    template = derive_template(yaml_parse((build / "template.yaml").read_text()), variables)
+    for code in build.iterdir():
+        if code.name in template["Resources"]:
+            shutil.copytree(code, folder / code.name)
+    for function in variables:
+        (folder / function / CA_FILE_NAME).write_text(ca)
+    (folder / _TEMPLATE).write_text(json.dumps(template, indent=1))
+    write_private(folder / _VARIABLES, json.dumps(variables, indent=1))
+
+
+def derive_template(template: dict[str, Any], variables: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return the built template with the functions of `variables` alone, declaring these, for this machine."""
+    architectures = [lambda_architecture()]
+    template["Globals"]["Function"]["Architectures"] = architectures
+    for name, resource in list(template["Resources"].items()):
+        if resource["Type"] == "AWS::Serverless::LayerVersion":
+            resource["Properties"]["CompatibleArchitectures"] = architectures
+            resource["Metadata"]["BuildArchitecture"] = architectures[0]
+        elif resource["Type"] == "AWS::Serverless::Function":
+            if name in variables:
+                resource["Properties"]["Environment"] = {"Variables": dict.fromkeys(variables[name], "")}
+            else:
+                del template["Resources"][name]
+    return template
+
+
+def read_properties(function: str, folder: Path = CONTAINER_FOLDER) -> dict[str, Any]:
+    """Return what the template says of a function; raises FileNotFoundError while no local cloud is up."""
+    properties: dict[str, Any] = json.loads((folder / _TEMPLATE).read_text())["Resources"][function][
+        "Properties"
+    ]
+    return properties
+
+
+def read_variables(folder: Path = CONTAINER_FOLDER) -> dict[str, dict[str, str]]:
+    """Return each function's variables; raises FileNotFoundError while no local cloud is up."""
+    variables: dict[str, dict[str, str]] = json.loads((folder / _VARIABLES).read_text())
+    return variables
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody but its owner can read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _as_seen_inside(variables: Mapping[str, str]) -> dict[str, str]:
+    """A container is not on the host's loopback (`--add-host` says where `localhost` is) and has none of its files."""
+    seen = {name: value.replace("127.0.0.1", "localhost") for name, value in variables.items()}
+    return {**seen, "UPSTREAM_CA_FILE": f"/var/task/{CA_FILE_NAME}"}
+
+
+def main() -> None:
+    variables = read_variables()
+    ca = (CONTAINER_FOLDER / next(iter(variables)) / CA_FILE_NAME).read_text()
+    write_container_files(variables, ca)
+
+
+if __name__ == "__main__":
+    main()
