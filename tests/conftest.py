@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -24,6 +23,7 @@ from local.cloud import LocalCloud
 from local.digishare.model import Client
 from local.fake_digishare import FakeDigishare
 from local.instances import Nursery
+from local.samples import EVENTS
 from tests.operator import Operator
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ ACCOUNT = "123456789012"
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
 CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
-EVENTS = Path(__file__).parents[1] / "events"
 
 
 @dataclass
