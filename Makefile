@@ -69,6 +69,10 @@ EVENT ?= events/token-default.json
 invoke: $(READY) build ## send one event through the built artefact (FUNCTION=broker|campaigns EVENT=events/...json), with `make local` up
 	@$(BIN)/python -m local.invoke $(FUNCTION) $(EVENT)
 
+.PHONY: sam-local
+sam-local: $(READY) build ## show `sam local` in real containers, from nothing (Debian, root): three minutes
+	@$(BIN)/python -m local.sam_local
+
 .PHONY: check
 check: $(READY) ## what CI checks besides the tests: lint, format, types, template, locks
 	$(BIN)/ruff check .

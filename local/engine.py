@@ -1,0 +1,292 @@
+"""A container engine and an image like Lambda's, from Debian's packages, in a folder: nothing is installed.
+
+apt and debootstrap check the signatures; the runtime interface client comes from tests/requirements.txt, by its hash.
+The image stands for AWS's own, with the same name, so that SAM finds it: what differs is in docs/running-locally.md.
+
+Needs root, `unshare`, and the network while it prepares. `Engine` runs in namespaces of its own (local/sam_local.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from local.cloud import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+RUNTIME: Final = "python3.13"
+BRIDGE: Final = "docker0"
+_DEBIAN_WITH_RUNTIME: Final = "trixie"
+_PACKAGES: Final = ("docker.io", "iptables", "debootstrap")
+_NEEDED: Final = ("apt-get", "dpkg", "unshare", "ip", "gpgv")
+_TIMEOUT_S: Final = 600.0
+_START_TIMEOUT_S: Final = 30.0
+_END_S: Final = 30.0
+_KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_UNUSED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
+_PLACES_OF_AN_ENGINE: Final = tuple(
+    map(Path, ("/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker"))
+)
+_IMAGE_OF_SAM: Final = """
+import sys
+from samcli.local.docker.lambda_image import LambdaImage, Runtime
+print(LambdaImage._INVOKE_REPO_PREFIX + "/" + Runtime.get_image_name_tag(*sys.argv[1:]))
+"""
+# As AWS's image has it: the function's code, then layers, then what the runtime brings; none of it can be written to.
+_BOOTSTRAP: Final = f"""#!/bin/sh
+export PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=/var/task:/opt/python/lib/{RUNTIME}/site-packages:/opt/python:/var/runtime
+exec /usr/bin/{RUNTIME} -m awslambdaric "$AWS_LAMBDA_FUNCTION_HANDLER"
+"""
+
+
+class EngineError(Exception):
+    """A program failed; the text is what it wrote."""
+
+
+def find_obstacle() -> str | None:
+    """Return why no engine can run here, in one sentence; None if nothing is in the way."""
+    missing = [program for program in _NEEDED if shutil.which(program) is None]
+    if missing:
+        return f"this is no Debian with {', '.join(missing)}"
+    if os.geteuid() != 0:
+        return "only root can make namespaces and mounts"
+    if subprocess.run(
+        ["unshare", "-n", "-m", "-p", "-f", "true"], capture_output=True, check=False
+    ).returncode:
+        return "this machine lets nobody make namespaces"
+    return None
+
+
+def prepare(folder: Path) -> list[str]:
+    """Fetch engine and image into `folder`; takes about a minute.
+
+    Returns:
+        The fetched packages, each with its version.
+
+    Raises:
+        EngineError: one cannot be had, or its signature or hash is wrong.
+    """
+    packages = _fetch_packages(folder)
+    root = folder / "image"
+    _make_root_file_system(folder, root)
+    _install_runtime_client(root / "var/runtime")
+    for name in ("var/task", "opt"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return packages
+
+
+@contextmanager
+def namespaces(folder: Path, command: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `command` in network, mount and process namespaces that end with it; at the end, nothing of them is left.
+
+    Args:
+        folder: what `Engine` is given there.
+        command: leads a process group of its own.
+    """
+    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    process = subprocess.Popen([*unshare, *command], cwd=PROJECT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for group in _control_groups(folder):
+            group.rmdir()
+
+
+def find_leftovers(folder: Path) -> list[str]:
+    """Return what an engine of this folder has left on the machine: processes, mounts, control groups, files."""
+    mark = folder.name
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if mark in line]
+    processes = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            if mark.encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes():
+                processes.append(f"process {process.name}")
+    files = [path for path in (folder, *_PLACES_OF_AN_ENGINE) if path.exists()]
+    return [*processes, *mounts, *map(str, _control_groups(folder)), *map(str, files)]
+
+
+class Engine:
+    """dockerd of a prepared folder, for use in `namespaces`.
+
+    Attributes:
+        environment: what its clients need.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.environment = {"PATH": _path(folder), "DOCKER_HOST": f"unix://{folder}/docker.sock"}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start it, and end it together with its containers.
+
+        Raises:
+            EngineError: it did not start.
+        """
+        folder, log_file = self._folder, self._folder / "dockerd.log"
+        _cover_system_folders(folder)
+        folders = (
+            "--data-root",
+            folder / "data",
+            "--exec-root",
+            folder / "exec",
+            "--pidfile",
+            folder / "dockerd.pid",
+        )
+        names = ("-H", self.environment["DOCKER_HOST"], "--cgroup-parent", f"/{folder.name}")
+        libraries = [str(path) for path in (folder / "engine/usr/lib").glob("*-linux-gnu")]
+        environment = self.environment | {
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "XTABLES_LIBDIR": os.pathsep.join(f"{path}/xtables" for path in libraries),
+        }
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(["dockerd", *folders, *names], env=environment, stdout=log, stderr=log)
+        try:
+            self._wait_until_it_answers(process, log_file)
+            yield
+        finally:
+            process.terminate()
+            process.wait(_END_S)
+
+    def docker(self, *arguments: str | Path) -> str:
+        """Return what a command of the engine's client writes. Raises EngineError."""
+        return run("docker", *arguments, environment=self.environment)
+
+    def import_image(self, architecture: str) -> str:
+        """Make the prepared image known to the engine by the name that SAM looks for, and return that name."""
+        name = run(PROJECT / ".local/sam/bin/python", "-c", _IMAGE_OF_SAM, RUNTIME, architecture).strip()
+        archive = self._folder / "image.tar"
+        run("tar", "-C", self._folder / "image", "-cf", archive, ".")
+        self.docker("import", archive, name)
+        archive.unlink()
+        return name
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
+        give_up_at_s = time.monotonic() + _START_TIMEOUT_S
+        while process.poll() is None and time.monotonic() < give_up_at_s:
+            try:
+                self.docker("version")
+            except EngineError:
+                time.sleep(0.1)
+            else:
+                return
+        raise EngineError(f"dockerd did not start:\n{log_file.read_text(errors='replace')[-3000:]}")
+
+
+def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """Return what a program writes to standard output.
+
+    Args:
+        command: program and arguments.
+        environment: all that it gets; default: this process's own.
+
+    Raises:
+        EngineError: it failed, or took longer than ten minutes.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineError(f"{command[0]}: {type(error).__name__}: {error}") from None
+    if done.returncode:
+        raise EngineError(
+            f"{' '.join(map(str, command))} failed:\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
+        )
+    return done.stdout
+
+
+def _cover_system_folders(folder: Path) -> None:
+    """Let the engine write where it always does, but into our folder: the mounts are seen in its namespace only."""
+    shutil.copytree("/etc", folder / "etc", symlinks=True, ignore_dangling_symlinks=True)
+    run("mount", "--bind", folder / "etc", "/etc")
+    run("mount", "-t", "tmpfs", "tmpfs", "/run")
+
+
+def _control_groups(folder: Path) -> list[Path]:
+    """Return the engine's control groups, inner ones first; version 1 has one for each controller."""
+    top = Path("/sys/fs/cgroup")
+    groups = [group for pattern in (folder.name, f"*/{folder.name}") for group in top.glob(pattern)]
+    inner = [path for group in groups for path in group.rglob("*") if path.is_dir()]
+    return sorted([*groups, *inner], reverse=True)
+
+
+def _fetch_packages(folder: Path) -> list[str]:
+    # With lists of our own: the machine's may be old or missing, and stay as they are.
+    for name in ("lists/partial", "apt/archives/partial"):
+        (folder / name).mkdir(parents=True)
+    options = [f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/apt"]
+    options += ["APT::Sandbox::User=root", "Debug::NoLocking=true"]
+    apt = ["apt-get", "-qq", *(f"--option={option}" for option in options)]
+    run(*apt, "update")
+    run(*apt, "install", "--download-only", "--no-install-recommends", "--yes", *_PACKAGES)
+    archives = sorted((folder / "apt/archives").glob("*.deb"))
+    for archive in archives:
+        run("dpkg", "-x", archive, folder / "engine")
+    if (variants := folder / "engine/usr/sbin/xtables-nft-multi").exists():
+        for name in ("iptables", "ip6tables"):  # what installing the package would link
+            variants.with_name(name).symlink_to(variants.name)
+    show = ("dpkg-deb", "--show", "--showformat", "${Package} ${Version}")
+    return [run(*show, archive) for archive in archives]
+
+
+def _make_root_file_system(folder: Path, root: Path) -> None:
+    indexes = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    mirror = next(uri for uri in indexes.splitlines() if "security" not in uri)
+    environment = {**os.environ, "PATH": _path(folder)}
+    if (scripts := folder / "engine/usr/share/debootstrap").exists():
+        environment["DEBOOTSTRAP_DIR"] = str(scripts)
+    # In namespaces, so that nothing that it mounts or starts outlives it.
+    namespace = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+    options = (
+        "--force-check-gpg",
+        f"--keyring={_KEYRING}",
+        "--variant=minbase",
+        f"--include={RUNTIME},ca-certificates",
+    )
+    run(*namespace, "debootstrap", *options, _DEBIAN_WITH_RUNTIME, root, mirror, environment=environment)
+    for name in _UNUSED:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _install_runtime_client(folder: Path) -> None:
+    locked = PROJECT / "tests/requirements.txt"
+    pinned = re.search(r"^awslambdaric==[\w.]+", locked.read_text(), re.MULTILINE)
+    assert pinned is not None  # noqa: S101 - the tests run the functions with it, too
+    version, machine = RUNTIME.removeprefix("python"), f"{platform.machine()}-unknown-linux-gnu"
+    install = (
+        Path(sys.executable).with_name("uv"),
+        "pip",
+        "install",
+        "--require-hashes",
+        "--only-binary=:all:",
+    )
+    target = ("--python-version", version, "--python-platform", machine, "--target", folder)
+    run(*install, *target, "-c", locked, pinned[0])
+    (folder / "bootstrap").write_text(_BOOTSTRAP)
+    (folder / "bootstrap").chmod(0o755)
+
+
+def _path(folder: Path) -> str:
+    unpacked = [str(folder / "engine" / name) for name in ("usr/bin", "usr/sbin")]
+    return os.pathsep.join([*unpacked, os.environ.get("PATH", os.defpath)])

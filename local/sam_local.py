@@ -1,0 +1,246 @@
+"""`make sam-local`: every sample event by `sam local`, in real containers, from nothing; a table of what was seen.
+
+    outside    engine and image are prepared in a temporary folder (local/engine.py)
+    inside     network, mount and process namespaces of their own: the engine, the local cloud, SAM as the README has it
+
+When the namespaces end, everything in them ends; then the folder goes. Exits with 1 when a line is not as promised, and
+with 77 where no engine can run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import requests
+
+from local.cloud import ENV_FILE, PROJECT, end_in_order_on_signals
+from local.container import CONTAINER_FOLDER, lambda_architecture
+from local.demo import Line, render
+from local.engine import (
+    BRIDGE,
+    RUNTIME,
+    Engine,
+    EngineError,
+    find_leftovers,
+    find_obstacle,
+    namespaces,
+    prepare,
+    run,
+)
+from local.reaper import Reaper
+from local.samples import ANSWERS, EVENTS, describe, function_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NOT_POSSIBLE: Final = 77
+_START_TIMEOUT_S: Final = 60.0
+_SERVER: Final = "http://127.0.0.1:3001"
+_FUNCTIONS: Final = ("BrokerFunction", "CampaignsFunction")
+_MARK: Final = "OFADEVELOPER"
+# What a developer's shell may hold; the namespaces have no way to any AWS but the local one.
+_DEVELOPER: Final = {
+    "AWS_ACCESS_KEY_ID": f"AKIA{_MARK}0000",
+    "AWS_SECRET_ACCESS_KEY": f"{_MARK}{'s' * 28}",
+    "AWS_SESSION_TOKEN": f"{_MARK}-session",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+# Which of the modules that are loaded come from byte code of this interpreter's.
+_COUNT_BYTE_CODE: Final = """
+import importlib.util, pathlib
+files = [f for d in ("/var/task/functions", "/opt/python") for f in pathlib.Path(d).rglob("*.py")]
+def is_there(file):
+    cached = pathlib.Path(importlib.util.cache_from_source(str(file)))
+    return cached.exists() and cached.read_bytes()[:4] == importlib.util.MAGIC_NUMBER
+print(sum(map(is_there, files)), "of", len(files))
+"""
+
+
+class Proof:
+    """What is shown, in the order of the table."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._environment = engine.environment | {
+            "PATH": f"{PROJECT}/.local/sam/bin{os.pathsep}{engine.environment['PATH']}",
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "tmp"),
+            "SAM_CLI_TELEMETRY": "0",
+            "SAM_SKIP_PULL_IMAGE": "1",  # no registry is in reach: the image is here under its name
+        }
+        self.lines: list[Line] = []
+
+    def run(self) -> None:
+        with self._local_cloud():
+            for event in sorted(EVENTS.glob("*.json")):
+                self._show_event(event)
+            with self._start_lambda():
+                self._show_warm_calls()
+                self._show_what_is_inside()
+        self._show_that_it_fails_closed()
+
+    def _show_event(self, event: Path) -> None:
+        command = f"sam local invoke {function_for(event)} --event {event.relative_to(PROJECT)}"
+        answer = json.loads(run(*command.split(), environment=self._environment))
+        self._note(command, ANSWERS[event.stem], describe(answer))
+
+    def _show_warm_calls(self) -> None:
+        event = (EVENTS / "token-default.json").read_bytes()
+        for name, source in (
+            ("BrokerFunction", "table"),
+            ("BrokerFunction", "memory"),
+            ("BrokerFunction:live", "memory"),
+        ):
+            answer = requests.post(
+                f"{_SERVER}/2015-03-31/functions/{name}/invocations", data=event, timeout=60
+            ).json()
+            self._note(
+                f"start-lambda, {name}",
+                f"200 from {source}",
+                f"{describe(answer)} from {self._last_source()}",
+            )
+
+    def _last_source(self) -> str:
+        audits = [line for line in self._log("start-lambda").splitlines() if '"_aws"' in line]
+        return str(json.loads(audits[-1][audits[-1].index("{") :]).get("source")) if audits else "nowhere"
+
+    def _show_what_is_inside(self) -> None:
+        containers = self._engine.docker("ps", "--quiet").split()
+        seen = "".join(self._engine.docker("inspect", container) for container in containers)
+        self._note(
+            "  keys and region of the developer's in its container",
+            "0",
+            seen.count(_MARK) + seen.count("us-east-1"),
+        )
+        counted = self._engine.docker("exec", containers[0], RUNTIME, "-c", _COUNT_BYTE_CODE).strip()
+        self._note(
+            "  modules with byte code of its interpreter",
+            "all",
+            "all" if len(set(counted.split(" of "))) == 1 else counted,
+        )
+
+    def _show_that_it_fails_closed(self) -> None:
+        command = "sam local invoke BrokerFunction --event events/token-default.json"
+        try:
+            seen = run(*command.split(), environment=self._environment | _DEVELOPER)
+        except EngineError as error:
+            seen = "no such file" if ".local/container/" in str(error) else str(error)
+        self._note(f"{command}, without the local cloud", "no such file", seen)
+
+    @contextmanager
+    def _local_cloud(self) -> Iterator[None]:
+        command = [sys.executable, "-m", "local.up", "--bridge", BRIDGE]
+        with self._background(
+            "local-cloud", command, {**os.environ, "TMPDIR": str(self._folder / "tmp")}, "Ctrl-C"
+        ):
+            yield
+
+    @contextmanager
+    def _start_lambda(self) -> Iterator[None]:
+        command = ["sam", "local", "start-lambda"]
+        with self._background("start-lambda", command, self._environment | _DEVELOPER, "Running on"):
+            yield
+
+    @contextmanager
+    def _background(
+        self, name: str, command: list[str], environment: Mapping[str, str], ready: str
+    ) -> Iterator[None]:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=PROJECT, env=dict(environment), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        try:
+            give_up_at_s = time.monotonic() + _START_TIMEOUT_S
+            while ready not in self._log(name):
+                if process.poll() is not None or time.monotonic() > give_up_at_s:
+                    raise EngineError(f"{name} did not start:\n{self._log(name)[-3000:]}")
+                time.sleep(0.1)
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+    def _log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text(errors="replace")
+
+    def _note(self, what: str, promised: str, seen: object) -> None:
+        line = Line(what, promised, str(seen))
+        print(f"  {'✓' if line.holds else '✗'} {what}: {seen}", flush=True)
+        self.lines.append(line)
+
+
+def prove_inside(folder: Path) -> int:
+    """Run the proof in namespaces that are this process's own; return the exit status."""
+    run("ip", "link", "set", "lo", "up")
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    engine = Engine(folder)
+    with engine.running():
+        print(f"· engine {engine.docker('version', '--format', '{{.Server.Version}}').strip()}")
+        print(f"· image {engine.import_image(lambda_architecture())}", flush=True)
+        proof = Proof(engine, folder)
+        proof.run()
+    print(f"\n{render(proof.lines)}\n")
+    broken = sum(not line.holds for line in proof.lines)
+    print(f"{broken} of {len(proof.lines)} are not as promised" if broken else "every line is as promised")
+    return 1 if broken else 0
+
+
+def prove() -> int:
+    """Prepare, run the proof in namespaces of its own, and remove everything; return the exit status."""
+    if obstacle := find_obstacle():
+        print(f"not possible here: {obstacle}", file=sys.stderr)
+        return NOT_POSSIBLE
+    if CONTAINER_FOLDER.exists():
+        print("error: end `make local` first; both would write .local/container", file=sys.stderr)
+        return 1
+    started_s = time.monotonic()
+    folder = Path(tempfile.gettempdir()) / f"token-broker-sam-local-{uuid.uuid4().hex[:12]}"
+    before = find_leftovers(folder)  # an engine of the machine's own
+    folder.mkdir(mode=0o700)
+    reaper = Reaper(PROJECT)
+    for path in (folder, CONTAINER_FOLDER, ENV_FILE):
+        reaper.remove_at_end(path)
+    try:
+        print("· engine and image, from Debian's packages", flush=True)
+        print("\n".join(f"  {package}" for package in prepare(folder)))
+        print(f"  prepared in {time.monotonic() - started_s:.0f} s", flush=True)
+        inside = [sys.executable, "-m", "local.sam_local", "--inside", str(folder)]
+        with namespaces(folder, inside) as child:
+            reaper.watch(child)
+            status = child.wait()
+    finally:
+        reaper.act()
+    leftovers = [text for text in find_leftovers(folder) if text not in before]
+    print("\n".join(["left behind:", *leftovers]) if leftovers else "nothing is left of it", end="")
+    print(f"; {time.monotonic() - started_s:.0f} s")
+    return status or bool(leftovers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="local.sam_local", description=__doc__.partition("\n")[0])
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    end_in_order_on_signals()
+    try:
+        return prove_inside(options.inside) if options.inside else prove()
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
