@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 NOT_POSSIBLE: Final = 77
 _START_TIMEOUT_S: Final = 60.0
 _SERVER: Final = "http://127.0.0.1:3001"
-_FUNCTIONS: Final = ("BrokerFunction", "CampaignsFunction")
+_START_LAMBDA: Final = "start-lambda"
 _MARK: Final = "OFADEVELOPER"
 # What a developer's shell may hold; the namespaces have no way to any AWS but the local one.
 _DEVELOPER: Final = {
@@ -57,14 +57,21 @@ _DEVELOPER: Final = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-# Which of the modules that are loaded come from byte code of this interpreter's.
+_CALLS: Final = (
+    ("BrokerFunction", "token-default", "200 from table"),
+    ("BrokerFunction", "token-default", "200 from memory"),
+    ("BrokerFunction:live", "token-default", "200 from memory"),
+    ("CampaignsFunction", "campaigns-by-hand", "complete"),
+)
+# Byte code counts if it is of this interpreter's kind.
 _COUNT_BYTE_CODE: Final = """
 import importlib.util, pathlib
-files = [f for d in ("/var/task/functions", "/opt/python") for f in pathlib.Path(d).rglob("*.py")]
-def is_there(file):
-    cached = pathlib.Path(importlib.util.cache_from_source(str(file)))
+modules = [f for d in ("/var/task", "/opt/python") for f in pathlib.Path(d).rglob("*.py")]
+def has_byte_code(module):
+    cached = pathlib.Path(importlib.util.cache_from_source(str(module)))
     return cached.exists() and cached.read_bytes()[:4] == importlib.util.MAGIC_NUMBER
-print(sum(map(is_there, files)), "of", len(files))
+count = sum(map(has_byte_code, modules))
+print("all" if 0 < count == len(modules) else f"{count} of {len(modules)}: is there a Python 3.13? (make python)")
 """
 
 
@@ -88,7 +95,8 @@ class Proof:
             for event in sorted(EVENTS.glob("*.json")):
                 self._show_event(event)
             with self._start_lambda():
-                self._show_warm_calls()
+                for call in _CALLS:
+                    self._show_call(*call)
                 self._show_what_is_inside()
         self._show_that_it_fails_closed()
 
@@ -97,40 +105,25 @@ class Proof:
         answer = json.loads(run(*command.split(), environment=self._environment))
         self._note(command, ANSWERS[event.stem], describe(answer))
 
-    def _show_warm_calls(self) -> None:
-        event = (EVENTS / "token-default.json").read_bytes()
-        for name, source in (
-            ("BrokerFunction", "table"),
-            ("BrokerFunction", "memory"),
-            ("BrokerFunction:live", "memory"),
-        ):
-            answer = requests.post(
-                f"{_SERVER}/2015-03-31/functions/{name}/invocations", data=event, timeout=60
-            ).json()
-            self._note(
-                f"start-lambda, {name}",
-                f"200 from {source}",
-                f"{describe(answer)} from {self._last_source()}",
-            )
+    def _show_call(self, function: str, event: str, promised: str) -> None:
+        url = f"{_SERVER}/2015-03-31/functions/{function}/invocations"
+        answer = requests.post(url, data=(EVENTS / f"{event}.json").read_bytes(), timeout=60).json()
+        seen = describe(answer) + (f" from {self._last_source()}" if "statusCode" in answer else "")
+        self._note(f"sam local start-lambda, {function}", promised, seen)
 
     def _last_source(self) -> str:
-        audits = [line for line in self._log("start-lambda").splitlines() if '"_aws"' in line]
-        return str(json.loads(audits[-1][audits[-1].index("{") :]).get("source")) if audits else "nowhere"
+        """Return where the broker's last audit line says that its token came from."""
+        audits = [line for line in self._log(_START_LAMBDA).splitlines() if '"source"' in line]
+        return str(json.loads(audits[-1][audits[-1].index("{") :])["source"]) if audits else "nowhere"
 
     def _show_what_is_inside(self) -> None:
-        containers = self._engine.docker("ps", "--quiet").split()
-        seen = "".join(self._engine.docker("inspect", container) for container in containers)
-        self._note(
-            "  keys and region of the developer's in its container",
-            "0",
-            seen.count(_MARK) + seen.count("us-east-1"),
-        )
-        counted = self._engine.docker("exec", containers[0], RUNTIME, "-c", _COUNT_BYTE_CODE).strip()
-        self._note(
-            "  modules with byte code of its interpreter",
-            "all",
-            "all" if len(set(counted.split(" of "))) == 1 else counted,
-        )
+        for container in self._engine.docker("ps", "--quiet").split():
+            name = self._engine.docker("exec", container, "printenv", "AWS_LAMBDA_FUNCTION_NAME").strip()
+            told = self._engine.docker("inspect", container)
+            count = sum(told.count(text) for text in (_MARK, _DEVELOPER["AWS_REGION"]))
+            self._note(f"  of the developer's keys and region in {name}", "0", count)
+            byte_code = self._engine.docker("exec", container, RUNTIME, "-c", _COUNT_BYTE_CODE).strip()
+            self._note(f"  modules with byte code in {name}", "all", byte_code)
 
     def _show_that_it_fails_closed(self) -> None:
         command = "sam local invoke BrokerFunction --event events/token-default.json"
@@ -150,8 +143,9 @@ class Proof:
 
     @contextmanager
     def _start_lambda(self) -> Iterator[None]:
-        command = ["sam", "local", "start-lambda"]
-        with self._background("start-lambda", command, self._environment | _DEVELOPER, "Running on"):
+        with self._background(
+            _START_LAMBDA, ["sam", "local", "start-lambda"], self._environment | _DEVELOPER, "Running on"
+        ):
             yield
 
     @contextmanager

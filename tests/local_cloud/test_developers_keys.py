@@ -1,0 +1,280 @@
+"""Whatever a developer's shell holds for real AWS, no documented way of running the functions here hands it to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from local.cloud import PROJECT
+from local.samples import EVENTS
+from tests.cli.fake_aws import FakeAws
+from tests.local_cloud.fake_engine import FakeEngine
+from tests.local_cloud.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.cloud
+MARK = "OFADEVELOPER"
+FUNCTIONS = ["BrokerFunction", "CampaignsFunction"]
+# What every checkout has once `make build` has run; the environments are shared, everything else is a copy.
+SHARED = [".venv", ".local/sam", ".local/aws"]
+COPIED = ["Makefile", "samconfig.toml", "template.yaml", "pyproject.toml", "events", "functions", "layers", "local", "tests", ".aws-sam"]  # fmt: skip
+
+
+@dataclass
+class Desk:
+    """A checkout of its own, a developer's environment, and the AWS that this environment leads to."""
+
+    checkout: Path
+    environment: dict[str, str]
+    real_aws: FakeAws
+    demo: subprocess.Popen[str]
+    seen: dict[str, bytes]
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - what the README says
+            command,
+            cwd=self.checkout,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def variables(self, function: str) -> dict[str, str]:
+        variables: dict[str, str] = json.loads((self.checkout / ".local/container/env.json").read_text())[
+            function
+        ]
+        return variables
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """`make local` is up, and `make demo` runs."""
+    home = tmp_path_factory.mktemp("home")
+    checkout = tmp_path_factory.mktemp("project")
+    _check_out(checkout)
+    with FakeAws() as real_aws, contextlib.ExitStack() as ending:
+        environment = _developers_environment(home, real_aws.url)
+        seen: dict[str, bytes] = {}
+        ending.enter_context(_watch(checkout, seen))
+        demo = _start(checkout, environment, "demo", subprocess.PIPE)
+        ending.callback(_end, demo)
+        with (checkout / "local.log").open("w+") as log:
+            local = _start(checkout, environment, "local", log)
+            ending.callback(_end, local)
+        wait_until(lambda: "Ctrl-C" in (checkout / "local.log").read_text() or local.poll() is not None, 120)
+        assert local.poll() is None, (checkout / "local.log").read_text()
+        yield Desk(checkout, environment, real_aws, demo, seen)
+
+
+def test_make_invoke_runs_with_the_functions_own_role(desk: Desk) -> None:
+    broker = desk.run("make", "invoke", "EVENT=events/token-default.json")
+    campaigns = desk.run("make", "invoke", "FUNCTION=campaigns", "EVENT=events/campaigns-by-hand.json")
+
+    assert json.loads(broker.stdout)["statusCode"] == 200, broker.stderr
+    assert json.loads(campaigns.stdout)["is_complete"], campaigns.stderr
+    assert desk.real_aws.asked == []
+    _assert_none_has_the_developers(desk.seen, "awslambdaric")
+
+
+def test_the_deployed_functions_have_nothing_of_the_developers(desk: Desk) -> None:
+    lines = (line.partition("=") for line in (desk.checkout / ".local/env").read_text().splitlines())
+    environment = {name: value for name, _, value in lines}
+
+    token = desk.run(".venv/bin/token-broker", "token", **environment)
+
+    assert token.returncode == 0, token.stderr
+    assert desk.real_aws.asked == []
+    _assert_none_has_the_developers(desk.seen, "_worker.py")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_sam_local_invoke_hands_on_the_file_and_nothing_else(
+    desk: Desk, function: str, tmp_path: Path
+) -> None:
+    with FakeEngine(tmp_path / "engine") as engine:
+        ended = desk.run(
+            ".local/sam/bin/sam", "local", "invoke", function, "--event", "events/token-default.json",
+            DOCKER_HOST=engine.host,
+        )  # fmt: skip
+
+    assert len(engine.created) == 1, ended.stderr
+    _assert_container_is_set_up(desk, function, engine.created[0])
+    # SAM itself asks who the developer is before it starts; what it hears goes nowhere.
+    assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
+
+
+def test_sam_local_start_lambda_hands_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
+    names = ["BrokerFunction", "BrokerFunction:live", "CampaignsFunction"]
+    with FakeEngine(tmp_path / "engine") as engine, _start_lambda(desk, engine, tmp_path / "log") as address:
+        for name in names:
+            invocations = f"{address}/2015-03-31/functions/{name}/invocations"
+            requests.post(invocations, data=b"{}", timeout=60)
+
+    assert len(engine.created) == len(names)
+    for name, container in zip(names, engine.created, strict=True):
+        _assert_container_is_set_up(desk, name.removesuffix(":live"), container)
+
+
+@contextlib.contextmanager
+def _start_lambda(desk: Desk, engine: FakeEngine, log: Path) -> Iterator[str]:
+    command = [".local/sam/bin/sam", "local", "start-lambda", "--port", "0"]
+    environment = desk.environment | {"DOCKER_HOST": engine.host}
+    with log.open("w") as output:
+        server = subprocess.Popen(command, cwd=desk.checkout, env=environment, stdout=output, stderr=output)  # noqa: S603
+    try:
+        wait_until(lambda: "Running on" in log.read_text() or server.poll() is not None, 60)
+        yield re.findall(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())[0]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_without_the_local_cloud_sam_starts_nothing(desk: Desk, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "checkout"
+    elsewhere.mkdir()
+    shutil.copy(desk.checkout / "samconfig.toml", elsewhere)
+    shutil.copytree(desk.checkout / ".aws-sam/build", elsewhere / ".aws-sam/build")
+    sam = desk.checkout / ".local/sam/bin/sam"
+    with FakeEngine(tmp_path / "engine") as engine:
+        for command in (
+            ["invoke", "BrokerFunction", "--event", str(EVENTS / "status.json")],
+            ["start-lambda"],
+        ):
+            ended = subprocess.run(  # noqa: S603 - what the README says
+                [sam, "local", *command],
+                cwd=elsewhere,
+                env=desk.environment | {"DOCKER_HOST": engine.host},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert ended.returncode != 0
+            assert ".local/container/" in ended.stderr
+    assert engine.created == []
+
+
+def test_make_demo_keeps_every_promise(desk: Desk) -> None:
+    output, _ = desk.demo.communicate(timeout=180)
+
+    assert desk.demo.returncode == 0, output
+    _assert_none_has_the_developers(desk.seen, "_worker.py")
+    assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
+
+
+def _assert_container_is_set_up(desk: Desk, function: str, container: dict[str, Any]) -> None:
+    given = dict(variable.split("=", 1) for variable in container["Env"])
+    of_the_file = desk.variables(function)
+    of_sam = {name: value for name, value in given.items() if name not in of_the_file}
+
+    assert {name: given[name] for name in of_the_file} == of_the_file
+    assert given["AWS_ENDPOINT_URL"].startswith("http://localhost:")
+    assert set(of_sam) <= {"AWS_SAM_LOCAL", "AWS_ACCOUNT_ID"} | {
+        n for n in of_sam if n.startswith("AWS_LAMBDA_")
+    }
+    assert MARK not in json.dumps(container)
+    assert container["HostConfig"]["ExtraHosts"] == ["localhost:host-gateway"]
+
+
+def _assert_none_has_the_developers(seen: dict[str, bytes], kind: str) -> None:
+    """Look at processes of this kind, of which there was at least one."""
+    environments = [environment for command, environment in seen.items() if kind in command]
+
+    assert environments
+    assert not [environment for environment in environments if MARK.encode() in environment]
+
+
+def _check_out(folder: Path) -> None:
+    (folder / ".local").mkdir()
+    for name in SHARED:
+        (folder / name).symlink_to(PROJECT / name)
+    for name in COPIED:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(
+                source,
+                folder / name,
+                ignore=shutil.ignore_patterns("__pycache__") if name != ".aws-sam" else None,
+            )
+        else:
+            shutil.copy2(source, folder / name)
+
+
+def _developers_environment(home: Path, real_aws: str) -> dict[str, str]:
+    (home / "config").write_text(f"[profile production]\nregion = {MARK}\n")
+    (home / "credentials").write_text(
+        f"[production]\naws_access_key_id = AKIA{MARK}\naws_secret_access_key = {MARK}\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return kept | {
+        "HOME": str(home),
+        "AWS_CONFIG_FILE": str(home / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"),
+        "AWS_PROFILE": "production",
+        "AWS_ACCESS_KEY_ID": f"AKIA{MARK}",
+        "AWS_SECRET_ACCESS_KEY": f"{MARK}-secret",
+        "AWS_SESSION_TOKEN": f"{MARK}-session",
+        "AWS_REGION": f"us-{MARK.lower()}-1",
+        "AWS_DEFAULT_REGION": f"us-{MARK.lower()}-1",
+        "AWS_ENDPOINT_URL": f"{real_aws}/{MARK}",
+        "AWS_ENDPOINT_URL_DYNAMODB": f"{real_aws}/{MARK}",
+        "SAM_CLI_TELEMETRY": "0",
+    }
+
+
+def _start(checkout: Path, environment: dict[str, str], target: str, output: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - what the README says
+        ["make", target],  # noqa: S607 - as a developer's shell finds it
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+
+
+@contextlib.contextmanager
+def _watch(checkout: Path, seen: dict[str, bytes]) -> Iterator[None]:
+    """Note the environment of every process that there is of this checkout, by its command."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):  # it ended while we looked
+                    command = (process / "cmdline").read_bytes().decode(errors="replace")
+                    environment = (process / "environ").read_bytes()
+                    if str(checkout) in command or str(checkout).encode() in environment:
+                        seen[f"{process.name} {command}"] = environment
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()
