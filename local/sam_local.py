@@ -10,6 +10,7 @@ with 77 where no engine can run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -45,9 +46,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NOT_POSSIBLE: Final = 77
+# As the README has them.
+LOCAL_CLOUD: Final = f"make local BRIDGE={BRIDGE}"
+INVOKE: Final = "sam local invoke {function} --event events/{event}.json"
+START_LAMBDA: Final = "sam local start-lambda"
 _START_TIMEOUT_S: Final = 60.0
 _SERVER: Final = "http://127.0.0.1:3001"
-_START_LAMBDA: Final = "start-lambda"
 _MARK: Final = "OFADEVELOPER"
 # What a developer's shell may hold; the namespaces have no way to any AWS but the local one.
 _DEVELOPER: Final = {
@@ -91,17 +95,17 @@ class Proof:
         self.lines: list[Line] = []
 
     def run(self) -> None:
-        with self._local_cloud():
+        with self._background(LOCAL_CLOUD, os.environ | {"TMPDIR": str(self._folder / "tmp")}, "Ctrl-C"):
             for event in sorted(EVENTS.glob("*.json")):
                 self._show_event(event)
-            with self._start_lambda():
+            with self._background(START_LAMBDA, self._environment | _DEVELOPER, "Running on"):
                 for call in _CALLS:
                     self._show_call(*call)
                 self._show_what_is_inside()
         self._show_that_it_fails_closed()
 
     def _show_event(self, event: Path) -> None:
-        command = f"sam local invoke {function_for(event)} --event {event.relative_to(PROJECT)}"
+        command = INVOKE.format(function=function_for(event), event=event.stem)
         answer = json.loads(run(*command.split(), environment=self._environment))
         self._note(command, ANSWERS[event.stem], describe(answer))
 
@@ -109,11 +113,12 @@ class Proof:
         url = f"{_SERVER}/2015-03-31/functions/{function}/invocations"
         answer = requests.post(url, data=(EVENTS / f"{event}.json").read_bytes(), timeout=60).json()
         seen = describe(answer) + (f" from {self._last_source()}" if "statusCode" in answer else "")
-        self._note(f"sam local start-lambda, {function}", promised, seen)
+        self._note(f"{START_LAMBDA}, {function}", promised, seen)
 
     def _last_source(self) -> str:
         """Return where the broker's last audit line says that its token came from."""
-        audits = [line for line in self._log(_START_LAMBDA).splitlines() if '"source"' in line]
+        log = self._log_file(START_LAMBDA).read_text(errors="replace")
+        audits = [line for line in log.splitlines() if '"source"' in line]
         return str(json.loads(audits[-1][audits[-1].index("{") :])["source"]) if audits else "nowhere"
 
     def _show_what_is_inside(self) -> None:
@@ -126,7 +131,7 @@ class Proof:
             self._note(f"  modules with byte code in {name}", "all", byte_code)
 
     def _show_that_it_fails_closed(self) -> None:
-        command = "sam local invoke BrokerFunction --event events/token-default.json"
+        command = INVOKE.format(function="BrokerFunction", event="token-default")
         try:
             seen = run(*command.split(), environment=self._environment | _DEVELOPER)
         except EngineError as error:
@@ -134,41 +139,33 @@ class Proof:
         self._note(f"{command}, without the local cloud", "no such file", seen)
 
     @contextmanager
-    def _local_cloud(self) -> Iterator[None]:
-        command = [sys.executable, "-m", "local.up", "--bridge", BRIDGE]
-        with self._background(
-            "local-cloud", command, {**os.environ, "TMPDIR": str(self._folder / "tmp")}, "Ctrl-C"
-        ):
-            yield
-
-    @contextmanager
-    def _start_lambda(self) -> Iterator[None]:
-        with self._background(
-            _START_LAMBDA, ["sam", "local", "start-lambda"], self._environment | _DEVELOPER, "Running on"
-        ):
-            yield
-
-    @contextmanager
-    def _background(
-        self, name: str, command: list[str], environment: Mapping[str, str], ready: str
-    ) -> Iterator[None]:
-        with (self._folder / f"{name}.log").open("wb") as log:
+    def _background(self, command: str, environment: Mapping[str, str], ready: str) -> Iterator[None]:
+        """Have a command run until the end of the block, from the moment at which it has written `ready`."""
+        log_file = self._log_file(command)
+        with log_file.open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=PROJECT, env=dict(environment), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command.split(),
+                cwd=PROJECT,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             give_up_at_s = time.monotonic() + _START_TIMEOUT_S
-            while ready not in self._log(name):
+            while ready not in (written := log_file.read_text(errors="replace")):
                 if process.poll() is not None or time.monotonic() > give_up_at_s:
-                    raise EngineError(f"{name} did not start:\n{self._log(name)[-3000:]}")
+                    raise EngineError(f"`{command}` did not start:\n{written[-3000:]}")
                 time.sleep(0.1)
             yield
         finally:
-            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # as a terminal does: make's child, too
             process.wait()
 
-    def _log(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text(errors="replace")
+    def _log_file(self, command: str) -> Path:
+        return self._folder / f"{command.replace(' ', '-')}.log"
 
     def _note(self, what: str, promised: str, seen: object) -> None:
         line = Line(what, promised, str(seen))
