@@ -61,7 +61,7 @@ _DEVELOPER: Final = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-_CALLS: Final = (
+CALLS: Final = (
     ("BrokerFunction", "token-default", "200 from table"),
     ("BrokerFunction", "token-default", "200 from memory"),
     ("BrokerFunction:live", "token-default", "200 from memory"),
@@ -99,7 +99,7 @@ class Proof:
             for event in sorted(EVENTS.glob("*.json")):
                 self._show_event(event)
             with self._background(START_LAMBDA, self._environment | _DEVELOPER, "Running on"):
-                for call in _CALLS:
+                for call in CALLS:
                     self._show_call(*call)
                 self._show_what_is_inside()
         self._show_that_it_fails_closed()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from functions.broker import lifetime, token
 from functions.broker.adapters import oauth_exchange
+from local import sam_local, samples
 
 ROOT = Path(__file__).parents[2]
 BROKER = ROOT / "functions" / "broker"
@@ -89,3 +90,24 @@ def test_every_make_task_of_the_readme_exists() -> None:
     named = set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text()))
 
     assert {"demo", "test", "local", "invoke", "check", "build", "deploy"} <= named <= tasks
+
+
+def test_the_lines_for_sam_are_those_that_the_proof_runs() -> None:
+    proven = {sam_local.LOCAL_CLOUD, sam_local.START_LAMBDA} | {
+        sam_local.INVOKE.format(function=samples.function_for(samples.EVENTS / name), event=name)
+        for name in samples.ANSWERS
+    }
+    for page in ("README.md", "docs/running-locally.md"):
+        lines = re.findall(r"^(?:sam local|make local) .*$", (ROOT / page).read_text(), re.MULTILINE)
+        assert {sam_local.LOCAL_CLOUD, sam_local.START_LAMBDA} <= set(lines) <= proven
+
+
+def test_the_output_of_the_proof_in_the_page_is_of_the_present_one() -> None:
+    page = (ROOT / "docs/running-locally.md").read_text()
+    rows = {tuple(re.split(r"  +", line)[1:]) for line in page.splitlines() if line.startswith("✓")}
+
+    for name, promised in samples.ANSWERS.items():
+        command = sam_local.INVOKE.format(function=samples.function_for(samples.EVENTS / name), event=name)
+        assert (command, promised, promised) in rows
+    for function, _, promised in sam_local.CALLS:
+        assert (f"{sam_local.START_LAMBDA}, {function}", promised, promised) in rows
