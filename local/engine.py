@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Final
 from local.cloud import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
+NAMESPACES: Final = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Before a command: what it mounts, starts and connects is its own, and ends with it."""
 RUNTIME: Final = "python3.13"
 BRIDGE: Final = "docker0"
 _DEBIAN_WITH_RUNTIME: Final = "trixie"
@@ -35,9 +37,7 @@ _START_TIMEOUT_S: Final = 30.0
 _END_S: Final = 30.0
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _UNUSED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
-_PLACES_OF_AN_ENGINE: Final = tuple(
-    map(Path, ("/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker"))
-)
+_USUAL_PATHS: Final = tuple(map(Path, ("/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker")))
 _IMAGE_OF_SAM: Final = """
 import sys
 from samcli.local.docker.lambda_image import LambdaImage, Runtime
@@ -87,23 +87,13 @@ def prepare(folder: Path) -> list[str]:
     return packages
 
 
-@contextmanager
-def namespaces(folder: Path, command: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `command` in network, mount and process namespaces that end with it; at the end, nothing of them is left.
+def lasting_paths(folder: Path) -> list[Path]:
+    """Return what does not end with the namespaces of an engine: its control groups, and its folder.
 
-    Args:
-        folder: what `Engine` is given there.
-        command: leads a process group of its own.
+    There is a group for each controller, or (version 2) one for all of them.
     """
-    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    process = subprocess.Popen([*unshare, *command], cwd=PROJECT, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for group in _control_groups(folder):
-            group.rmdir()
+    top = Path("/sys/fs/cgroup")
+    return [*(group / folder.name for group in (top, *top.glob("*/"))), folder]
 
 
 def find_leftovers(folder: Path) -> list[str]:
@@ -115,12 +105,12 @@ def find_leftovers(folder: Path) -> list[str]:
         with contextlib.suppress(OSError):  # it ended while we looked
             if mark.encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes():
                 processes.append(f"process {process.name}")
-    files = [path for path in (folder, *_PLACES_OF_AN_ENGINE) if path.exists()]
-    return [*processes, *mounts, *map(str, _control_groups(folder)), *map(str, files)]
+    files = [path for path in (*lasting_paths(folder), *_USUAL_PATHS) if path.exists()]
+    return [*processes, *mounts, *map(str, files)]
 
 
 class Engine:
-    """dockerd of a prepared folder, for use in `namespaces`.
+    """dockerd of a prepared folder, for a process that NAMESPACES starts.
 
     Attributes:
         environment: what its clients need.
@@ -221,14 +211,6 @@ def _cover_system_folders(folder: Path) -> None:
     shutil.copytree("/etc", folder / "etc", symlinks=True, ignore_dangling_symlinks=True)
     run("mount", "--bind", folder / "etc", "/etc")
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
-
-
-def _control_groups(folder: Path) -> list[Path]:
-    """Return the engine's control groups, inner ones first; version 1 has one for each controller."""
-    top = Path("/sys/fs/cgroup")
-    groups = [group for pattern in (folder.name, f"*/{folder.name}") for group in top.glob(pattern)]
-    inner = [path for group in groups for path in group.rglob("*") if path.is_dir()]
-    return sorted([*groups, *inner], reverse=True)
 
 
 def _fetch_packages(folder: Path) -> list[str]:

@@ -1,9 +1,10 @@
 """`make sam-local`: every sample event by `sam local`, in real containers, from nothing; a table of what was seen.
 
-    outside    engine and image are prepared in a temporary folder (local/engine.py)
-    inside     network, mount and process namespaces of their own: the engine, the local cloud, SAM as the README has it
+    prove               starts a child, and removes whatever it leaves
+    prepare_and_enter   engine and image, in a temporary folder (local/engine.py)
+    prove_inside        in network, mount and process namespaces: engine, local cloud, SAM as the README has it
 
-When the namespaces end, everything in them ends; then the folder goes. Exits with 1 when a line is not as promised, and
+Exits with 1 when a line is not as promised, and
 with 77 where no engine can run.
 """
 
@@ -21,7 +22,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import requests
 
@@ -30,12 +31,13 @@ from local.container import CONTAINER_FOLDER, lambda_architecture
 from local.demo import Line, render
 from local.engine import (
     BRIDGE,
+    NAMESPACES,
     RUNTIME,
     Engine,
     EngineError,
     find_leftovers,
     find_obstacle,
-    namespaces,
+    lasting_paths,
     prepare,
     run,
 )
@@ -52,6 +54,7 @@ INVOKE: Final = "sam local invoke {function} --event events/{event}.json"
 START_LAMBDA: Final = "sam local start-lambda"
 _START_TIMEOUT_S: Final = 60.0
 _SERVER: Final = "http://127.0.0.1:3001"
+_SELF: Final = (sys.executable, "-m", "local.sam_local")
 _MARK: Final = "OFADEVELOPER"
 # What a developer's shell may hold; the namespaces have no way to any AWS but the local one.
 _DEVELOPER: Final = {
@@ -190,8 +193,17 @@ def prove_inside(folder: Path) -> int:
     return 1 if broken else 0
 
 
+def prepare_and_enter(folder: Path) -> NoReturn:
+    """Prepare, and go on in namespaces of our own."""
+    started_s = time.monotonic()
+    print("· engine and image, from Debian's packages", flush=True)
+    print("\n".join(f"  {package}" for package in prepare(folder)))
+    print(f"  prepared in {time.monotonic() - started_s:.0f} s", flush=True)
+    os.execvp(NAMESPACES[0], [*NAMESPACES, *_SELF, "--inside", str(folder)])
+
+
 def prove() -> int:
-    """Prepare, run the proof in namespaces of its own, and remove everything; return the exit status."""
+    """Have everything done by a child, and remove all of it, also if we are killed; return the exit status."""
     if obstacle := find_obstacle():
         print(f"not possible here: {obstacle}", file=sys.stderr)
         return NOT_POSSIBLE
@@ -203,16 +215,12 @@ def prove() -> int:
     before = find_leftovers(folder)  # an engine of the machine's own
     folder.mkdir(mode=0o700)
     reaper = Reaper(PROJECT)
-    for path in (folder, CONTAINER_FOLDER, ENV_FILE):
+    for path in (*lasting_paths(folder), CONTAINER_FOLDER, ENV_FILE):
         reaper.remove_at_end(path)
     try:
-        print("· engine and image, from Debian's packages", flush=True)
-        print("\n".join(f"  {package}" for package in prepare(folder)))
-        print(f"  prepared in {time.monotonic() - started_s:.0f} s", flush=True)
-        inside = [sys.executable, "-m", "local.sam_local", "--inside", str(folder)]
-        with namespaces(folder, inside) as child:
-            reaper.watch(child)
-            status = child.wait()
+        child = subprocess.Popen([*_SELF, "--prepare", folder], cwd=PROJECT, start_new_session=True)
+        reaper.watch(child)
+        status = child.wait()
     finally:
         reaper.act()
     leftovers = [text for text in find_leftovers(folder) if text not in before]
@@ -223,11 +231,17 @@ def prove() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="local.sam_local", description=__doc__.partition("\n")[0])
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    step = parser.add_mutually_exclusive_group()
+    step.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
+    step.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    end_in_order_on_signals()
     try:
-        return prove_inside(options.inside) if options.inside else prove()
+        if options.prepare:
+            prepare_and_enter(options.prepare)
+        if options.inside:
+            return prove_inside(options.inside)
+        end_in_order_on_signals()
+        return prove()
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
