@@ -214,6 +214,9 @@ def _check_out(folder: Path) -> None:
             )
         else:
             shutil.copy2(source, folder / name)
+    # Older than the environments, which are shared: make must not make them again.
+    for requirements in (folder / "pyproject.toml", *folder.glob("*/**/*.txt")):
+        os.utime(requirements, (0, 0))
 
 
 def _developers_environment(home: Path, real_aws: str) -> dict[str, str]:
