@@ -1,11 +1,14 @@
 """`make compatibility`: the wheel in empty environments, with the oldest versions that it allows and the locked ones.
 
-The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time.
+The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time. Most of
+the command line's tests compare it with the functions: these run beside the wheel, with all that tests need, on the
+Python that `make test` does not run on.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -22,24 +25,41 @@ if TYPE_CHECKING:
 PYTHONS: Final = ("3.11", "3.13")
 _UV: Final = str(Path(sys.executable).with_name("uv"))
 _LOWEST: Final = "tests/client/lowest.txt"
+_LOCKED: Final = "tests/requirements.txt"
 # Older SDKs call what Python deprecated after them.
 _OF_OLD_SDKS: Final = ("-W", "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One environment: the wheel with `extras`, versions as `lock` has them, and the tests that it has to pass."""
+    """One environment: the wheel with `extras`, versions as `lock` has them, and the tests that it has to pass.
+
+    Attributes:
+        needs: what the tests need besides.
+        beside: packages of the checkout that they import and that are not in the wheel.
+        options: pytest's.
+    """
 
     lock: str
     extras: str
     tests: str
     options: tuple[str, ...] = ()
+    needs: str = "tests/client/requirements.txt"
+    beside: tuple[str, ...] = ()
 
 
 TRIALS: Final = (
     Trial(_LOWEST, "requests,httpx", "tests/client", _OF_OLD_SDKS),  # without boto3
     Trial(_LOWEST, "cli", "tests/cli/test_program.py", _OF_OLD_SDKS),
-    Trial("tests/requirements.txt", "cli,requests,httpx", "tests/client"),
+    Trial(_LOCKED, "cli,requests,httpx", "tests/client"),
+)
+_WITH_FUNCTIONS: Final = Trial(
+    _LOCKED,
+    "cli,requests,httpx",
+    "tests/cli",
+    options=("--confcutdir=tests", "-n", "2"),
+    needs=_LOCKED,
+    beside=("layers/common/lambda_support",),
 )
 
 
@@ -48,7 +68,7 @@ class TrialFailed(Exception):
 
 
 def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
-    """Return pytest's last line; takes some ten seconds.
+    """Return pytest's last line; takes some ten seconds, two minutes with the functions.
 
     Args:
         trial: what to try.
@@ -61,8 +81,11 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
     """
     _run([_UV, "venv", "--python", python, folder])
     install = (_UV, "pip", "install", "--python", folder, "--require-hashes")
-    _run([*install, "-r", "tests/client/requirements.txt"])
+    _run([*install, "-r", trial.needs])
     _run([*install, "-c", trial.lock, requirement(wheel, trial.extras)])
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for package in trial.beside:
+        (packages / Path(package).name).symlink_to(PROJECT / package)
     own_python = folder / "bin/python"
     origin = _run([own_python, "-c", "import token_broker; print(token_broker.__file__)"]).strip()
     if not Path(origin).is_relative_to(folder):
@@ -75,9 +98,16 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
 
 def find_python(version: str) -> str | None:
     """Return the interpreter of a minor version, None where there is none; nothing is downloaded."""
-    command = [_UV, "python", "find", "--no-python-downloads", version]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    found = subprocess.run(
+        [PROJECT / "local/find-python", version], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or None
+
+
+def trials_on(version: str) -> tuple[Trial, ...]:
+    """Return what is tried with a minor version."""
+    tested_by_make_test = platform.python_version_tuple()[:2] == tuple(version.split("."))
+    return TRIALS if tested_by_make_test else (*TRIALS, _WITH_FUNCTIONS)
 
 
 def main() -> int:
@@ -90,7 +120,7 @@ def main() -> int:
             if python is None:
                 print(f"· no Python {version} here: not tried with it")
                 continue
-            for trial in TRIALS:
+            for trial in trials_on(version):
                 tried += 1
                 what = f"Python {version}, {trial.lock}, [{trial.extras}], {trial.tests}"
                 try:
@@ -110,7 +140,7 @@ def _run(command: Sequence[str | Path]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     if done.returncode != 0:
