@@ -96,8 +96,10 @@ compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowe
 	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
+# What was built without byte code is not taken for what has it: the Python that makes it names the cache.
 build: $(READY) ## sam build
-	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
+	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached \
+	    --cache-dir ".aws-sam/cache$$($(WITH_VENV) local/find-python 3.13)" > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
 	@grep '^note:' .local/build.log || true
 
 .PHONY: wheel

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from local.locks import PROJECT
+from local.pythons import find_python
 from local.wheel import build_wheel, requirement
 
 if TYPE_CHECKING:
@@ -94,14 +95,6 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
     fixtures = f"--confcutdir={trial.tests.partition('/test_')[0]}"
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", fixtures, *trial.options, trial.tests)
     return _run([own_python, *tests]).splitlines()[-1]
-
-
-def find_python(version: str) -> str | None:
-    """Return the interpreter of a minor version, None where there is none; nothing is downloaded."""
-    found = subprocess.run(
-        [PROJECT / "local/find-python", version], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
 
 
 def trials_on(version: str) -> tuple[Trial, ...]:

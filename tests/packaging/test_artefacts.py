@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from local.pythons import find_python
 from tests.packaging.test_imports import imports
 
 ROOT = Path(__file__).parents[2]
@@ -165,10 +166,9 @@ def test_every_source_has_byte_code_of_lambdas_python_where_that_is_at_hand(arte
     sources = {file.with_suffix("") for file in (BUILD / artefact).rglob("*.py")}
     compiled = list((BUILD / artefact).rglob("*.pyc"))
     unchecked = {file for file in compiled if file.read_bytes()[4:8] == b"\1\0\0\0"}
-    at_hand = subprocess.run([ROOT / "local/find-python", "3.13"], capture_output=True, check=False).stdout  # noqa: S603 - our own program
 
     assert {file.parent.parent / file.name.removesuffix(".cpython-313.pyc") for file in unchecked} == (
-        sources if at_hand else set()
+        sources if find_python("3.13") else set()
     )
     assert unchecked == set(compiled)
 
