@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -264,9 +266,10 @@ def debian(machine: Machine, tmp_path: Path) -> Path:
     python = put_python(source / "built")
     write_program(source / "configure", 'echo "$1" >prefix')
     (source / "Makefile").write_text(
-        f"all:\n\tcp {python} python\n"
-        'install:\n\tmkdir -p "$(DESTDIR)$$(sed s/--prefix=// prefix)/bin"'
-        ' && cp python "$(DESTDIR)$$(sed s/--prefix=// prefix)/bin/python3.13"\n'
+        "PYTHON = its own\n"
+        f"all:\n\t[ '$(PYTHON)' = 'its own' ] && cp {python} python\n"
+        "install: place = $(DESTDIR)$(shell sed s/--prefix=// prefix)/bin\n"
+        "install:\n\tmkdir -p $(place) && cp python $(place)/python3.13\n"
     )
     tarball = tmp_path / "python3.13_3.13.5.orig.tar.xz"
     write_program(
@@ -285,6 +288,8 @@ def contents(folder: Path) -> list[str]:
 
 
 def test_debians_source_is_built_and_kept_and_nothing_else_stays(machine: Machine, debian: Path) -> None:
+    put_python(machine.built / "bin/python3.13", but="sys.exit(1)")  # of a library that is gone
+
     done = machine.run("make", "PYTHON=python3.11", "python")
 
     assert done.returncode == 0, done.stderr
@@ -307,6 +312,24 @@ def test_what_cannot_be_compiled_leaves_nothing(machine: Machine, debian: Path) 
 
     assert done.returncode != 0
     assert "no such header" in done.stderr
+    assert contents(machine.built.parent) == []
+
+
+def test_what_is_interrupted_leaves_nothing(machine: Machine, debian: Path) -> None:
+    reached = machine.data.with_name("reached")
+    (debian / "Makefile").write_text(f"all:\n\tmkfifo {reached} && echo >{reached}; sleep 60\n")
+    command = ["make", "python"]
+    with subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, env=machine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        process_group=0,
+    ) as running:  # fmt: skip
+        while not reached.exists() and running.poll() is None:
+            time.sleep(0.02)
+        reached.read_text()
+        assert contents(machine.built.parent) != []
+        os.killpg(running.pid, signal.SIGTERM)
+
+    assert running.returncode != 0
     assert contents(machine.built.parent) == []
 
 
