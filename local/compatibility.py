@@ -1,8 +1,8 @@
 """`make compatibility`: the wheel in empty environments, with the oldest versions that it allows and the locked ones.
 
-The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time. Most of
-the command line's tests compare it with the functions: these run beside the wheel, with all that tests need, on the
-Python that `make test` does not run on.
+The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time. The locked
+versions are tried where `make test` has not done it: on the other Python. There the command line is tested beside the
+functions, which many of its tests compare it with.
 """
 
 from __future__ import annotations
@@ -52,15 +52,17 @@ class Trial:
 TRIALS: Final = (
     Trial(_LOWEST, "requests,httpx", "tests/client", _OF_OLD_SDKS),  # without boto3
     Trial(_LOWEST, "cli", "tests/cli/test_program.py", _OF_OLD_SDKS),
-    Trial(_LOCKED, "cli,requests,httpx", "tests/client"),
 )
-_WITH_FUNCTIONS: Final = Trial(
-    _LOCKED,
-    "cli,requests,httpx",
-    "tests/cli",
-    options=("--confcutdir=tests", "-n", "2"),
-    needs=_LOCKED,
-    beside=("layers/common/lambda_support",),
+LOCKED_TRIALS: Final = (
+    Trial(_LOCKED, "cli,requests,httpx", "tests/client"),
+    Trial(
+        _LOCKED,
+        "cli,requests,httpx",
+        "tests/cli",
+        options=("--confcutdir=tests", "-n", "2"),
+        needs=_LOCKED,
+        beside=("layers/common/lambda_support",),
+    ),
 )
 
 
@@ -80,7 +82,7 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
     Raises:
         TrialFailed: something cannot be installed, the package is not the wheel's, or a test fails.
     """
-    _run([_UV, "venv", "--python", python, folder])
+    _run([python, "-m", "venv", folder])
     install = (_UV, "pip", "install", "--python", folder, "--require-hashes")
     _run([*install, "-r", trial.needs])
     _run([*install, "-c", trial.lock, requirement(wheel, trial.extras)])
@@ -100,7 +102,7 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
 def trials_on(version: str) -> tuple[Trial, ...]:
     """Return what is tried with a minor version."""
     tested_by_make_test = platform.python_version_tuple()[:2] == tuple(version.split("."))
-    return TRIALS if tested_by_make_test else (*TRIALS, _WITH_FUNCTIONS)
+    return TRIALS if tested_by_make_test else TRIALS + LOCKED_TRIALS
 
 
 def main() -> int:
