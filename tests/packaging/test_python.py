@@ -113,7 +113,7 @@ def test_the_first_version_that_is_anywhere_is_found(machine: Machine) -> None:
         pretended(but="sys.modules['ensurepip'] = None"),
         pretended(but="sys.modules['venv'] = None"),
         pretended(but="sys.modules['ssl'] = None"),
-        pretended(but="import sysconfig, venv; sys.abiflags = 't'"),
+        pretended(but="import ensurepip; sys.abiflags = 't'"),
         pretended(but="sys.implementation.name = 'pypy'"),
         pretended(but="sys.version_info = (3, 12, 9)"),
     ],
