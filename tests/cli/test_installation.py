@@ -152,7 +152,8 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
 def test_what_that_line_says_is_something_that_pip_understands(wheel: Path, tmp_path: Path) -> None:
     # Typed in the wheel's own folder.
     report = tmp_path / "report.json"
-    run([*PIP_INSTALL, "--no-deps", "--dry-run", "--report", report, f"{wheel.name}[cli]"], wheel.parent)
+    options = ("--no-deps", "--ignore-installed", "--dry-run", "--report", report)
+    run([*PIP_INSTALL, *options, f"{wheel.name}[cli]"], wheel.parent)
 
     (installed,) = json.loads(report.read_text())["install"]
     assert installed["requested_extras"] == ["cli"]
