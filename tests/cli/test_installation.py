@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -149,15 +148,11 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
     assert f"{wheel.name}[cli]" in ended.stderr
 
 
-def test_what_that_line_says_is_something_that_pip_understands(wheel: Path, tmp_path: Path) -> None:
-    # Typed in the wheel's own folder.
-    report = tmp_path / "report.json"
-    options = ("--no-deps", "--ignore-installed", "--dry-run", "--report", report)
-    run([*PIP_INSTALL, *options, f"{wheel.name}[cli]"], wheel.parent)
+def test_what_that_line_says_is_something_that_pip_understands(wheel: Path) -> None:
+    # Typed in the wheel's own folder. There is no index here: pip finds in this environment what the extra asks for.
+    told = run([*PIP_INSTALL, "--dry-run", f"{wheel.name}[cli]"], wheel.parent)
 
-    (installed,) = json.loads(report.read_text())["install"]
-    assert installed["requested_extras"] == ["cli"]
-    assert "cli" in installed["metadata"]["provides_extra"]
+    assert "boto3>=1.34.63 in " in told
 
 
 def test_a_wheel_with_other_bytes_is_not_installed(wheel: Path, tmp_path: Path) -> None:
