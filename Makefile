@@ -4,7 +4,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= python3
+# Lambda's version where it is at hand, else the lowest that works; asked for only where an environment is made.
+PYTHON ?= $(shell local/find-python 3.13 3.11 3.12 3.14 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
@@ -17,8 +18,8 @@ help: ## list the tasks
 # --- environments: three, because SAM CLI, the local AWS and the project pin different SDK versions ---------------
 
 $(UV): local/requirements/uv.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.x ...); this is " + sys.version)'
-	@echo "· creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.x ..., or first `make python`); this is " + sys.version)'
+	@echo "· creating $(VENV) with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r local/requirements/uv.txt 2>&1 | { grep -v '^WARNING: Location' || true; }
 	@touch $@
@@ -31,18 +32,22 @@ $(VENV)/.ready: $(UV) tests/requirements.txt pyproject.toml
 
 .local/sam/.ready: $(UV) local/requirements/sam.txt
 	@echo "· installing SAM CLI"
-	@$(UV) venv --quiet --clear --python $(PYTHON) .local/sam
+	@$(UV) venv --quiet --clear --python $(BIN)/python .local/sam
 	@$(UV_INSTALL) .local/sam/bin/python -r local/requirements/sam.txt
 	@touch $@
 
 .local/aws/.ready: $(UV) local/requirements/cloud.txt
 	@echo "· installing the local AWS"
-	@$(UV) venv --quiet --clear --python $(PYTHON) .local/aws
+	@$(UV) venv --quiet --clear --python $(BIN)/python .local/aws
 	@$(UV_INSTALL) .local/aws/bin/python -r local/requirements/cloud.txt
 	@touch $@
 
 .PHONY: setup
 setup: $(VENV)/.ready .local/sam/.ready .local/aws/.ready ## create the environments (the other tasks do it when needed)
+
+.PHONY: python
+python: ## get the Python that Lambda runs, where it is not at hand, and keep it outside of the checkout
+	@local/get-python
 
 READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
 # SAM's makefile builder runs whatever `python3` is first on the path.
@@ -95,8 +100,10 @@ compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowe
 	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
+# What was built without byte code is not taken for what has it: the Python that makes it names the cache.
 build: $(READY) ## sam build
-	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
+	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached \
+	    --cache-dir ".aws-sam/cache$$($(WITH_VENV) local/find-python 3.13)" > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
 	@grep '^note:' .local/build.log || true
 	@[ ! -e .local/container ] || $(BIN)/python -m local.container
 

@@ -110,6 +110,8 @@ def _compact(results: Results) -> str:
 def _measure(results: Results, parts: list[str], thoroughness: Thoroughness, python: Path) -> None:
     began_s = time.monotonic()
     load_before = os.getloadavg()[0]
+    version = subprocess.check_output([python, "-V"], text=True).split()[1]
+    print(f"· the handlers run on {report.name_python(version)}")
     if shutil.which("valgrind") is None:
         print("· no valgrind here: instructions are not counted")
         thoroughness = replace(thoroughness, counted=False)
@@ -126,7 +128,7 @@ def _measure(results: Results, parts: list[str], thoroughness: Thoroughness, pyt
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "minutes": round((time.monotonic() - began_s) / 60, 1),
         "parts": parts,
-        "python": subprocess.check_output([python, "-V"], text=True).split()[1],
+        "python": version,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_before": round(load_before, 2),
     }

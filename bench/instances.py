@@ -16,6 +16,9 @@ from bench.runtime_api import Answer, HandlerFailedError, RuntimeApi
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LAMBDA_PYTHON: Final = "3.13"
+"""What the deployed functions run on; what measures may be another."""
+
 ANSWER_TIMEOUT_S: Final = 60.0
 COUNTED_TIMEOUT_S: Final = 400.0
 _INSTRUCTIONS: Final = re.compile(r"I\s+refs:\s+([\d,]+)")
@@ -66,7 +69,7 @@ class Instance:
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONHASHSEED": "0",
                 "AWS_LAMBDA_RUNTIME_API": self._api.address,
-                "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
+                "AWS_EXECUTION_ENV": f"AWS_Lambda_python{LAMBDA_PYTHON}",
                 "AWS_LAMBDA_FUNCTION_NAME": "broker",
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
                 "AWS_LAMBDA_FUNCTION_VERSION": "1",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench import svg
 from bench.growth_report import growth_plots, growth_tables
+from bench.instances import LAMBDA_PYTHON
 from bench.samples import Sample, TooNoisyError, ratio, share_saved
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def summary(results: Results) -> str:
                     f"  {part:5s} {measure:13s}  x {other:13s} {_shown(found):>12s}   target <= {target}"
                 )
     return "\n".join(lines)
+
+
+def name_python(version: str) -> str:
+    """Return what runs the handlers, and whether Lambda runs the same; `version` such as "3.13.0"."""
+    same = version.startswith(f"{LAMBDA_PYTHON}.")
+    return f"CPython {version} ({'as Lambda' if same else f'Lambda runs {LAMBDA_PYTHON}'})"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -278,7 +285,7 @@ def _sizes_table(results: Results) -> str:
 def _run_table(results: Results) -> str:
     run = results["run"]
     return (
-        f"Measured {run['at']} on {run['machine']}, CPython {run['python']}, in {run['minutes']} minutes "
+        f"Measured {run['at']} on {run['machine']}, {name_python(run['python'])}, in {run['minutes']} minutes "
         f"(load average before: {run['load_before']}). Raw figures: [bench.json](bench.json)."
     )
 

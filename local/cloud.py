@@ -27,6 +27,7 @@ import requests
 
 from local.aws import RETIRE_INSTANCES_PATH
 from local.children import Children, LocalCloudError, clean_environment, host_environment
+from local.pythons import find_python
 from local.reaper import Reaper
 from local.sdk import ROOT, Credentials, new_client, new_session
 
@@ -114,7 +115,7 @@ class LocalCloud:
                     "--build-dir",
                     str(folder / ".aws-sam/build"),
                     "--cache-dir",
-                    str(folder / ".aws-sam/cache"),
+                    f"{folder}/.aws-sam/cache{find_python('3.13') or ''}",  # as in the Makefile
                 ],
                 environment,
                 BUILD_TIMEOUT_S,

@@ -1,11 +1,14 @@
 """`make compatibility`: the wheel in empty environments, with the oldest versions that it allows and the locked ones.
 
-The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time.
+The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time. The locked
+versions are tried where `make test` has not done it: on the other Python. There the command line is tested beside the
+functions, which many of its tests compare it with.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from local.locks import PROJECT
+from local.pythons import find_python
 from local.wheel import build_wheel, requirement
 
 if TYPE_CHECKING:
@@ -22,24 +26,43 @@ if TYPE_CHECKING:
 PYTHONS: Final = ("3.11", "3.13")
 _UV: Final = str(Path(sys.executable).with_name("uv"))
 _LOWEST: Final = "tests/client/lowest.txt"
+_LOCKED: Final = "tests/requirements.txt"
 # Older SDKs call what Python deprecated after them.
 _OF_OLD_SDKS: Final = ("-W", "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One environment: the wheel with `extras`, versions as `lock` has them, and the tests that it has to pass."""
+    """One environment: the wheel with `extras`, versions as `lock` has them, and the tests that it has to pass.
+
+    Attributes:
+        needs: what the tests need besides.
+        beside: packages of the checkout that they import and that are not in the wheel.
+        options: pytest's.
+    """
 
     lock: str
     extras: str
     tests: str
     options: tuple[str, ...] = ()
+    needs: str = "tests/client/requirements.txt"
+    beside: tuple[str, ...] = ()
 
 
 TRIALS: Final = (
     Trial(_LOWEST, "requests,httpx", "tests/client", _OF_OLD_SDKS),  # without boto3
     Trial(_LOWEST, "cli", "tests/cli/test_program.py", _OF_OLD_SDKS),
-    Trial("tests/requirements.txt", "cli,requests,httpx", "tests/client"),
+)
+LOCKED_TRIALS: Final = (
+    Trial(_LOCKED, "cli,requests,httpx", "tests/client"),
+    Trial(
+        _LOCKED,
+        "cli,requests,httpx",
+        "tests/cli",
+        options=("--confcutdir=tests", "-n", "2"),
+        needs=_LOCKED,
+        beside=("layers/common/lambda_support",),
+    ),
 )
 
 
@@ -48,7 +71,7 @@ class TrialFailed(Exception):
 
 
 def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
-    """Return pytest's last line; takes some ten seconds.
+    """Return pytest's last line; takes some ten seconds, two minutes with the functions.
 
     Args:
         trial: what to try.
@@ -59,10 +82,13 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
     Raises:
         TrialFailed: something cannot be installed, the package is not the wheel's, or a test fails.
     """
-    _run([_UV, "venv", "--python", python, folder])
+    _run([python, "-m", "venv", folder])
     install = (_UV, "pip", "install", "--python", folder, "--require-hashes")
-    _run([*install, "-r", "tests/client/requirements.txt"])
+    _run([*install, "-r", trial.needs])
     _run([*install, "-c", trial.lock, requirement(wheel, trial.extras)])
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for package in trial.beside:
+        (packages / Path(package).name).symlink_to(PROJECT / package)
     own_python = folder / "bin/python"
     origin = _run([own_python, "-c", "import token_broker; print(token_broker.__file__)"]).strip()
     if not Path(origin).is_relative_to(folder):
@@ -73,11 +99,10 @@ def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:
     return _run([own_python, *tests]).splitlines()[-1]
 
 
-def find_python(version: str) -> str | None:
-    """Return the interpreter of a minor version, None where there is none; nothing is downloaded."""
-    command = [_UV, "python", "find", "--no-python-downloads", version]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
-    return found.stdout.strip() or None
+def trials_on(version: str) -> tuple[Trial, ...]:
+    """Return what is tried with a minor version."""
+    tested_by_make_test = platform.python_version_tuple()[:2] == tuple(version.split("."))
+    return TRIALS if tested_by_make_test else TRIALS + LOCKED_TRIALS
 
 
 def main() -> int:
@@ -90,7 +115,7 @@ def main() -> int:
             if python is None:
                 print(f"· no Python {version} here: not tried with it")
                 continue
-            for trial in TRIALS:
+            for trial in trials_on(version):
                 tried += 1
                 what = f"Python {version}, {trial.lock}, [{trial.extras}], {trial.tests}"
                 try:
@@ -110,7 +135,7 @@ def _run(command: Sequence[str | Path]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     if done.returncode != 0:

@@ -53,6 +53,22 @@ def test_writing_twice_changes_nothing(tmp_path: Path) -> None:
     assert page.read_text() == first
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("3.13.0", "CPython 3.13.0 (as Lambda)"), ("3.11.7", "CPython 3.11.7 (Lambda runs 3.13)")],
+)
+def test_it_says_which_python_has_measured_and_whether_lambda_runs_the_same(
+    version: str, said: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("<!-- bench:run -->\n<!-- /bench:run -->\n")
+    run = {"at": "now", "machine": "one", "minutes": 1, "load_before": 0, "python": version}
+
+    report.write({"run": run}, tmp_path)
+
+    assert f"on one, {said}, in 1 minutes" in page.read_text()
+
+
 def test_no_ratio_is_printed_where_the_spread_is_larger_than_the_difference() -> None:
     noisy = report.summary(_cold([200, 450, 900]))
 

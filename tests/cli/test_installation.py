@@ -148,11 +148,11 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
     assert f"{wheel.name}[cli]" in ended.stderr
 
 
-def test_what_that_line_says_is_something_that_pip_understands(wheel: Path, tmp_path: Path) -> None:
-    # Typed in the wheel's own folder; there is no index here, so that pip ends when it looks for what the wheel needs.
-    ended = end([*PIP_INSTALL, "--target", tmp_path, f"{wheel.name}[cli]"], wheel.parent)
+def test_what_that_line_says_is_something_that_pip_understands(wheel: Path) -> None:
+    # Typed in the wheel's own folder. There is no index here: pip finds in this environment what the extra asks for.
+    told = run([*PIP_INSTALL, "--dry-run", f"{wheel.name}[cli]"], wheel.parent)
 
-    assert "(from token-broker[cli])" in ended.stderr
+    assert "boto3>=1.34.63 in " in told
 
 
 def test_a_wheel_with_other_bytes_is_not_installed(wheel: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from local.pythons import find_python
 from tests.packaging.test_imports import imports
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +159,18 @@ def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:
 
     assert roots.count("-----BEGIN CERTIFICATE-----") == 5
     ssl.create_default_context(cadata=roots)  # raises if one is no certificate
+
+
+@pytest.mark.parametrize("artefact", ["BrokerFunction", "CampaignsFunction", "CommonLayer"])
+def test_every_source_has_byte_code_of_lambdas_python_where_that_is_at_hand(artefact: str) -> None:
+    sources = {file.with_suffix("") for file in (BUILD / artefact).rglob("*.py")}
+    compiled = list((BUILD / artefact).rglob("*.pyc"))
+    unchecked = {file for file in compiled if file.read_bytes()[4:8] == b"\1\0\0\0"}
+
+    assert {file.parent.parent / file.name.removesuffix(".cpython-313.pyc") for file in unchecked} == (
+        sources if find_python("3.13") else set()
+    )
+    assert unchecked == set(compiled)
 
 
 def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:

@@ -1,0 +1,24 @@
+"""The interpreters of this machine: what `local/find-python` finds, for programs in Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def find_python(version: str) -> str | None:
+    """Return the path of an interpreter of a minor version, None where there is none; nothing is downloaded.
+
+    The one that has made this environment is at hand, too, wherever it is.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    found = subprocess.run(
+        [Path(__file__).with_name("find-python"), version],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None

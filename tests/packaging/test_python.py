@@ -1,0 +1,363 @@
+"""Which Python the tasks run on: what `local/find-python` finds, and what `make python` gets and keeps."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SHIM = "echo 'pyenv: python: command not found' >&2; exit 127"
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with this machine's programs, but for every Python."""
+    folder = tmp_path_factory.mktemp("tools")
+    for place in ("/bin", "/usr/bin"):
+        for program in Path(place).iterdir():
+            link = folder / program.name
+            if not program.name.startswith("py") and not link.is_symlink():
+                link.symlink_to(program)
+    return folder
+
+
+class Machine:
+    """A machine of the test's own: what is on PATH, pyenv's folder, and where things are kept."""
+
+    def __init__(self, folder: Path, tools: Path) -> None:
+        self.bin, self.pyenv, self.data = folder / "bin", folder / "pyenv", folder / "data"
+        self.built = self.data / "token-broker/python-3.13"
+        self.bin.mkdir()
+        self.environment = {
+            "PATH": f"{folder / 'first'}:{self.bin}:{tools}",
+            "PYENV_ROOT": str(self.pyenv),
+            "XDG_DATA_HOME": str(self.data),
+            "HOME": str(folder),
+        }
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - the project's own programs
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def find(self, *versions: str) -> str:
+        return self.run(ROOT / "local/find-python", *versions).stdout.strip()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, tools: Path) -> Machine:
+    return Machine(tmp_path, tools)
+
+
+def write_program(path: Path, script: str) -> str:
+    """Write a shell script; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def pretended(version: str = "3.13", but: str = "") -> str:
+    """Return a script that is this very interpreter in another place and version, changed by a line of Python."""
+    major, minor = version.split(".")
+    lie = f"import sys; sys.executable = '$0'; sys.version_info = ({major}, {minor}, 0); sys.abiflags = ''; {but}"
+    return f'for code; do [ "$last" = -c ] && break; last=$code; done; exec {sys.executable} -I -c "{lie}\n$code" {version}'
+
+
+def put_python(path: Path, version: str = "3.13", but: str = "") -> str:
+    return write_program(path, pretended(version, but))
+
+
+def test_path_comes_before_pyenv_and_what_was_built_comes_last(machine: Machine) -> None:
+    places = [
+        machine.bin / "python3.13",
+        machine.pyenv / "versions/3.13.2/bin/python3.13",
+        machine.built / "bin/python3.13",
+    ]
+    for place in places:
+        put_python(place)
+
+    for place in places:
+        assert machine.find("3.13") == str(place)
+        place.unlink()
+    done = machine.run(ROOT / "local/find-python", "3.13")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_the_first_version_that_is_anywhere_is_found(machine: Machine) -> None:
+    lowest = put_python(machine.bin / "python3.11", "3.11")
+    assert machine.find("3.13", "3.11") == lowest
+
+    kept = put_python(machine.built / "bin/python3.13")
+    assert machine.find("3.13", "3.11") == kept
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [
+        SHIM,
+        pretended(but="sys.modules['ensurepip'] = None"),
+        pretended(but="sys.modules['venv'] = None"),
+        pretended(but="sys.modules['ssl'] = None"),
+        pretended(but="import ensurepip; sys.abiflags = 't'"),
+        pretended(but="sys.implementation.name = 'pypy'"),
+        pretended(but="sys.version_info = (3, 12, 9)"),
+    ],
+    ids=["shim", "no ensurepip", "no venv", "no ssl", "free-threaded", "not CPython", "another version"],
+)
+def test_what_cannot_make_an_environment_is_passed_over(machine: Machine, useless: str) -> None:
+    write_program(machine.bin.parent / "first/python3.13", useless)
+    assert machine.find("3.13") == ""
+    assert put_python(machine.bin / "python3.13") == machine.find("3.13")
+
+
+def test_of_pyenvs_versions_the_newest_is_found(machine: Machine) -> None:
+    for version in ("3.13.9", "3.13.10", "3.13.2"):
+        put_python(machine.pyenv / "versions" / version / "bin/python3.13")
+
+    assert "/3.13.10/" in machine.find("3.13")
+
+
+def test_pyenv_tells_its_folder_where_the_environment_does_not(machine: Machine) -> None:
+    root = machine.pyenv.with_name("elsewhere")
+    del machine.environment["PYENV_ROOT"]
+    write_program(machine.bin / "pyenv", f"echo {root}")
+    found = put_python(root / "versions/3.13.2/bin/python3.13")
+
+    assert machine.find("3.13") == found
+
+
+def test_a_link_in_an_environment_leads_to_the_interpreter_itself(machine: Machine) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (machine.bin / f"python{version}").symlink_to(sys.executable)
+
+    assert machine.find(version) == os.path.realpath(sys.executable)
+
+
+SHOW = ("make", "--eval", "show: ; @echo $(PYTHON)", "show")
+
+
+def test_the_tasks_take_lambdas_version_then_the_lowest_then_what_there_is(machine: Machine) -> None:
+    assert machine.run(*SHOW).stdout.strip() == "python3"
+
+    for version in ("3.14", "3.12", "3.11", "3.13"):
+        found = put_python(machine.bin / f"python{version}", version)
+        assert machine.run(*SHOW).stdout.strip() == found
+    assert machine.run(*SHOW, "PYTHON=python3.11").stdout.strip() == "python3.11"
+
+
+def test_tasks_that_make_no_environment_look_for_no_python(machine: Machine) -> None:
+    asked = machine.data.with_name("asked")
+    write_program(machine.bin / "python3.13", f"touch {asked}")
+
+    assert "make python" in machine.run("make", "help").stdout
+    assert not asked.exists()
+    machine.run(*SHOW)
+    assert asked.exists()
+
+
+def test_one_version_stands_everywhere() -> None:
+    places = {
+        "bench/instances.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
+        "Makefile": r"local/find-python (\S+) 3\.11 ",
+        "functions/Makefile": r"^LAMBDA_PYTHON = (\S+)",
+        "layers/common/Makefile": r"^LAMBDA_PYTHON = (\S+)",
+        "local/get-python": r"^version=(\S+)",
+        "template.yaml": r"Runtime: python(\S+)",
+    }
+    found = {
+        file: set(re.findall(text, (ROOT / file).read_text(), re.MULTILINE)) for file, text in places.items()
+    }
+    assert found == {file: {"3.13"} for file in places}
+
+
+def build(machine: Machine, artefact: Path) -> str:
+    """Build the broker's function with byte code of the running version; return what the build says."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (machine.bin / "python3").symlink_to(sys.executable)
+    done = subprocess.run(  # noqa: S603 - the project's own Makefile
+        ["make", "--makefile", ROOT / "functions/Makefile", "build-BrokerFunction",  # noqa: S607
+         f"ARTIFACTS_DIR={artefact}", "PYTHON=decides for environments only", f"LAMBDA_PYTHON={version}"],
+        cwd=ROOT / "functions",
+        env=machine.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_the_build_finds_the_python_for_byte_code_also_where_it_is_not_on_path(
+    machine: Machine, tmp_path: Path
+) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    real = machine.pyenv / f"versions/{version}.0/bin/python{version}"
+    real.parent.mkdir(parents=True)
+    real.symlink_to(os.path.realpath(sys.executable))
+
+    assert "note:" not in build(machine, tmp_path / "artefact")
+    assert {file.stem for file in (tmp_path / "artefact").rglob("*.py")} == {
+        file.name.partition(".")[0] for file in (tmp_path / "artefact").rglob("*.pyc")
+    }
+
+
+def test_a_build_without_byte_code_says_so_and_what_to_do(machine: Machine, tmp_path: Path) -> None:
+    assert re.search(
+        r"^note: no python3\.\d+ here: .*`make python`", build(machine, tmp_path / "artefact"), re.MULTILINE
+    )
+    assert not list((tmp_path / "artefact").rglob("*.pyc"))
+
+
+def test_nothing_is_got_where_the_version_is_at_hand(machine: Machine) -> None:
+    write_program(machine.bin / "pyenv", "echo pyenv was called >&2; exit 1")
+    found = put_python(machine.bin / "python3.13")
+
+    done = machine.run("make", "python")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Python 3.13 is here: {found}\n" in done.stdout
+
+
+def test_pyenv_installs_into_its_own_place(machine: Machine) -> None:
+    place = machine.pyenv / "versions/3.13.2/bin/python3.13"
+    script = write_program(machine.data / "python", pretended())
+    write_program(
+        machine.bin / "pyenv",
+        f'[ "$*" = "install --skip-existing 3.13" ] && mkdir -p {place.parent} && cp {script} {place}',
+    )
+
+    done = machine.run("make", "python")
+
+    assert done.returncode == 0
+    assert f"Python 3.13 is here now: {place}\n" in done.stdout
+    assert not machine.built.exists()
+
+
+def test_a_python_of_pyenvs_that_makes_no_environments_is_not_taken_for_success(machine: Machine) -> None:
+    put_python(machine.pyenv / "versions/3.13.2/bin/python3.13", but="sys.modules['ssl'] = None")
+    write_program(machine.bin / "pyenv", "exit 0")
+
+    done = machine.run(ROOT / "local/get-python")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pyenv has a Python 3.13 that lacks ssl" in done.stderr
+
+
+def test_without_pyenv_and_debian_one_line_says_what_to_install(machine: Machine) -> None:
+    write_program(machine.bin / "apt-get", "exit 100")
+
+    done = machine.run(ROOT / "local/get-python")
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "install Python 3.13" in done.stderr
+
+
+@pytest.fixture
+def debian(machine: Machine, tmp_path: Path) -> Path:
+    """The machine's apt, which delivers a source package with the files of the returned folder."""
+    if not KEYRING.exists():
+        pytest.skip("only where Debian's keyring is")
+    source = tmp_path / "source/Python-3.13.5"
+    python = put_python(source / "built")
+    write_program(source / "configure", 'echo "$1" >prefix')
+    (source / "Makefile").write_text(
+        "PYTHON = its own\n"
+        f"all:\n\t[ '$(PYTHON)' = 'its own' ] && cp {python} python\n"
+        "install: place = $(DESTDIR)$(shell sed s/--prefix=// prefix)/bin\n"
+        "install:\n\tmkdir -p $(place) && cp python $(place)/python3.13\n"
+    )
+    tarball = tmp_path / "python3.13_3.13.5.orig.tar.xz"
+    write_program(
+        machine.bin / "apt-get",
+        f"""case "$*" in
+indextargets*) echo mirror:/debian ;;
+*update) grep -qx 'deb-src \\[signed-by={KEYRING}\\] mirror:/debian trixie main' sources.list ;;
+*'source --download-only python3.13') tar -C {source.parent} -cJf {tarball} {source.name} && cp {tarball} . ;;
+esac""",
+    )
+    return source
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+
+def test_debians_source_is_built_and_kept_and_nothing_else_stays(machine: Machine, debian: Path) -> None:
+    put_python(machine.built / "bin/python3.13", but="sys.exit(1)")  # of a library that is gone
+
+    done = machine.run("make", "PYTHON=python3.11", "python")
+
+    assert done.returncode == 0, done.stderr
+    assert f"Python 3.13 is here now: {machine.built}/bin/python3.13\n" in done.stdout
+    assert contents(machine.built.parent) == ["python-3.13"]
+    assert contents(machine.built) == ["bin"]
+
+
+def test_debians_source_is_built_where_pyenv_fails(machine: Machine, debian: Path) -> None:
+    write_program(machine.bin / "pyenv", "exit 1")
+
+    assert machine.run("make", "python").returncode == 0
+    assert contents(machine.built.parent) == ["python-3.13"]
+
+
+def test_what_cannot_be_compiled_leaves_nothing(machine: Machine, debian: Path) -> None:
+    (debian / "Makefile").write_text("all:\n\t@echo no such header >&2; exit 1\n")
+
+    done = machine.run("make", "python")
+
+    assert done.returncode != 0
+    assert "no such header" in done.stderr
+    assert contents(machine.built.parent) == []
+
+
+def test_what_is_interrupted_leaves_nothing(machine: Machine, debian: Path) -> None:
+    reached = machine.data.with_name("reached")
+    (debian / "Makefile").write_text(f"all:\n\tmkfifo {reached} && echo >{reached}; sleep 60\n")
+    command = ["make", "python"]
+    with subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, env=machine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        process_group=0,
+    ) as running:  # fmt: skip
+        while not reached.exists() and running.poll() is None:
+            time.sleep(0.02)
+        reached.read_text()
+        assert contents(machine.built.parent) != []
+        os.killpg(running.pid, signal.SIGTERM)
+
+    assert running.returncode != 0
+    assert contents(machine.built.parent) == []
+
+
+def test_libraries_that_are_missing_are_named(machine: Machine, debian: Path) -> None:
+    put_python(debian / "built", but="sys.modules['ssl'] = sys.modules['zlib'] = None")
+
+    done = machine.run("make", "python")
+
+    assert done.returncode != 0
+    assert "no ssl zlib." in done.stderr
+    assert "libssl-dev zlib1g-dev" in done.stderr
+    assert contents(machine.built.parent) == []
+
+
+def test_what_was_built_and_cannot_make_environments_is_not_kept(machine: Machine, debian: Path) -> None:
+    put_python(debian / "built", but="sys.modules['ensurepip'] = None")
+    before = Path(put_python(machine.built / "bin/python3.13", but="sys.exit(1)")).read_bytes()
+
+    assert machine.run("make", "python").returncode != 0
+    assert contents(machine.built.parent) == ["python-3.13"]
+    assert (machine.built / "bin/python3.13").read_bytes() == before
