@@ -62,7 +62,7 @@ demo: $(READY) ## show the main job on a local cloud: build, deploy, call, refus
 
 .PHONY: test
 test: $(READY) build ## run all tests, in two processes, because half of the time is waiting
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 .PHONY: local
 local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C (containers on Linux: BRIDGE=docker0)

@@ -48,15 +48,6 @@ class LambdaContext:
         return self.remaining_ms
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (xdist), all that use a local cloud run in one, and each file in one."""
-    for item in items:
-        has_cloud = "cloud" in getattr(item, "fixturenames", ()) or {"local_cloud", "recipes"} & {
-            *item.path.parts
-        }
-        item.add_marker(pytest.mark.xdist_group("cloud" if has_cloud else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def digishare_server() -> Iterator[FakeDigishare]:
     with FakeDigishare(clients=[Client(CANARY_CLIENT_ID, (CANARY_SECRET,))]) as server:

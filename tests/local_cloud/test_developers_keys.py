@@ -41,7 +41,7 @@ class Desk:
     checkout: Path
     environment: dict[str, str]
     real_aws: FakeAws
-    demo: subprocess.Popen[str]
+    demo: subprocess.Popen[bytes]
     seen: dict[str, bytes]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,13 +72,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         environment = _developers_environment(home, real_aws.url)
         seen: dict[str, bytes] = {}
         ending.enter_context(_watch(checkout, seen))
-        demo = _start(checkout, environment, "demo", subprocess.PIPE)
-        ending.callback(_end, demo)
-        with (checkout / "local.log").open("w+") as log:
-            local = _start(checkout, environment, "local", log)
-            ending.callback(_end, local)
-        wait_until(lambda: "Ctrl-C" in (checkout / "local.log").read_text() or local.poll() is not None, 120)
-        assert local.poll() is None, (checkout / "local.log").read_text()
+        demo, local = (_start(checkout, environment, target) for target in ("demo", "local"))
+        for process in (demo, local):
+            ending.callback(_end, process)
+        log = checkout / "local.log"
+        wait_until(lambda: "Ctrl-C" in log.read_text() or local.poll() is not None, 120)
+        assert local.poll() is None, log.read_text()
         yield Desk(checkout, environment, real_aws, demo, seen)
 
 
@@ -171,9 +170,7 @@ def test_without_the_local_cloud_sam_starts_nothing(desk: Desk, tmp_path: Path) 
 
 
 def test_make_demo_keeps_every_promise(desk: Desk) -> None:
-    output, _ = desk.demo.communicate(timeout=180)
-
-    assert desk.demo.returncode == 0, output
+    assert desk.demo.wait(180) == 0, (desk.checkout / "demo.log").read_text()
     _assert_none_has_the_developers(desk.seen, "_worker.py")
     assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
 
@@ -184,6 +181,12 @@ def _assert_container_is_set_up(desk: Desk, function: str, container: dict[str, 
     of_sam = {name: value for name, value in given.items() if name not in of_the_file}
 
     assert {name: given[name] for name in of_the_file} == of_the_file
+    assert set(of_the_file) >= {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_DEFAULT_REGION",
+    }
     assert given["AWS_ENDPOINT_URL"].startswith("http://localhost:")
     assert set(of_sam) <= {"AWS_SAM_LOCAL", "AWS_ACCOUNT_ID"} | {
         n for n in of_sam if n.startswith("AWS_LAMBDA_")
@@ -241,20 +244,20 @@ def _developers_environment(home: Path, real_aws: str) -> dict[str, str]:
     }
 
 
-def _start(checkout: Path, environment: dict[str, str], target: str, output: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - what the README says
-        ["make", target],  # noqa: S607 - as a developer's shell finds it
-        cwd=checkout,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def _start(checkout: Path, environment: dict[str, str], target: str) -> subprocess.Popen[bytes]:
+    with (checkout / f"{target}.log").open("wb") as log:
+        return subprocess.Popen(  # noqa: S603 - what the README says
+            ["make", target],  # noqa: S607 - as a developer's shell finds it
+            cwd=checkout,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     process.wait(30)
