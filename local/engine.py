@@ -37,6 +37,7 @@ _START_TIMEOUT_S: Final = 30.0
 _END_S: Final = 30.0
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _UNUSED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
+# Where an engine writes unless it is kept from it.
 _USUAL_PATHS: Final = tuple(map(Path, ("/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker")))
 _IMAGE_OF_SAM: Final = """
 import sys
@@ -53,6 +54,10 @@ exec /usr/bin/{RUNTIME} -m awslambdaric "$AWS_LAMBDA_FUNCTION_HANDLER"
 
 class EngineError(Exception):
     """A program failed; the text is what it wrote."""
+
+
+class OutOfReachError(EngineError):
+    """Debian's mirror does not answer."""
 
 
 def find_obstacle() -> str | None:
@@ -76,7 +81,8 @@ def prepare(folder: Path) -> list[str]:
         The fetched packages, each with its version.
 
     Raises:
-        EngineError: one cannot be had, or its signature or hash is wrong.
+        OutOfReachError: the mirror does not answer.
+        EngineError: something cannot be had, or its signature or hash is wrong.
     """
     packages = _fetch_packages(folder)
     root = folder / "image"
@@ -220,7 +226,11 @@ def _fetch_packages(folder: Path) -> list[str]:
     options = [f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/apt"]
     options += ["APT::Sandbox::User=root", "Debug::NoLocking=true"]
     apt = ["apt-get", "-qq", *(f"--option={option}" for option in options)]
-    run(*apt, "update")
+    try:
+        run(*apt, "update", "--error-on=any")
+    except EngineError as error:
+        about_signatures = re.search("sign|gpg", str(error), re.IGNORECASE)
+        raise EngineError(str(error)) if about_signatures else OutOfReachError(str(error)) from None
     run(*apt, "install", "--download-only", "--no-install-recommends", "--yes", *_PACKAGES)
     archives = sorted((folder / "apt/archives").glob("*.deb"))
     for archive in archives:

@@ -35,6 +35,7 @@ from local.engine import (
     RUNTIME,
     Engine,
     EngineError,
+    OutOfReachError,
     find_leftovers,
     find_obstacle,
     lasting_paths,
@@ -242,6 +243,9 @@ def main() -> int:
             return prove_inside(options.inside)
         end_in_order_on_signals()
         return prove()
+    except OutOfReachError as error:
+        print(f"not possible here: {error}", file=sys.stderr)
+        return NOT_POSSIBLE
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
