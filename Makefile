@@ -54,6 +54,9 @@ READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
 WITH_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0
 SAM := $(WITH_VENV) .local/sam/bin/sam
 
+# Three processes for two cores, because half of a test's time is waiting; by files, whose fixtures may take a minute.
+PYTEST_PARALLEL := -m pytest -n 3 --dist loadfile
+
 # --- what the README promises -------------------------------------------------------------------------------------
 
 .PHONY: demo
@@ -61,8 +64,8 @@ demo: $(READY) ## show the main job on a local cloud: build, deploy, call, refus
 	@$(BIN)/python -m local.demo
 
 .PHONY: test
-test: $(READY) build ## run all tests, in two processes, because half of the time is waiting
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+test: $(READY) build ## run all tests
+	@$(BIN)/python $(PYTEST_PARALLEL) $(PYTEST)
 
 .PHONY: local
 local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C (containers on Linux: BRIDGE=docker0)
@@ -90,7 +93,7 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 .PHONY: coverage
 coverage: $(VENV)/.ready ## which branches of client and command line no test takes, subprocesses included
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q tests/client tests/cli tests/unit/test_bounded_http.py tests/unit/test_http_answer.py
+	@$(BIN)/coverage run $(PYTEST_PARALLEL) -q tests/client tests/cli tests/unit/test_bounded_http.py tests/unit/test_http_answer.py
 	@$(BIN)/coverage combine --quiet
 	@client=0; $(BIN)/coverage report --omit='*/cli/*' --fail-under=100 || client=$$?; \
 	$(BIN)/coverage report --include='*/cli/*' --fail-under=95 && exit $$client
