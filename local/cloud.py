@@ -48,6 +48,16 @@ DEPLOY_TIMEOUT_S = 120.0
 SESSION_DURATION_S = 12 * 3600
 
 
+@contextmanager
+def alone_with_the_build(project: Path = PROJECT) -> Iterator[None]:
+    """Wait until no other program builds in this folder or reads what was built; `make build` waits, too."""
+    folder = project / ".aws-sam"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class LocalCloud:
     """One local cloud; a context manager. Everything it made is gone when it ends, also after a crash.
 
@@ -104,7 +114,7 @@ class LocalCloud:
             PATH=f"{venv}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         )
         folder = self._template_folder
-        with self._alone_with_the_build():
+        with alone_with_the_build(folder):
             self._children.run(
                 "sam-build",
                 [
@@ -134,7 +144,7 @@ class LocalCloud:
             "BrokerUrl": self.function_url,
             **parameters,
         }
-        with self._alone_with_the_build():
+        with alone_with_the_build(self._template_folder):
             command, environment = self._deploy_command(overrides), self._operator_environment()
             self._children.run("sam-deploy", command, environment, DEPLOY_TIMEOUT_S)
         stack = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"][0]
@@ -291,15 +301,6 @@ class LocalCloud:
         self.digishare_url, self.digishare_admin_url = digishare["url"], digishare["admin_url"]
         self.ca_file = Path(digishare["ca_file"])
         self._say(f"  up in {time.monotonic() - started_s:.1f} s")
-
-    @contextmanager
-    def _alone_with_the_build(self) -> Iterator[None]:
-        """Wait for another cloud of this checkout that is building or deploying right now."""
-        folder = self._template_folder / ".aws-sam"
-        folder.mkdir(exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @property
     def _built_template(self) -> Path:

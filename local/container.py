@@ -13,6 +13,7 @@ value: a function without its variables would have the developer's keys and no e
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from samtranslator.yaml_helper import yaml_parse
 
-from local.cloud import PROJECT
+from local.cloud import PROJECT, alone_with_the_build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,15 +50,14 @@ def write_container_files(
         variables: of each function, by its logical id. A function that is not here is left out of the template.
         ca: the local Digishare's CA, in PEM.
         build: what `sam build` made.
-        folder: where to write; what was there goes.
+        folder: where to write. Files that stay the same are not touched: something may be running them.
     """
     variables = {function: _as_seen_inside(its) for function, its in variables.items()}
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    template = derive_template(yaml_parse((build / "template.yaml").read_text()), variables)
-    for code in build.iterdir():
-        if code.name in template["Resources"]:
-            shutil.copytree(code, folder / code.name)
+    with alone_with_the_build():
+        template = derive_template(yaml_parse((build / "template.yaml").read_text()), variables)
+        for code in build.iterdir():
+            if code.name in template["Resources"]:
+                _mirror(code, folder / code.name)
     for function in variables:
         (folder / function / CA_FILE_NAME).write_text(ca)
     (folder / _TEMPLATE).write_text(json.dumps(template, indent=1))
@@ -99,6 +99,19 @@ def write_private(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Make `target` like `source`, but for the CA."""
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    for path in target.rglob("*"):
+        if path.is_file() and path.relative_to(target) not in wanted and path.name != CA_FILE_NAME:
+            path.unlink()
+    for name in wanted:
+        if not (target / name).exists() or not filecmp.cmp(source / name, target / name, shallow=False):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
 
 
 def _as_seen_inside(variables: Mapping[str, str]) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import stat
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from local.cloud import PROJECT
+from local.cloud import PROJECT, alone_with_the_build
 from local.container import BUILD, derive_template, write_container_files
 
 CA = "-----BEGIN CERTIFICATE-----"
@@ -107,12 +109,36 @@ def test_nobody_else_reads_the_keys(folder: Path) -> None:
     assert stat.S_IMODE((folder / "env.json").stat().st_mode) == 0o600
 
 
-def test_what_was_there_before_is_gone(folder: Path) -> None:
-    (folder / "BrokerFunction/deleted.py").touch()
+def test_a_new_build_arrives_and_what_stays_the_same_is_not_touched(folder: Path) -> None:
+    """An event may be running the code, and start-lambda begins with a new container when it changes."""
+    function = folder / "BrokerFunction"
+    files = set(function.rglob("*.py"))
+    changed, missing = (function / f"functions/broker/{name}.py" for name in ("handler", "grants"))
+    was = changed.read_text()
+    os.utime(function / "functions/broker/decide.py", (1, 1))
+    changed.write_text("of the build before")
+    missing.unlink()
+    (function / "deleted.py").touch()
 
     write_container_files(VARIABLES, CA, folder=folder)
 
-    assert not (folder / "BrokerFunction/deleted.py").exists()
+    assert changed.read_text() == was
+    assert set(function.rglob("*.py")) == files
+    assert (function / "functions/broker/decide.py").stat().st_mtime == 1
+
+
+def test_it_waits_for_a_build_that_is_under_way(tmp_path: Path) -> None:
+    """`sam build` empties its folder first."""
+    writing = threading.Thread(
+        target=write_container_files, args=(VARIABLES, CA, BUILD, tmp_path / "container")
+    )
+    with alone_with_the_build():
+        writing.start()
+        writing.join(0.5)
+        assert writing.is_alive()
+        assert not (tmp_path / "container").exists()
+    writing.join(60)
+    assert (tmp_path / "container/env.json").exists()
 
 
 def test_a_variable_that_the_template_has_since_then_is_not_declared() -> None:
