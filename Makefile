@@ -107,7 +107,7 @@ compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowe
 build: $(READY) ## sam build
 	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached \
 	    --cache-dir ".aws-sam/cache$$($(WITH_VENV) local/find-python 3.13)" > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
-	@grep '^note:' .local/build.log || true
+	@grep '^note:' .local/build.log >&2 || true
 	@[ ! -e .local/container ] || $(BIN)/python -m local.container
 
 .PHONY: wheel
