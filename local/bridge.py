@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -53,14 +54,7 @@ async def forward(address: str, ports: list[int]) -> list[asyncio.Server]:
     Raises:
         OSError: one of them is taken.
     """
-
-    def handler(port: int) -> object:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _connect(port, reader, writer)
-
-        return handle
-
-    return [await asyncio.start_server(handler(port), address, port) for port in ports]  # type: ignore[arg-type]
+    return [await asyncio.start_server(functools.partial(_connect, port), address, port) for port in ports]
 
 
 async def _connect(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -42,20 +42,19 @@ def lambda_architecture() -> str:
 
 
 def write_container_files(
-    variables: Mapping[str, Mapping[str, str]], ca: str, build: Path = BUILD, folder: Path = CONTAINER_FOLDER
+    variables: Mapping[str, Mapping[str, str]], ca: str, folder: Path = CONTAINER_FOLDER
 ) -> None:
-    """Write everything.
+    """Write everything, of what `sam build` has made.
 
     Args:
         variables: of each function, by its logical id. A function that is not here is left out of the template.
         ca: the local Digishare's CA, in PEM.
-        build: what `sam build` made.
         folder: where to write. Files that stay the same are not touched: something may be running them.
     """
     variables = {function: _as_seen_inside(its) for function, its in variables.items()}
     with alone_with_the_build():
-        template = derive_template(yaml_parse((build / "template.yaml").read_text()), variables)
-        for code in build.iterdir():
+        template = derive_template(yaml_parse((BUILD / "template.yaml").read_text()), variables)
+        for code in BUILD.iterdir():
             if code.name in template["Resources"]:
                 _mirror(code, folder / code.name)
     for function in variables:

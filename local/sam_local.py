@@ -4,8 +4,7 @@
     prepare_and_enter   engine and image, in a temporary folder (local/engine.py)
     prove_inside        in network, mount and process namespaces: engine, local cloud, SAM as the README has it
 
-Exits with 1 when a line is not as promised, and
-with 77 where no engine can run.
+Exits with 1 when a line is not as promised, and with 77 where no engine can run.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +54,7 @@ LOCAL_CLOUD: Final = f"make local BRIDGE={BRIDGE}"
 INVOKE: Final = "sam local invoke {function} --event events/{event}.json"
 START_LAMBDA: Final = "sam local start-lambda"
 _START_TIMEOUT_S: Final = 60.0
+_LOG_TIMEOUT_S: Final = 15.0
 _SERVER: Final = "http://127.0.0.1:3001"
 _SELF: Final = (sys.executable, "-m", "local.sam_local")
 _MARK: Final = "OFADEVELOPER"
@@ -115,19 +116,35 @@ class Proof:
 
     def _show_call(self, function: str, event: str, promised: str) -> None:
         url = f"{_SERVER}/2015-03-31/functions/{function}/invocations"
+        count_before = len(self._sources())
         answer = requests.post(url, data=(EVENTS / f"{event}.json").read_bytes(), timeout=60).json()
-        seen = describe(answer) + (f" from {self._last_source()}" if "statusCode" in answer else "")
+        seen = describe(answer)
+        if "statusCode" in answer:
+            seen += f" from {self._source_after(count_before)}"
         self._note(f"{START_LAMBDA}, {function}", promised, seen)
 
-    def _last_source(self) -> str:
-        """Return where the broker's last audit line says that its token came from."""
+    def _sources(self) -> list[str]:
+        """Return where the broker's audit lines say that its tokens came from, oldest first."""
         log = self._log_file(START_LAMBDA).read_text(errors="replace")
-        audits = [line for line in log.splitlines() if '"source"' in line]
-        return str(json.loads(audits[-1][audits[-1].index("{") :])["source"]) if audits else "nowhere"
+        return re.findall(r'"source":"(\w+)"', log)
+
+    def _source_after(self, count_before: int) -> str:
+        """Return the next one; SAM may write a container's lines later than it answers."""
+        give_up_at_s = time.monotonic() + _LOG_TIMEOUT_S
+        while len(sources := self._sources()) <= count_before and time.monotonic() < give_up_at_s:
+            time.sleep(0.1)
+        return ", ".join(sources[count_before:]) or "nowhere"
 
     def _show_what_is_inside(self) -> None:
-        for container in self._engine.docker("ps", "--quiet").split():
-            name = self._engine.docker("exec", container, "printenv", "AWS_LAMBDA_FUNCTION_NAME").strip()
+        containers = {
+            self._engine.docker("exec", id_, "printenv", "AWS_LAMBDA_FUNCTION_NAME").strip(): id_
+            for id_ in self._engine.docker("ps", "--quiet").split()
+        }
+        functions = ("BrokerFunction", "CampaignsFunction")
+        self._note(
+            "  containers, kept for the next call", ", ".join(functions), ", ".join(sorted(containers))
+        )
+        for name, container in sorted(containers.items()):
             told = self._engine.docker("inspect", container)
             count = sum(told.count(text) for text in (_MARK, _DEVELOPER["AWS_REGION"]))
             self._note(f"  of the developer's keys and region in {name}", "0", count)

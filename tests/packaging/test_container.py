@@ -129,9 +129,7 @@ def test_a_new_build_arrives_and_what_stays_the_same_is_not_touched(folder: Path
 
 def test_it_waits_for_a_build_that_is_under_way(tmp_path: Path) -> None:
     """`sam build` empties its folder first."""
-    writing = threading.Thread(
-        target=write_container_files, args=(VARIABLES, CA, BUILD, tmp_path / "container")
-    )
+    writing = threading.Thread(target=write_container_files, args=(VARIABLES, CA, tmp_path / "container"))
     with alone_with_the_build():
         writing.start()
         writing.join(0.5)
