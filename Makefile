@@ -87,6 +87,7 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/cfn-lint template.yaml
+	$(BIN)/python -m local.translated_template .local/translated.json && $(BIN)/cfn-lint .local/translated.json
 	$(SAM) validate --lint
 	$(BIN)/python -m local.locks --check
 

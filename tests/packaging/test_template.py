@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cfnlint.decode import decode_str
-from samtranslator.translator.transform import transform
 
 from functions.broker import audit, lifetime
 from functions.broker.settings import Settings
 from functions.campaigns.adapters import event_bus
 from lambda_support.telemetry import write_metric_line
+from local.translated_template import TEMPLATE, parse, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
 Resource = dict[str, Any]
 
 
 @cache
 def resources() -> dict[str, Resource]:
-    template, problems = decode_str(TEMPLATE.read_text())
-    assert not problems
-    plain = json.loads(json.dumps(template))
-    for resource in plain["Resources"].values():
-        for member in ("CodeUri", "ContentUri"):
-            if member in resource.get("Properties", {}):
-                resource["Properties"][member] = "s3://bucket/key"
-    plain["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_DEFAULT_REGION", "eu-west-3")
-        translated: dict[str, dict[str, Resource]] = transform(plain, {}, _NoManagedPolicies())
-    return translated["Resources"]
-
-
-class _NoManagedPolicies:
-    """The translator asks for the names of AWS's managed policies; the template uses none."""
-
-    def load(self) -> dict[str, str]:
-        return {}
+    translated: dict[str, Resource] = translate(parse(TEMPLATE.read_text()))["Resources"]
+    return translated
 
 
 def properties(name: str) -> Resource:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cfnlint.decode import decode_str
-from samtranslator.translator.transform import transform
-
+from local.translated_template import TEMPLATE, parse, translate
 from tests.recipes.page import texts
 from token_broker.cli.remedies import caller_statements
 
-if TYPE_CHECKING:
-    import pytest
-
 RECIPES = texts("recipe")
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 FUNCTION_ARN = "arn:aws:lambda:REGION:ACCOUNT:function:BROKER:live"
 
 
-def parsed(template: str) -> Any:
-    value, problems = decode_str(template)
-    assert not problems
-    return json.loads(json.dumps(value))
-
-
-class _NoManagedPolicies:
-    """The translator asks for the names of AWS's managed policies; the template uses none."""
-
-    def load(self) -> dict[str, str]:
-        return {}
-
-
 def callers_policy() -> list[dict[str, Any]]:
-    document = parsed(TEMPLATE.read_text())["Resources"]["CallerPolicy"]["Properties"]["PolicyDocument"]
+    document = parse(TEMPLATE.read_text())["Resources"]["CallerPolicy"]["Properties"]["PolicyDocument"]
     statements: list[dict[str, Any]] = document["Statement"]
     for statement in statements:
         assert statement["Resource"] == {"Fn::Sub": "${BrokerFunction.Arn}:live"}
@@ -42,12 +22,8 @@ def callers_policy() -> list[dict[str, Any]]:
     return statements
 
 
-def test_the_sam_recipes_function_has_the_callers_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
-    template = parsed(RECIPES["sam"])
-    template["Resources"]["Report"]["Properties"]["CodeUri"] = "s3://bucket/key"
-
-    translated = transform(template, {}, _NoManagedPolicies())
+def test_the_sam_recipes_function_has_the_callers_policy() -> None:
+    translated = translate(parse(RECIPES["sam"]))
 
     role = translated["Resources"]["ReportRole"]["Properties"]
     schedule = translated["Resources"]["ReportEveryMorning"]["Properties"]
