@@ -58,6 +58,7 @@ _SETTINGS: Final = Settings.from_environment(
         "UPSTREAM_HOSTS": "api.digishare.ma",
         "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
         "LEASE_SECONDS": "900",
+        "CAMPAIGNS_ROLE": "campaigns-role",
     }
 )
 

@@ -6,7 +6,7 @@ is safe; each is looked up at start, and a missing one stops the start:
 
     app.app, app.AUTH                                   the ASGI application, and whether it checks signatures
     core.iam_evaluator     is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
-                           AmbiguousAccessKeyError, ResolvedCredential
+                           AmbiguousAccessKeyError, ResolvedCredential, _resolve_condition_key
     core.iam_actions       extract_resource_arn, request_tag_context
     core.lambda_runtime    invalidate_worker
     core.responses         set_request_account_id, set_request_region
@@ -50,6 +50,7 @@ _INTERNALS = {
         "enforce",
         "AmbiguousAccessKeyError",
         "ResolvedCredential",
+        "_resolve_condition_key",
     ),
     "core.iam_actions": ("extract_resource_arn", "request_tag_context"),
     "core.lambda_runtime": ("invalidate_worker",),
@@ -86,6 +87,7 @@ class MinistackBackend:
         # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
         self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
         _supply_condition_keys(self._internals["core.iam_actions"])
+        _name_principals_as_aws_does(self._internals["core.iam_evaluator"], self._internals["services.iam"])
         _name_described_bus(self._internals["core.iam_actions"])
         _fill_in_schedule_inputs(
             self._internals["services.scheduler"], self._internals["services.eventbridge"]
@@ -264,6 +266,23 @@ def _supply_condition_keys(iam_actions: Any) -> None:
         return keys
 
     iam_actions.request_tag_context = with_more_keys
+
+
+def _name_principals_as_aws_does(iam_evaluator: Any, iam: Any) -> None:
+    """Let `aws:PrincipalArn` of a role's session be the role's ARN, and `kms:CallerAccount` be there at all."""
+    resolve_condition_key = iam_evaluator._resolve_condition_key  # noqa: SLF001 - listed above
+
+    def resolve(key: str, context: Any) -> Any:
+        if key.lower() == "kms:calleraccount":
+            return context.principal_account
+        value = resolve_condition_key(key, context)
+        if key.lower() == "aws:principalarn" and ":assumed-role/" in str(value):
+            role_name = str(value).split("/")[1]
+            role = iam._roles.get_scoped(context.principal_account, None, role_name)  # noqa: SLF001 - listed above
+            return role["Arn"] if role else value
+        return value
+
+    iam_evaluator._resolve_condition_key = resolve  # noqa: SLF001 - listed above
 
 
 def _name_described_bus(iam_actions: Any) -> None:

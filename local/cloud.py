@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,21 +172,14 @@ class LocalCloud:
     def create_caller(self, name: str, managed_policy_arns: Iterable[str] = ()) -> Credentials:
         """Create an IAM role with these policies, and return the keys of a session of it."""
         iam = self.client("iam")
-        trust = {
-            "Effect": "Allow",
-            "Principal": {"AWS": f"arn:aws:iam::{self.account_id}:root"},
-            "Action": "sts:AssumeRole",
-        }
-        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
         role = iam.create_role(
-            RoleName=name, AssumeRolePolicyDocument=document, MaxSessionDuration=SESSION_DURATION_S
+            RoleName=name,
+            AssumeRolePolicyDocument=self._operators_may_assume(),
+            MaxSessionDuration=SESSION_DURATION_S,
         )["Role"]
         for policy_arn in managed_policy_arns:
             iam.attach_role_policy(RoleName=name, PolicyArn=policy_arn)
-        assumed = self.client("sts").assume_role(
-            RoleArn=role["Arn"], RoleSessionName="local", DurationSeconds=SESSION_DURATION_S
-        )["Credentials"]
-        return Credentials(assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
+        return self._session_of(role["Arn"])
 
     def function_environment(self, name: str) -> dict[str, str]:
         """Return what a deployed function needs to run as a process, with the rights of its own role and no others.
@@ -196,7 +188,7 @@ class LocalCloud:
             name: the stack's output that names the function.
         """
         configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
-        key = self._credentials_like(configuration["Role"].rpartition("/")[2])
+        key = self._assume(configuration["Role"])
         return {
             **configuration["Environment"]["Variables"],
             "AWS_ENDPOINT_URL": self.aws_endpoint_url,
@@ -207,15 +199,26 @@ class LocalCloud:
             "AWS_SESSION_TOKEN": key.session_token or "",
         }
 
-    def _credentials_like(self, role: str) -> Credentials:
-        """Return keys of a new role with the same rights: functions' own roles can be assumed by Lambda alone."""
-        iam, name = self.client("iam"), f"as-{uuid.uuid4().hex[:8]}"
-        attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
-        credentials = self.create_caller(name, [policy["PolicyArn"] for policy in attached])
-        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-            document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-            iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
-        return credentials
+    def _assume(self, role_arn: str) -> Credentials:
+        """Return keys of a session of a function's own role, which on AWS can be assumed by Lambda alone."""
+        iam, name = self.client("iam"), role_arn.rpartition("/")[2]
+        trust = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
+        iam.update_assume_role_policy(RoleName=name, PolicyDocument=self._operators_may_assume())
+        try:
+            return self._session_of(role_arn)
+        finally:
+            iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(trust))
+
+    def _session_of(self, role_arn: str) -> Credentials:
+        assumed = self.client("sts").assume_role(
+            RoleArn=role_arn, RoleSessionName="local", DurationSeconds=SESSION_DURATION_S
+        )["Credentials"]
+        return Credentials(assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
+
+    def _operators_may_assume(self) -> str:
+        principal = {"AWS": f"arn:aws:iam::{self.account_id}:root"}
+        statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
+        return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
     def put_connection(self, name: str, secret: dict[str, str]) -> None:
         """Store a connection's credential in Secrets Manager, or a new version of it."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = PROJECT / "template.yaml"
 
+_CODE: Final = {"AWS::Serverless::Function": "CodeUri", "AWS::Serverless::LayerVersion": "ContentUri"}
+
 
 def parse(text: str) -> dict[str, Any]:
     """Return a template with YAML's short forms (`!Ref`) written out.
@@ -38,22 +40,22 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def translate(
-    template: dict[str, Any], parameters: Mapping[str, str] | None = None, code_uri: str = "s3://bucket/key"
+    template: dict[str, Any],
+    parameters: Mapping[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the translation of a template whose code lies at `code_uri`.
+    """Return the translation of a template whose code has been uploaded.
 
     Args:
         template: as `parse` returns it.
         parameters: values other than the defaults.
-        code_uri: of every function and layer; another one is another build.
+        keys: of functions and layers by logical id, the S3 key of the code; another one is another build.
     """
     template = json.loads(json.dumps(template))
-    for resource in template["Resources"].values():
-        for member in ("CodeUri", "ContentUri"):
-            if member in resource.get("Properties", {}):
-                resource["Properties"][member] = code_uri
-    if "Globals" in template:
-        template["Globals"]["Function"]["CodeUri"] = code_uri
+    for name, resource in template["Resources"].items():
+        member = _CODE.get(resource["Type"])
+        if member:
+            resource["Properties"][member] = f"s3://bucket/{(keys or {}).get(name, name)}"
     translator = Translator(None, Parser(), boto_session=new_session(ROOT, REGION))
     translated: dict[str, Any] = translator.translate(
         template, dict(parameters or {}), get_managed_policy_map=dict

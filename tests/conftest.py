@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 REGION = "eu-west-3"
-ACCOUNT = "123456789012"
+ACCOUNT = "000000000000"
+"""The local cloud's: the deployed grants let its callers in."""
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
 CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
@@ -156,6 +157,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
     with mock_aws():
         create_token_table(boto3.client("dynamodb"))
         key = boto3.client("kms").create_key()
@@ -196,6 +198,7 @@ def new_broker(
         "UPSTREAM_CA_FILE": str(digishare.ca_file),
         "DEFAULT_TOKEN_URL": f"{digishare.url}/v1/oauth/token",
         "LEASE_SECONDS": "900",
+        "CAMPAIGNS_ROLE": "campaigns-role",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -228,7 +231,7 @@ def new_event(
     body: object = None,
     method: str = "POST",
     path: str = "/token",
-    user_arn: str | None = f"arn:aws:sts::{ACCOUNT}:assumed-role/orders/session-1",
+    user_arn: str | None = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-orders/session-1",
     query: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
 ) -> dict[str, Any]:

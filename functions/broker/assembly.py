@@ -93,7 +93,8 @@ def assemble(
         notice_bug=audit.notice_bug,
     )
     issuer = assemble_policy(settings, clients, ports)
-    return Broker(settings, load_grants(settings.own_account), audit, issuer.store, issuer)
+    grants = load_grants(settings.own_account, settings.campaigns_role)
+    return Broker(settings, grants, audit, issuer.store, issuer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Who may use which connection: `grants.json`, deployed with the function and reviewed like code.
 
 A rule names principals as `ACCOUNT:role/NAME` or `ACCOUNT:user/NAME`, where ACCOUNT is twelve digits or `self` (the
-broker's own account) and NAME may hold `*`. Matching is on account and role (or user) name, never on the session
-name, which the caller chooses, and never on the path, which an assumed role's ARN does not carry. The first rule
-that names both the principal and the connection decides.
+broker's own account) and NAME may hold `*`; `campaigns` is the role of this stack's campaigns job. Matching is on
+account and role (or user) name, never on the session name, which the caller chooses, and never on the path, which an
+assumed role's ARN does not carry. The first rule that names both the principal and the connection decides. Account
+000000000000, the local cloud's, is nobody where it is not the broker's own.
 
 `python -m functions.broker.grants FILE` checks a file; the build does, so that a broken one cannot be deployed.
 """
@@ -16,12 +17,13 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 GRANTS_FILE = Path(__file__).with_name("grants.json")
 CONNECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-_PRINCIPAL = re.compile(r"(self|\d{12}):(role|user)/([\w+=,.@*-]{1,128})", re.ASCII)
+_LOCAL_ACCOUNT = "000000000000"
+_PRINCIPAL = re.compile(r"campaigns|(self|\d{12}):(role|user)/([\w+=,.@*-]{1,128})", re.ASCII)
 _CONNECTION_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 _RULE_MEMBERS = {"name", "comment", "principals", "connections", "max_lease_seconds"}
 _USER_ARN = re.compile(
@@ -65,11 +67,10 @@ class _Rule:
 
 
 class Grants:
-    """The compiled rules; `self` in them is `own_account`."""
+    """The compiled rules."""
 
-    def __init__(self, rules: tuple[_Rule, ...], own_account: str) -> None:
+    def __init__(self, rules: tuple[_Rule, ...]) -> None:
         self._rules = rules
-        self._own_account = own_account
 
     def decide(self, caller: Caller, connection: str) -> Grant | None:
         """Return the grant of the first rule that names both, or None."""
@@ -84,14 +85,7 @@ class Grants:
         return sorted(names)
 
     def _rules_for(self, caller: Caller) -> list[_Rule]:
-        principals = [str(caller)]
-        if caller.account == self._own_account:
-            principals.append(f"self:{caller.kind}/{caller.name}")
-        return [
-            rule
-            for rule in self._rules
-            if any(rule.principals.fullmatch(principal) for principal in principals)
-        ]
+        return [rule for rule in self._rules if rule.principals.fullmatch(str(caller))]
 
 
 def read_caller(user_arn: object) -> Caller | None:
@@ -104,11 +98,12 @@ def read_caller(user_arn: object) -> Caller | None:
     return Caller(match["user_account"], "user", match["user"], "")
 
 
-def load_grants(own_account: str, file: Path = GRANTS_FILE) -> Grants:
+def load_grants(own_account: str, campaigns_role: str, file: Path = GRANTS_FILE) -> Grants:
     """Read and compile a grants file.
 
     Args:
         own_account: twelve digits, which the rules call `self`.
+        campaigns_role: name of the role that they call `campaigns`.
         file: what to read.
 
     Raises:
@@ -124,12 +119,13 @@ def load_grants(own_account: str, file: Path = GRANTS_FILE) -> Grants:
     rules = value["rules"] if isinstance(value, dict) and set(value) == {"rules"} else None
     if not isinstance(rules, list) or not rules:
         raise fail('must be an object with one member "rules", a list with at least one rule')
-    compiled = tuple(_compile(rule, fail) for rule in rules)
+    stack = _Stack(own_account, campaigns_role)
+    compiled = tuple(_compile(rule, stack, fail) for rule in rules)
     names = [rule.grant.rule for rule in compiled]
     for name in names:
         if names.count(name) > 1:
             raise fail(f"two rules have the name {name!r}", _quoted(name))
-    return Grants(compiled, own_account)
+    return Grants(compiled)
 
 
 def _parse(content: bytes, fail: Any) -> object:
@@ -153,14 +149,30 @@ def _parse(content: bytes, fail: Any) -> object:
         raise fail("not JSON: nested too deeply", line=1) from None
 
 
-def _compile(rule: Any, fail: Any) -> _Rule:
+class _Stack(NamedTuple):
+    """What the rules do not spell out, because it differs from one deployment to the next."""
+
+    own_account: str
+    campaigns_role: str
+
+    def principals(self, texts: list[str]) -> list[str]:
+        """Return the principals that these are here, each as `ACCOUNT:KIND/NAME`."""
+        named = (f"self:role/{self.campaigns_role}" if text == "campaigns" else text for text in texts)
+        full = (re.sub("^self:", f"{self.own_account}:", text) for text in named)
+        nobody = f"{_LOCAL_ACCOUNT}:" if self.own_account != _LOCAL_ACCOUNT else "-"
+        return [text for text in full if not text.startswith(nobody)]
+
+
+def _compile(rule: Any, stack: _Stack, fail: Any) -> _Rule:
     """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` stand."""
     if not isinstance(rule, dict) or not isinstance(rule.get("name"), str) or not rule["name"]:
         raise fail("every rule must be an object with a name")
     name = rule["name"]
     for member in sorted(set(rule) - _RULE_MEMBERS):
         raise fail(f"rule {name!r}: unknown member {member!r}", _quoted(name), _quoted(member))
-    principals = _texts(rule, "principals", _PRINCIPAL, "ACCOUNT:role/NAME or ACCOUNT:user/NAME", fail)
+    principals = _texts(
+        rule, "principals", _PRINCIPAL, "ACCOUNT:role/NAME, ACCOUNT:user/NAME or campaigns", fail
+    )
     connections = _texts(rule, "connections", _CONNECTION_PATTERN, "a connection's name or a pattern", fail)
     lease = rule.get("max_lease_seconds")
     if lease is not None and (isinstance(lease, bool) or not isinstance(lease, int) or lease < 1):
@@ -171,7 +183,7 @@ def _compile(rule: Any, fail: Any) -> _Rule:
         )
     return _Rule(
         Grant(name, lease),
-        _pattern(principals),
+        _pattern(stack.principals(principals)),
         _pattern(connections),
         tuple(connection for connection in connections if "*" not in connection),
     )
@@ -208,6 +220,6 @@ def _line_of(text: str, near: tuple[str, ...]) -> int:
 
 if __name__ == "__main__":
     try:
-        load_grants("", Path(sys.argv[1]))
+        load_grants("", "", Path(sys.argv[1]))
     except (GrantsError, OSError, IndexError) as problem:
         sys.exit(f"grants: {problem}")

@@ -31,6 +31,7 @@ class Settings:
         upstream_ca_file: CA bundle for the upstream, or None for the public roots.
         default_token_url: token endpoint of connections that name none.
         lease_seconds: longest lease.
+        campaigns_role: name of the role of this stack's campaigns job.
     """
 
     token_table: str
@@ -40,6 +41,7 @@ class Settings:
     upstream_ca_file: str | None
     default_token_url: str
     lease_seconds: int
+    campaigns_role: str
 
     @property
     def own_account(self) -> str:
@@ -82,6 +84,7 @@ class Settings:
             upstream_ca_file=environment.get("UPSTREAM_CA_FILE") or None,
             default_token_url=text("DEFAULT_TOKEN_URL"),
             lease_seconds=whole("LEASE_SECONDS"),
+            campaigns_role=text("CAMPAIGNS_ROLE"),
         )
         if problems:
             raise SettingsError("; ".join(problems))

@@ -10,7 +10,7 @@ import pytest
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
 from functions.broker.audit import Audit
-from tests.conftest import LambdaContext, new_event
+from tests.conftest import ACCOUNT, LambdaContext, new_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +76,11 @@ def test_errors_have_a_code_a_sentence_and_the_request_id(invoke: Invoke) -> Non
 @pytest.mark.parametrize(
     "user_arn",
     [
-        "arn:aws:iam::123456789012:root",
-        "arn:aws:sts::999999999999:assumed-role/orders/session",
-        "arn:aws:sts::123456789012:federated-user/somebody",
-        "arn:aws:sts::123456789012:assumed-role/orders",
+        f"arn:aws:iam::{ACCOUNT}:root",
+        "arn:aws:sts::999999999999:assumed-role/local-orders/session",
+        f"arn:aws:sts::{ACCOUNT}:assumed-role/orders/session",
+        f"arn:aws:sts::{ACCOUNT}:federated-user/local-orders",
+        f"arn:aws:sts::{ACCOUNT}:assumed-role/local-orders",
         "",
         None,
     ],
@@ -95,10 +96,10 @@ def test_whoever_is_not_granted_is_refused_before_anything_is_looked_up(
 
 
 def test_a_missing_connection_and_one_that_is_not_granted_get_the_same_answer(invoke: Invoke) -> None:
-    local = "arn:aws:sts::000000000000:assumed-role/local-orders/session"
+    stranger = f"arn:aws:sts::{ACCOUNT}:assumed-role/stranger/session"
 
-    missing = invoke(body={"connection": "missing"}, user_arn=local)
-    not_granted = invoke(body={"connection": "missing"})
+    missing = invoke(body={"connection": "missing"})
+    not_granted = invoke(body={"connection": "missing"}, user_arn=stranger)
 
     assert (missing["statusCode"], missing["body"]) == (not_granted["statusCode"], not_granted["body"])
 
@@ -162,7 +163,7 @@ def test_the_ledger_has_a_row_for_the_mint(invoke: Invoke, account: Account) -> 
 
     assert row["token_id"]["S"] == token["token_id"]
     assert row["outcome"]["S"] == "issued"
-    assert row["caller"]["S"] == "123456789012:role/orders"
+    assert row["caller"]["S"] == f"{ACCOUNT}:role/local-orders"
     assert int(row["delete_after_epoch_s"]["N"]) == int(float(row["expires_at_epoch_s"]["N"]) + 86_400)
 
 

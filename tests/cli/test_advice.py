@@ -99,7 +99,7 @@ def test_the_rule_to_ask_for_grants_the_caller_what_it_lacks(
     file.write_text(json.dumps({"rules": [rule]}))
     caller = read_caller(arn)
     assert caller
-    assert load_grants("999999999999", file).decide(caller, "digishare")
+    assert load_grants("999999999999", "campaigns-role", file).decide(caller, "digishare")
 
 
 def test_a_permission_set_that_is_assigned_anew_keeps_its_grant(
@@ -111,7 +111,10 @@ def test_a_permission_set_that_is_assigned_anew_keeps_its_grant(
 
     def is_granted(role: str) -> bool:
         caller = read_caller(f"{ASSUMED}/{role}/ada")
-        return caller is not None and load_grants(ACCOUNT, file).decide(caller, "digishare") is not None
+        return (
+            caller is not None
+            and load_grants(ACCOUNT, "campaigns-role", file).decide(caller, "digishare") is not None
+        )
 
     assert is_granted("AWSReservedSSO_Data_Team_fedcba9876543210")
     assert not is_granted("AWSReservedSSO_Others_0123456789abcdef")

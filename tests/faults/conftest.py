@@ -45,6 +45,7 @@ def instances(digishare_server: FakeDigishare) -> Iterator[Instances]:
             "UPSTREAM_CA_FILE": str(digishare_server.ca_file),
             "DEFAULT_TOKEN_URL": f"{digishare_server.url}/v1/oauth/token",
             "LEASE_SECONDS": "900",
+            "CAMPAIGNS_ROLE": "campaigns-role",
         }
         brokers = [assemble(environment, broker_handler._audit()) for _ in range(2)]
         for broker in brokers:

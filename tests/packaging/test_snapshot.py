@@ -35,7 +35,7 @@ for _ in range(2):
     read, write = os.pipe()
     if os.fork() == 0:
         environment = {"TOKEN_TABLE": "t", "TOKEN_KEY_ARN": "arn:aws:kms:r:000000000000:key/k",
-                       "SECRET_PREFIX": "p", "UPSTREAM_HOSTS": "h", "DEFAULT_TOKEN_URL": "https://h/", "LEASE_SECONDS": "900"}
+                       "SECRET_PREFIX": "p", "UPSTREAM_HOSTS": "h", "DEFAULT_TOKEN_URL": "https://h/", "LEASE_SECONDS": "900", "CAMPAIGNS_ROLE": "campaigns-role"}
         ports = assemble(environment, handler._audit()).issuer.ports
         os.write(write, json.dumps([ports.new_id(), ports.randomness()]).encode())
         os._exit(0)

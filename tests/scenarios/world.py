@@ -323,6 +323,7 @@ class World:
             upstream_ca_file=None,
             default_token_url=TOKEN_URL,
             lease_seconds=self._lease_s,
+            campaigns_role="campaigns-role",
         )
         ports = Ports(
             clock=clock,

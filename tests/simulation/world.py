@@ -315,6 +315,7 @@ class World:
             upstream_ca_file=None,
             default_token_url="https://api.digishare.ma/",
             lease_seconds=instance.lease_s,
+            campaigns_role="campaigns-role",
         )
         clients = assembly.Clients(
             cast("Any", self.cloud.dynamodb),

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "UPSTREAM_CA_FILE": "/opt/ca.pem",
     "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
     "LEASE_SECONDS": "600",
+    "CAMPAIGNS_ROLE": "campaigns-role",
 }
 
 

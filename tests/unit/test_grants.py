@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Grants]
 
-OWN, OTHER = "111111111111", "222222222222"
+OWN, OTHER, LOCAL = "111111111111", "222222222222", "000000000000"
 BOUNDED = settings(max_examples=100, deadline=None, database=None)
 
 
@@ -32,7 +32,7 @@ def load(tmp_path: Path) -> Load:
         file = tmp_path / "grants.json"
         content = json.dumps({"rules": list(rules)}, indent=2) if text is None else text
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return load_grants(OWN, file)
+        return load_grants(OWN, "campaigns-role", file)
 
     return write_and_load
 
@@ -208,7 +208,7 @@ def test_a_star_stands_for_any_text_and_nothing_else_is_special(
 ) -> None:
     file = tmp_path_factory.mktemp("grants") / "grants.json"
     file.write_text(json.dumps({"rules": [rule(f"self:role/{pattern}")]}))
-    granted = load_grants(OWN, file).decide(role(name), "digishare") is not None
+    granted = load_grants(OWN, "campaigns-role", file).decide(role(name), "digishare") is not None
 
     assert granted == _matches(pattern, name)
 
@@ -308,10 +308,39 @@ def test_a_broken_rule_names_file_line_and_reason(
 
 
 def test_the_deployed_file_is_sound() -> None:
-    grants = load_grants(OWN)
+    grants = load_grants(OWN, "campaigns-role")
 
-    assert grants.decide(role("orders"), "digishare")
-    assert grants.decide(role("orders", OTHER), "digishare") is None
+    assert grants.decide(role("campaigns-role"), "digishare")
+    for stranger in (
+        role("campaigns-role", OTHER),
+        user("campaigns-role"),
+        role("campaigns-role-2"),
+        role("orders"),
+        role("local-orders"),
+        role("local-orders", LOCAL),
+    ):
+        assert grants.decide(stranger, "digishare") is None
+    assert grants.decide(role("campaigns-role"), "other") is None
+
+
+def test_the_local_clouds_account_is_nobody_where_it_is_not_the_brokers_own(tmp_path: Path) -> None:
+    file = tmp_path / "grants.json"
+    file.write_text(json.dumps({"rules": [rule([f"{LOCAL}:role/local-*", f"{OTHER}:role/a"])]}))
+    at_home, elsewhere = (load_grants(account, "campaigns-role", file) for account in (LOCAL, OWN))
+
+    assert at_home.decide(role("local-a", LOCAL), "digishare")
+    assert elsewhere.decide(role("local-a", LOCAL), "digishare") is None
+    assert elsewhere.decide(role("a", OTHER), "digishare")
+    assert elsewhere.decide(role("local-a", OWN), "digishare") is None
+
+
+def test_campaigns_is_one_role_of_the_own_account(load: Load) -> None:
+    grants = load(rule(["campaigns", "self:role/campaigns"]))
+
+    assert grants.decide(role("campaigns-role"), "digishare")
+    assert grants.decide(role("campaigns"), "digishare")
+    for stranger in (role("campaigns-role", OTHER), user("campaigns-role"), role("my-campaigns-role")):
+        assert grants.decide(stranger, "digishare") is None
 
 
 @pytest.mark.parametrize(

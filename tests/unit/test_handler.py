@@ -77,10 +77,14 @@ def world(fresh_log: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> W
     world = World()
     file = tmp_path / "grants.json"
     file.write_text(json.dumps({"rules": RULES}))
-    settings = Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900)
+    settings = Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900, "campaigns-role")
     audit = Audit()
     broker = Broker(
-        settings, load_grants(ACCOUNT, file), audit, cast("TokenStore", world), cast("TokenIssuer", world)
+        settings,
+        load_grants(ACCOUNT, "campaigns-role", file),
+        audit,
+        cast("TokenStore", world),
+        cast("TokenIssuer", world),
     )
     monkeypatch.setattr(handler, "_audit", lambda: audit)
     monkeypatch.setattr(handler, "_broker", lambda: broker)

@@ -52,8 +52,8 @@ def stub_broker() -> Iterator[None]:
     """The handler with the real grants and audit, and an issuer that always has a token."""
     audit = Audit()
     broker = Broker(
-        Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900),
-        load_grants("000000000000"),
+        Settings("t", "k", "p", frozenset({"h"}), None, "https://h/", 900, "campaigns-role"),
+        load_grants("000000000000", "campaigns-role"),
         audit,
         cast("TokenStore", _Store()),
         cast("TokenIssuer", _Issuer()),

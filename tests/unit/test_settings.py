@@ -13,6 +13,7 @@ ENVIRONMENT = {
     "UPSTREAM_HOSTS": "api.digishare.ma",
     "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
     "LEASE_SECONDS": "900",
+    "CAMPAIGNS_ROLE": "campaigns-role",
 }
 
 
@@ -29,6 +30,7 @@ def test_everything_is_read_from_its_variable() -> None:
         upstream_ca_file="/opt/ca.pem",
         default_token_url="https://api.digishare.ma/v1/oauth/token",
         lease_seconds=900,
+        campaigns_role="campaigns-role",
     )
 
 

@@ -163,6 +163,7 @@ class Times:
             None,
             "https://api.digishare.ma/v1/oauth/token",
             900,
+            "campaigns-role",
         )
         exchange: Any = self.upstream
         clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools import Logger
-
-NAMESPACE = "TokenBroker"
 
 _LOGGERS_THAT_PRINT_SECRETS = ("boto3", "botocore", "urllib3", "requests")
 
@@ -81,7 +80,8 @@ def write_metric_line(
 
 def _directive(dimensions: list[str], units: Mapping[str, str]) -> dict[str, object]:
     return {
-        "Namespace": NAMESPACE,
+        # Each stack has its own, so that a test stack's events raise no alarm of production's.
+        "Namespace": os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "TokenBroker"),
         "Dimensions": [dimensions],
         "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
     }
