@@ -188,7 +188,7 @@ class LocalCloud:
             name: the stack's output that names the function.
         """
         configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
-        key = self._assume(configuration["Role"])
+        key = self.assume(configuration["Role"])
         return {
             **configuration["Environment"]["Variables"],
             "AWS_ENDPOINT_URL": self.aws_endpoint_url,
@@ -199,7 +199,7 @@ class LocalCloud:
             "AWS_SESSION_TOKEN": key.session_token or "",
         }
 
-    def _assume(self, role_arn: str) -> Credentials:
+    def assume(self, role_arn: str) -> Credentials:
         """Return keys of a session of a function's own role, which on AWS can be assumed by Lambda alone."""
         iam, name = self.client("iam"), role_arn.rpartition("/")[2]
         trust = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]

@@ -1,0 +1,122 @@
+"""A deployment that changes the layer or a parameter changes what callers get, and the version before can be had back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local.cloud import PROJECT, LocalCloud, alone_with_the_build
+from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
+from tests.local_cloud.test_permissions import call_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from local.sdk import Credentials
+
+pytestmark = pytest.mark.cloud
+
+AUDIT_LINE = '"service": service,'
+
+
+class Updated:
+    """A cloud of its own, with a copy of the build that tests change and deploy."""
+
+    def __init__(self, cloud: LocalCloud, build: Path) -> None:
+        self.cloud = cloud
+        self._telemetry = build / "CommonLayer/python/lambda_support/telemetry.py"
+        self._caller: Credentials | None = None
+
+    def deploy(self, **parameters: str) -> None:
+        self.cloud.deploy(**parameters)
+        if self._caller is None:
+            self.cloud.put_connection("digishare", CREDENTIAL)
+            self._caller = self.cloud.create_caller("local-updates", [self.cloud.outputs["CallerPolicyArn"]])
+
+    def change_layer(self, mark: str) -> None:
+        """Have the layer write another member into the line of every answer."""
+        source = self._telemetry.read_text()
+        assert AUDIT_LINE in source
+        self._telemetry.write_text(source.replace(AUDIT_LINE, f'{AUDIT_LINE} "mark": "{mark}",'))
+        shutil.rmtree(self._telemetry.parent / "__pycache__", ignore_errors=True)
+
+    def lease_seconds(self) -> int:
+        """Call, and return the lease's length."""
+        assert self._caller is not None
+        return int(call_url(self.cloud, self._caller, "digishare").json()["expires_in"])
+
+    def last_line(self) -> dict[str, Any]:
+        """Return the last line that an answer has left."""
+        lines = self.cloud.function_logs(self.cloud.outputs["BrokerFunctionName"])
+        return next(dict(json.loads(line)) for line in reversed(lines) if line.startswith('{"_aws"'))
+
+    def live(self, name: str) -> dict[str, Any]:
+        """Return the configuration that `live` of one of the functions points to."""
+        client = self.cloud.client("lambda")
+        return dict(
+            client.get_function_configuration(FunctionName=self.cloud.outputs[name], Qualifier="live")
+        )
+
+
+@pytest.fixture(scope="module")
+def updated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updated]:
+    folder = tmp_path_factory.mktemp("updates")
+    with alone_with_the_build():
+        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
+    with LocalCloud(folder, say=lambda _: None) as cloud:
+        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
+        cloud.steer_digishare("PUT", "/clients", clients)
+        updated = Updated(cloud, folder / ".aws-sam/build")
+        updated.deploy()
+        yield updated
+
+
+def test_a_changed_parameter_reaches_callers_and_the_version_before_can_be_had_back(updated: Updated) -> None:
+    before, campaigns_before = updated.live("BrokerFunctionName"), updated.live("CampaignsFunctionName")
+    assert updated.lease_seconds() == 900
+
+    updated.deploy(LeaseSeconds="600")
+
+    assert updated.lease_seconds() == 600
+    # Nothing of this reaches the job: no new version of it, which AWS would refuse to make.
+    assert updated.live("CampaignsFunctionName")["Version"] == campaigns_before["Version"]
+    client, function = updated.cloud.client("lambda"), updated.cloud.outputs["BrokerFunctionName"]
+    client.update_alias(FunctionName=function, Name="live", FunctionVersion=before["Version"])
+    assert updated.lease_seconds() == 900
+
+    updated.deploy(LeaseSeconds="300")
+    assert updated.lease_seconds() == 300
+
+
+def test_a_changed_layer_reaches_callers(updated: Updated) -> None:
+    before = {name: updated.live(name)["Version"] for name in ("BrokerFunctionName", "CampaignsFunctionName")}
+
+    updated.change_layer("changed")
+    updated.deploy()
+
+    updated.lease_seconds()
+    assert updated.last_line()["mark"] == "changed"
+    assert all(updated.live(name)["Version"] != version for name, version in before.items())
+
+
+def test_a_changed_parameter_of_the_job_reaches_the_job_alone(updated: Updated) -> None:
+    broker_before = updated.live("BrokerFunctionName")["Version"]
+
+    updated.deploy(CampaignsEventBus="another")
+
+    variables = updated.live("CampaignsFunctionName")["Environment"]["Variables"]
+    assert variables["CAMPAIGNS_EVENT_BUS"] == "another"
+    assert updated.live("BrokerFunctionName")["Version"] == broker_before
+
+
+def test_deploying_the_same_again_makes_no_version(updated: Updated) -> None:
+    updated.deploy()
+    before = {name: updated.live(name)["Version"] for name in ("BrokerFunctionName", "CampaignsFunctionName")}
+
+    updated.deploy()
+
+    assert {name: updated.live(name)["Version"] for name in before} == before
