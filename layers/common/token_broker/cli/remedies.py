@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Final
 
@@ -49,19 +50,29 @@ _NEEDED: Final = {
 }
 
 
-def caller_statements(function_arn: str) -> dict[str, dict[str, object]]:
-    """Return by action the two statements that a caller needs, as the stack's CallerPolicy has them."""
-    return {
-        INVOKE_URL: statement(
+def caller_statements(function_arn: str) -> list[dict[str, object]]:
+    """Return the statements that a caller needs, as the stack's CallerPolicy has them.
+
+    Args:
+        function_arn: of the alias that the URL belongs to.
+    """
+    function = function_arn.rpartition(":")[0]
+    return [
+        statement(
             "CallBrokerUrl",
             [INVOKE_URL],
             function_arn,
             StringEquals={"lambda:FunctionUrlAuthType": "AWS_IAM"},
         ),
-        INVOKE: statement(
-            "OnlyThroughItsUrl", [INVOKE], function_arn, Bool={"lambda:InvokedViaFunctionUrl": "true"}
-        ),
-    }
+        statement("OnlyThroughItsUrl", [INVOKE], function_arn, Bool={"lambda:InvokedViaFunctionUrl": "true"}),
+        {
+            "Sid": "NeverDirectly",
+            "Effect": "Deny",
+            "Action": [INVOKE, "lambda:InvokeAsync"],
+            "Resource": [function, f"{function}:*"],
+            "Condition": {"BoolIfExists": {"lambda:InvokedViaFunctionUrl": "false"}},
+        },
+    ]
 
 
 def working_credentials(deployment: Deployment) -> str:
@@ -87,7 +98,9 @@ def missing_permissions(identity: Identity, deployment: Deployment, stack: str) 
         text = "AWS refused the call, though the identity's own policies allow it"
         fix = "an administrator of the account looks for what denies it: permission boundary, SCP, session policy"
         return Finding("permissions", "fault", text, fix)
-    statements = [each for action, each in caller_statements(where).items() if action in missing]
+    statements = [
+        each for each in caller_statements(where) if each["Effect"] == "Deny" or each["Action"] in missing
+    ]
     fix = "\n".join([*_how_to_allow(identity, policy_arn, stack), to_text(statements)])
     return Finding("permissions", "fault", text, fix)
 
@@ -125,7 +138,7 @@ def _how_to_allow(identity: Identity, policy_arn: str | None, stack: str) -> lis
 
 
 def missing_grant(identity: Identity, connection: str, said: str) -> Finding:
-    """Write the rule to ask for."""
+    """Write the line to ask for."""
     if identity.cannot_be_granted:
         return _ungrantable("grant", f"{connection}: {said}")
     rule = {
@@ -134,8 +147,8 @@ def missing_grant(identity: Identity, connection: str, said: str) -> Finding:
         "connections": [connection],
     }
     fix = (
-        "ask an operator for this rule in functions/broker/grants.json, and a deployment, if the connection exists "
-        f"(token-broker connection list tells an operator):\n{to_text(rule)}"
+        "ask an operator for this line in functions/broker/grants.json, and a deployment, if the connection exists "
+        f"(token-broker connection list tells an operator):\n{json.dumps(rule)}"
     )
     return Finding("grant", "fault", f"{connection}: {said}", fix)
 
