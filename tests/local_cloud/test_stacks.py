@@ -128,7 +128,7 @@ def test_name_that_no_stack_can_have_is_refused(echo_cloud: LocalCloud, name: st
     assert (reply.status_code, "is no name of a stack" in reply.json()["Message"]) == (400, True)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a?b", "a#b"])
+@pytest.mark.parametrize("name", ["", "a/b", "a/../b", "a?b", "a#b"])
 def test_nothing_is_deployed_under_a_name_that_no_stack_can_have(echo_cloud: LocalCloud, name: str) -> None:
     with pytest.raises(requests.HTTPError, match="400"):
         echo_cloud.deploy(name)
