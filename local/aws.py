@@ -1,21 +1,22 @@
-"""The local AWS in one process: ministack behind its gateway, and the Function URL front beside it.
+"""The local AWS in one process: ministack behind its gateway, and a Function URL front for each stack beside it.
 
 Runs in its own environment (`.local/aws/bin/python -m local.aws`), because only inside ministack's process are keys,
 sessions and policies at hand. The version is pinned in local/requirements/cloud.txt, so leaning on these internals
 is safe; each is looked up at start, and a missing one stops the start:
 
     app.app, app.AUTH                                   the ASGI application, and whether it checks signatures
-    core.iam_evaluator     is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
-                           AmbiguousAccessKeyError, ResolvedCredential, _resolve_condition_key
-    core.iam_actions       extract_resource_arn, request_tag_context
-    core.lambda_runtime    invalidate_worker
-    core.responses         set_request_account_id, set_request_region
-    core.concurrency       run_reentrant
-    services.lambda_svc    _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
-                           _execution_record_for_config, _execute_function_with_config_scope
-    services.iam           _roles
-    services.scheduler     _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
-    services.eventbridge   _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
+    core.iam_evaluator      is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
+                            AmbiguousAccessKeyError, ResolvedCredential, _resolve_condition_key
+    core.iam_actions        extract_resource_arn, request_tag_context
+    core.lambda_runtime     invalidate_worker
+    core.responses          set_request_account_id, set_request_region
+    core.concurrency        run_reentrant
+    services.cloudformation _stacks
+    services.lambda_svc     _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
+                            _execution_record_for_config, _execute_function_with_config_scope
+    services.iam            _roles
+    services.scheduler      _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
+    services.eventbridge    _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextvars
+import functools
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 from datetime import UTC, datetime
@@ -36,10 +39,18 @@ from local.function_url import FunctionFailed, FunctionUrl, FunctionUrlFront, Th
 from local.signature import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+FUNCTION_URL_PATH = "/_local/function-url/"
+"""`GET <gateway>/_local/function-url/STACK`: `{"function_url": …}`, the address of the stack's Function URL.
+
+It may be asked for before the stack is deployed: until there is a URL, the address answers 404.
+"""
 
 RETIRE_INSTANCES_PATH = "/_local/retire-instances/"
 """`POST <gateway>/_local/retire-instances/FUNCTION`: the function's next call gets a fresh execution environment."""
+
+_STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
 _INTERNALS = {
     "app": ("app", "AUTH"),
@@ -56,6 +67,7 @@ _INTERNALS = {
     "core.lambda_runtime": ("invalidate_worker",),
     "core.responses": ("set_request_account_id", "set_request_region"),
     "core.concurrency": ("run_reentrant",),
+    "services.cloudformation": ("_stacks",),
     "services.lambda_svc": (
         "_function_urls",
         "_function_url_id",
@@ -93,16 +105,18 @@ class MinistackBackend:
             self._internals["services.scheduler"], self._internals["services.eventbridge"]
         )
 
-    def find_function_url(self) -> FunctionUrl | None:
+    def find_function_url(self, stack_name: str) -> FunctionUrl | None:
         lambda_svc = self._internals["services.lambda_svc"]
+        functions = self._functions_of(stack_name)
         found = [
-            (scope, config)
-            for scope, config in lambda_svc._function_urls.all_items()  # noqa: SLF001 - listed above
+            (account_id, region, reference, config)
+            for (account_id, region, reference), config in lambda_svc._function_urls.all_items()  # noqa: SLF001 - listed above
             if config.get("AuthType") == "AWS_IAM"
+            and (account_id, region, reference.partition(":")[0]) in functions
         ]
         if len(found) != 1:
             return None
-        (account_id, region, reference), config = found[0]
+        [(account_id, region, reference, config)] = found
         return FunctionUrl(
             url_id=lambda_svc._function_url_id(config["FunctionUrl"]),  # noqa: SLF001 - listed above
             account_id=account_id,
@@ -172,6 +186,17 @@ class MinistackBackend:
     def retire_instances(self, function_name: str) -> None:
         self._internals["core.lambda_runtime"].invalidate_worker(function_name)
 
+    def _functions_of(self, stack_name: str) -> set[tuple[str, str, str]]:
+        """Return account, region and name of each function of the stack; names alone do not tell whose they are."""
+        stacks = self._internals["services.cloudformation"]._stacks.all_items()  # noqa: SLF001 - listed above
+        return {
+            (account_id, region, resource["PhysicalResourceId"])
+            for (account_id, region, name), stack in stacks
+            if name == stack_name
+            for resource in stack["_resources"].values()
+            if resource["ResourceType"] == "AWS::Lambda::Function"
+        }
+
     def _unique_id(self, credential: Any) -> str:
         """Return what AWS calls userId: `AIDA…` for a user, `AROA…:session` for a role's session.
 
@@ -186,21 +211,35 @@ class MinistackBackend:
 
 
 class Gateway:
-    """ministack's own application, with one more path for the operator of the local cloud."""
+    """ministack's own application, with two more paths for the operator of the local cloud."""
 
-    def __init__(self, application: Any, backend: MinistackBackend) -> None:
+    def __init__(
+        self, application: Any, backend: MinistackBackend, open_function_url: Callable[[str], str]
+    ) -> None:
         self._application = application
         self._backend = backend
+        self._open_function_url = open_function_url
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(RETIRE_INSTANCES_PATH):
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith(RETIRE_INSTANCES_PATH):
+            function_name = path.removeprefix(RETIRE_INSTANCES_PATH)
+            await asyncio.to_thread(self._backend.retire_instances, function_name)
+            await _answer(send, 204)
+        elif path.startswith(FUNCTION_URL_PATH):
+            stack_name = path.removeprefix(FUNCTION_URL_PATH)
+            if _STACK_NAME.fullmatch(stack_name):
+                await _answer(send, 200, {"function_url": self._open_function_url(stack_name)})
+            else:
+                await _answer(send, 400, {"Message": f"{stack_name!r} is no name of a stack"})
+        else:
             await self._application(scope, receive, send)
-            return
-        await asyncio.to_thread(
-            self._backend.retire_instances, scope["path"].removeprefix(RETIRE_INSTANCES_PATH)
-        )
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+
+
+async def _answer(send: Any, status: int, value: object = None) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if value is None else json.dumps(value).encode()})
 
 
 def main() -> None:
@@ -208,31 +247,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--ready-file", type=Path, required=True, help="where to write the two addresses as JSON"
+        "--ready-file", type=Path, required=True, help="where to write the gateway's address as JSON"
     )
     ready_file = parser.parse_args().ready_file
-    gateway_socket, front_socket = _listen(), _listen()
+    gateway_socket = _listen()
     # ministack reads its port when imported, and hands it to the functions that it starts.
     os.environ["GATEWAY_PORT"] = str(gateway_socket.getsockname()[1])
-    asyncio.run(_serve(gateway_socket, front_socket, ready_file))
+    asyncio.run(_serve(gateway_socket, ready_file))
 
 
-async def _serve(gateway_socket: socket.socket, front_socket: socket.socket, ready_file: Path) -> None:
+async def _serve(gateway_socket: socket.socket, ready_file: Path) -> None:
     backend = MinistackBackend()
-    gateway = Gateway(importlib.import_module("ministack.app").app, backend)
-    front = FunctionUrlFront(backend, os.environ["MINISTACK_REGION"])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    servers = [
-        asyncio.create_task(_serve_one(application, listener, stop))
-        for application, listener in ((gateway, gateway_socket), (front, front_socket))
-    ]
-    addresses = {"endpoint_url": _address(gateway_socket), "function_url": _address(front_socket)}
-    partial = ready_file.with_suffix(".partial")
-    partial.write_text(json.dumps(addresses))
-    partial.rename(ready_file)
-    await asyncio.gather(*servers)
+    async with asyncio.TaskGroup() as servers:
+
+        @functools.cache
+        def open_function_url(stack_name: str) -> str:
+            front = FunctionUrlFront(backend, os.environ["MINISTACK_REGION"], stack_name)
+            listener = _listen()
+            servers.create_task(_serve_one(front, listener, stop))
+            return _address(listener)
+
+        gateway = Gateway(importlib.import_module("ministack.app").app, backend, open_function_url)
+        servers.create_task(_serve_one(gateway, gateway_socket, stop))
+        partial = ready_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"endpoint_url": _address(gateway_socket)}))
+        partial.rename(ready_file)
 
 
 async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -367,8 +409,10 @@ def _load_internals() -> dict[str, Any]:
 
 
 def _listen() -> socket.socket:
+    """Return a socket that takes connections at once, so that its address can be told before it is served."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
+    listener.listen()
     return listener
 
 

@@ -4,6 +4,7 @@
         cloud.build()                # sam build
         cloud.deploy()               # sam deploy of the built template, unmodified
         caller = cloud.create_caller("reports", [cloud.outputs["CallerPolicyArn"]])
+        test = cloud.deploy("token-broker-test")    # a second stack, with a Function URL of its own
 
 `make local` (local/up.py) keeps one up with the stack deployed; `make demo` (local/demo.py) shows the main job.
 """
@@ -18,20 +19,22 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import requests
 
-from local.aws import RETIRE_INSTANCES_PATH
+from local.aws import FUNCTION_URL_PATH, RETIRE_INSTANCES_PATH
 from local.children import Children, LocalCloudError, clean_environment, host_environment
 from local.pythons import find_python
 from local.reaper import Reaper
 from local.sdk import ROOT, Credentials, new_client, new_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import boto3
 
@@ -39,6 +42,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 REGION = "eu-west-3"
 ACCOUNT_ID = "000000000000"
 STACK_NAME = "token-broker"
+"""The main stack, the one that is meant where no other is named."""
 ENV_FILE = PROJECT / ".local/env"
 """KEY=VALUE lines of the cloud that `make local` keeps up."""
 
@@ -57,15 +61,24 @@ def alone_with_the_build(project: Path = PROJECT) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A deployed stack; its `function_url` has no slash at the end."""
+
+    name: str
+    outputs: Mapping[str, str]
+    function_url: str
+
+
 class LocalCloud:
     """One local cloud; a context manager. Everything it made is gone when it ends, also after a crash.
 
     Attributes:
-        region, account_id: where the stack lives.
+        region, account_id: where the stacks live.
         aws_endpoint_url: the local AWS; signatures and policies are enforced.
-        function_url: the broker's Function URL, once it is deployed (no slash at the end).
+        function_url: the main stack's Function URL (no slash at the end); 404 until the stack is deployed.
         digishare_url, digishare_admin_url, ca_file: the fake Digishare, its controls, and the CA that it speaks with.
-        outputs: the stack's outputs, once it is deployed.
+        outputs: the main stack's outputs, once it is deployed.
     """
 
     region = REGION
@@ -75,12 +88,12 @@ class LocalCloud:
     digishare_url: str
     digishare_admin_url: str
     ca_file: Path
-    outputs: dict[str, str]
 
     def __init__(self, template_folder: Path = PROJECT, say: Callable[[str], None] = print) -> None:
         """Take the folder of `template.yaml` and a function that shows a line of progress."""
         self._template_folder = template_folder
         self._say = say
+        self._stacks: dict[str, Stack] = {}
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="token-broker-local-"))
@@ -131,27 +144,44 @@ class LocalCloud:
             )
         self._say(f"  built in {time.monotonic() - started_s:.0f} s")
 
-    def deploy(self, **parameters: str) -> None:
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        return self._stacks[STACK_NAME].outputs
+
+    def deploy(self, stack_name: str = STACK_NAME, /, **parameters: str) -> Stack:
         """Run `sam deploy` of what `build` made; `parameters` override those that point the stack at this cloud."""
         started_s = time.monotonic()
-        self._say("· sam deploy")
+        self._say(f"· sam deploy {stack_name}")
+        function_url = self.find_function_url(stack_name)
         digishare = self.digishare_url.removeprefix("https://")
         overrides = {
             "UpstreamHosts": digishare,
             "UpstreamCaFile": str(self.ca_file),
             "DigishareBaseUrl": f"{self.digishare_url}/v1",
-            "BrokerUrl": self.function_url,
+            "BrokerUrl": function_url,
             **parameters,
         }
         with alone_with_the_build(self._template_folder):
-            command, environment = self._deploy_command(overrides), self._operator_environment()
+            command, environment = self._deploy_command(stack_name, overrides), self._operator_environment()
             self._children.run("sam-deploy", command, environment, DEPLOY_TIMEOUT_S)
-        stack = self.client("cloudformation").describe_stacks(StackName=STACK_NAME)["Stacks"][0]
-        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+        described = self.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+        self._stacks[stack_name] = Stack(stack_name, outputs, function_url)
         self._say(f"  deployed in {time.monotonic() - started_s:.0f} s")
+        return self._stacks[stack_name]
+
+    def find_function_url(self, stack_name: str) -> str:
+        """Return the address of a stack's Function URL (no slash at the end), also before it is deployed.
+
+        Raises:
+            requests.HTTPError: no stack can have this name.
+        """
+        path = f"{FUNCTION_URL_PATH}{quote(stack_name, safe='')}"
+        answer: dict[str, str] = _send("GET", f"{self.aws_endpoint_url}{path}").json()
+        return answer["function_url"]
 
     def open_to_containers(self, bridge: str) -> None:
-        """Let containers reach AWS, Function URL and Digishare by this network interface; its admin server, not.
+        """Let containers reach AWS, the main Function URL and Digishare by this network interface; its admin server, not.
 
         Raises:
             LocalCloudError: it is no bridge of this machine.
@@ -185,7 +215,7 @@ class LocalCloud:
         """Return what a deployed function needs to run as a process, with the rights of its own role and no others.
 
         Args:
-            name: the stack's output that names the function.
+            name: the main stack's output that names the function.
         """
         configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
         key = self.assume(configuration["Role"])
@@ -220,10 +250,10 @@ class LocalCloud:
         statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
         return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
-    def put_connection(self, name: str, secret: dict[str, str]) -> None:
-        """Store a connection's credential in Secrets Manager, or a new version of it."""
+    def put_connection(self, name: str, secret: dict[str, str], stack_name: str = STACK_NAME) -> None:
+        """Store a connection's credential for a deployed stack in Secrets Manager, or a new version of it."""
         secrets_manager = self.client("secretsmanager")
-        secret_id = f"{self.outputs.get('SecretPrefix', 'token-broker/connections')}/{name}"
+        secret_id = f"{self._stacks[stack_name].outputs['SecretPrefix']}/{name}"
         text = json.dumps(secret)
         try:
             secrets_manager.put_secret_value(SecretId=secret_id, SecretString=text)
@@ -249,18 +279,22 @@ class LocalCloud:
         except logs.exceptions.ResourceNotFoundException:
             return []  # a function's first line makes its log group
 
-    def run_campaigns_job(self, within_s: float = 60.0, **members: object) -> dict[str, Any]:
-        """Have the scheduler run the deployed campaigns job once; return the line that it logs of this run.
+    def run_campaigns_job(
+        self, within_s: float = 60.0, stack_name: str = STACK_NAME, /, **members: object
+    ) -> dict[str, Any]:
+        """Have the scheduler run a deployed campaigns job once; return the line that it logs of this run.
 
         Args:
             within_s: how long to wait for it.
+            stack_name: the stack whose job it is.
             members: what the schedule's input says besides.
 
         Raises:
             LocalCloudError: it has not logged anything in time.
         """
-        scheduler, name = self.client("scheduler"), self.outputs["CampaignsFunctionName"]
-        target = scheduler.get_schedule(Name=self.outputs["CampaignsScheduleName"])["Target"]
+        scheduler, outputs = self.client("scheduler"), self._stacks[stack_name].outputs
+        name = outputs["CampaignsFunctionName"]
+        target = scheduler.get_schedule(Name=outputs["CampaignsScheduleName"])["Target"]
         moment = datetime.now(UTC) + timedelta(seconds=1)
         lines_before = len(self.function_logs(name))
         scheduler.create_schedule(
@@ -295,7 +329,8 @@ class LocalCloud:
                 MINISTACK_ACCOUNT_ID=self.account_id,
             ),
         )
-        self.aws_endpoint_url, self.function_url = aws["endpoint_url"], aws["function_url"]
+        self.aws_endpoint_url = aws["endpoint_url"]
+        self.function_url = self.find_function_url(STACK_NAME)
         digishare = self._children.start(
             "digishare",
             [sys.executable, "-m", "local.fake_digishare", "--port", "0", "--tls-dir", str(self._folder)],
@@ -312,9 +347,9 @@ class LocalCloud:
     def _sam(self, command: str) -> list[str]:
         return [str(PROJECT / ".local/sam/bin/sam"), command]
 
-    def _deploy_command(self, parameters: dict[str, str]) -> list[str]:
+    def _deploy_command(self, stack_name: str, parameters: dict[str, str]) -> list[str]:
         return [
-            *self._sam("deploy"), "--template-file", str(self._built_template), "--stack-name", STACK_NAME,
+            *self._sam("deploy"), "--template-file", str(self._built_template), "--stack-name", stack_name,
             "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM",
             "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
             "--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items()),

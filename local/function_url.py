@@ -1,4 +1,4 @@
-"""A Function URL with `AuthType: AWS_IAM` on a loopback port, as strict as the one on AWS.
+"""A stack's Function URL with `AuthType: AWS_IAM` on a loopback port, as strict as the one on AWS.
 
     request ─▶ signature ─▶ both permissions ─▶ payload-2.0 event ─▶ function ─▶ answer
                403          403                                       429, 502    200 …
@@ -60,8 +60,8 @@ class FunctionFailed(Exception):
 class Backend(Protocol):
     """What the front asks of the AWS behind it."""
 
-    def find_function_url(self) -> FunctionUrl | None:
-        """Return the one URL with `AuthType: AWS_IAM`; None where there is none, or more than one."""
+    def find_function_url(self, stack_name: str) -> FunctionUrl | None:
+        """Return the one `AWS_IAM` URL of the stack's functions; None where there is none, or more than one."""
 
     def find_caller(self, access_key_id: str) -> Caller | None:
         """Return the owner of an active IAM user's or STS session's key; None for any other key."""
@@ -91,10 +91,15 @@ class FunctionUrlFront:
     """The ASGI application. `now` is the clock that signatures are checked against."""
 
     def __init__(
-        self, backend: Backend, region: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        backend: Backend,
+        region: str,
+        stack_name: str,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._backend = backend
         self._region = region
+        self._stack_name = stack_name
         self._now = now
 
     async def __call__(
@@ -132,11 +137,10 @@ class FunctionUrlFront:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _answer(self, request: Request, source_ip: str, request_id: str) -> Answer:
-        target = self._backend.find_function_url()
+        target = self._backend.find_function_url(self._stack_name)
         if target is None:
-            return _error(
-                404, "ResourceNotFoundException", "There is not exactly one Function URL with AWS_IAM"
-            )
+            message = f"Stack {self._stack_name} has not exactly one Function URL with AWS_IAM"
+            return _error(404, "ResourceNotFoundException", message)
         try:
             caller = authenticate(request, self._region, self._now(), self._backend.find_caller)
         except Rejected as rejection:

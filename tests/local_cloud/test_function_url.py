@@ -26,6 +26,7 @@ KEY = "AKIAEXAMPLE"
 SECRET = "the-secret-access-key"
 TOKEN = "the-session-token"
 HOST = "127.0.0.1:9"
+STACK = "token-broker"
 TARGET = FunctionUrl(
     "u1", "111122223333", "eu-west-3", "arn:aws:lambda:eu-west-3:111122223333:function:f:live"
 )
@@ -43,8 +44,8 @@ class StandInAws:
         self.value: object = {"statusCode": 200, "body": "ok"}
         self.events: list[Mapping[str, Any]] = []
 
-    def find_function_url(self) -> FunctionUrl | None:
-        return self.target
+    def find_function_url(self, stack_name: str) -> FunctionUrl | None:
+        return self.target if stack_name == STACK else None
 
     def find_caller(self, access_key_id: str) -> Caller | None:
         return self.caller if access_key_id == self.caller.access_key_id else None
@@ -103,7 +104,7 @@ def send(
     clock_ahead: timedelta = timedelta(),
 ) -> Reply:
     """Hand a request to the front as a server would, and return its answer."""
-    front = FunctionUrlFront(aws, "eu-west-3", lambda: datetime.now(UTC) + clock_ahead)
+    front = FunctionUrlFront(aws, "eu-west-3", STACK, lambda: datetime.now(UTC) + clock_ahead)
     raw_path, _, raw_query = path.partition("?")
     scope = {
         "type": "http",

@@ -8,17 +8,13 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import botocore.exceptions
 import pytest
-import requests
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials as SigningCredentials
 
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
+from tests.local_cloud.calling import call, echo
 from tests.local_cloud.waiting import wait_until
 
 pytestmark = pytest.mark.cloud
@@ -27,22 +23,6 @@ pytestmark = pytest.mark.cloud
 @pytest.fixture(scope="session")
 def granted(echo_cloud: LocalCloud) -> Credentials:
     return echo_cloud.create_caller("granted", [echo_cloud.outputs["CallerPolicyArn"]])
-
-
-def call(cloud: LocalCloud, caller: Credentials, path: str = "/", body: bytes = b"") -> requests.Response:
-    url = f"{cloud.function_url}{path}"
-    request = AWSRequest("POST", url, data=body)
-    signer = SigningCredentials(caller.access_key_id, caller.secret_access_key, caller.session_token)
-    SigV4Auth(signer, "lambda", cloud.region).add_auth(request)
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.post(url, data=body, headers=dict(request.headers), timeout=30, allow_redirects=False)
-
-
-def echo(reply: requests.Response) -> dict[str, Any]:
-    assert reply.status_code == 200, reply.text
-    value: dict[str, Any] = reply.json()
-    return value
 
 
 def test_event_names_the_role_and_session_that_signed(echo_cloud: LocalCloud, granted: Credentials) -> None:

@@ -11,17 +11,16 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import requests
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials as SigningCredentials
 from botocore.exceptions import ClientError
 
 from functions.campaigns.adapters import event_bus
 from tests.conftest import CREDENTIAL
+from tests.local_cloud.calling import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import requests
 
     from local.cloud import LocalCloud
     from local.sdk import Credentials
@@ -79,27 +78,6 @@ class Stack:
 
     def client(self, who: str, service: str) -> Any:
         return self._cloud.client(service, self.keys(who))
-
-    def call_url(self, who: str, connection: str = "digishare") -> requests.Response:
-        return call_url(self._cloud, self.keys(who), connection)
-
-
-def put_policy(cloud: LocalCloud, role: str, *statements: dict[str, Any]) -> None:
-    document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-    cloud.client("iam").put_role_policy(RoleName=role, PolicyName="more", PolicyDocument=document)
-
-
-def call_url(cloud: LocalCloud, keys: Credentials, connection: str) -> requests.Response:
-    url, body = f"{cloud.function_url}/token", json.dumps({"connection": connection})
-    request = AWSRequest("POST", url, {"content-type": "application/json"}, body)
-    SigV4Auth(
-        SigningCredentials(keys.access_key_id, keys.secret_access_key, keys.session_token),
-        "lambda",
-        cloud.region,
-    ).add_auth(request)
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.post(url, data=body, headers=dict(request.headers), timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -229,16 +207,16 @@ DENIED: Final[list[Call]] = [
 @pytest.mark.parametrize(
     "call", [call for _, _, call in ALLOWED], ids=[f"{who}-{what}" for who, what, _ in ALLOWED]
 )
-def test_each_role_can_do_its_work(stack: Stack, call: Callable[[Stack], object]) -> None:
-    call(stack)
+def test_each_role_can_do_its_work(stack: Stack, work: Callable[[Stack], object]) -> None:
+    work(stack)
 
 
 @pytest.mark.parametrize(
-    "call", [call for _, _, call in DENIED], ids=[f"{who}-{what}" for who, what, _ in DENIED]
+    "call", [work for _, _, work in DENIED], ids=[f"{who}-{what}" for who, what, _ in DENIED]
 )
 def test_what_a_role_must_not_do_is_denied(stack: Stack, call: Callable[[Stack], object]) -> None:
     with pytest.raises(ClientError) as refused:
-        call(stack)
+        work(stack)
 
     assert refused.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
 
@@ -298,7 +276,7 @@ def test_a_forged_identity_gets_no_token_and_the_condition_is_why(
     put_policy(
         cloud, name, *statements, {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
     )
-    assert call_url(cloud, keys, "digishare").json()["error"] == "access_denied"
+    assert call(cloud, keys, "/token").json()["error"] == "access_denied"
 
     def attack() -> str:
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from local.cloud import PROJECT, LocalCloud, alone_with_the_build
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
-from tests.local_cloud.test_permissions import call_url
+from tests.local_cloud.calling import call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Updated:
     def lease_seconds(self) -> int:
         """Call, and return the lease's length."""
         assert self._caller is not None
-        return int(call_url(self.cloud, self._caller, "digishare").json()["expires_in"])
+        return int(call(self.cloud, self._caller, "/token").json()["expires_in"])
 
     def last_line(self) -> dict[str, Any]:
         """Return the last line that an answer has left."""
