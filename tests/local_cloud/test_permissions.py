@@ -79,6 +79,14 @@ class Stack:
     def client(self, who: str, service: str) -> Any:
         return self._cloud.client(service, self.keys(who))
 
+    def call_url(self, who: str) -> requests.Response:
+        return call(self._cloud, self.keys(who), "/token")
+
+
+def put_policy(cloud: LocalCloud, role: str, *statements: dict[str, Any]) -> None:
+    document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+    cloud.client("iam").put_role_policy(RoleName=role, PolicyName="more", PolicyDocument=document)
+
 
 @pytest.fixture(scope="module")
 def stack(cloud: LocalCloud) -> Iterator[Stack]:
@@ -205,16 +213,16 @@ DENIED: Final[list[Call]] = [
 
 
 @pytest.mark.parametrize(
-    "call", [call for _, _, call in ALLOWED], ids=[f"{who}-{what}" for who, what, _ in ALLOWED]
+    "work", [work for _, _, work in ALLOWED], ids=[f"{who}-{what}" for who, what, _ in ALLOWED]
 )
 def test_each_role_can_do_its_work(stack: Stack, work: Callable[[Stack], object]) -> None:
     work(stack)
 
 
 @pytest.mark.parametrize(
-    "call", [work for _, _, work in DENIED], ids=[f"{who}-{what}" for who, what, _ in DENIED]
+    "work", [work for _, _, work in DENIED], ids=[f"{who}-{what}" for who, what, _ in DENIED]
 )
-def test_what_a_role_must_not_do_is_denied(stack: Stack, call: Callable[[Stack], object]) -> None:
+def test_what_a_role_must_not_do_is_denied(stack: Stack, work: Callable[[Stack], object]) -> None:
     with pytest.raises(ClientError) as refused:
         work(stack)
 
