@@ -12,8 +12,10 @@ is safe; each is looked up at start, and a missing one stops the start:
     core.responses          set_request_account_id, set_request_region
     core.concurrency        run_reentrant
     services.cloudformation _stacks
-    services.lambda_svc     _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
-                            _execution_record_for_config, _execute_function_with_config_scope
+    services.cloudformation.provisioners _RESOURCE_HANDLERS, _lambda_function_for_cfn_ref
+    services.lambda_svc     _functions, function_policy_for_arn, _function_urls, _function_url_id,
+                            _get_func_record_for_ref_in_scope, _execution_record_for_config,
+                            _execute_function_with_config_scope
     services.iam            _roles
     services.scheduler      _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
     services.eventbridge    _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
@@ -31,10 +33,10 @@ import os
 import re
 import signal
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local.aws_gaps import close_gaps
 from local.function_url import FunctionFailed, FunctionUrl, FunctionUrlFront, Throttled
 from local.signature import Caller
 
@@ -68,7 +70,10 @@ _INTERNALS = {
     "core.responses": ("set_request_account_id", "set_request_region"),
     "core.concurrency": ("run_reentrant",),
     "services.cloudformation": ("_stacks",),
+    "services.cloudformation.provisioners": ("_RESOURCE_HANDLERS", "_lambda_function_for_cfn_ref"),
     "services.lambda_svc": (
+        "_functions",
+        "function_policy_for_arn",
         "_function_urls",
         "_function_url_id",
         "_get_func_record_for_ref_in_scope",
@@ -96,14 +101,7 @@ class MinistackBackend:
 
     def __init__(self) -> None:
         self._internals = _load_internals()
-        # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
-        self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
-        _supply_condition_keys(self._internals["core.iam_actions"])
-        _name_principals_as_aws_does(self._internals["core.iam_evaluator"], self._internals["services.iam"])
-        _name_described_bus(self._internals["core.iam_actions"])
-        _fill_in_schedule_inputs(
-            self._internals["services.scheduler"], self._internals["services.eventbridge"]
-        )
+        close_gaps(self._internals)
 
     def find_function_url(self, stack_name: str) -> FunctionUrl | None:
         lambda_svc = self._internals["services.lambda_svc"]
@@ -285,107 +283,6 @@ async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Ev
     config.include_server_header = False
     config.graceful_timeout = 0.1
     await hypercorn.serve(application, config, shutdown_trigger=stop.wait)
-
-
-def _supply_condition_keys(iam_actions: Any) -> None:
-    """Let policies see condition keys that ministack does not know.
-
-    These are `kms:EncryptionContext:NAME`, and of `events:PutEvents` also `events:source` and `events:detail-type`. Where
-    the entries of one request differ, the key has a list of values, which `StringEquals` refuses.
-    """
-    request_tag_context = iam_actions.request_tag_context
-
-    def with_more_keys(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
-        keys = dict(request_tag_context(service, action, body, parameters))
-        if service == "kms":
-            context = json.loads(body or b"{}").get("EncryptionContext") or {}
-            keys |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
-        if action == "events:PutEvents":
-            entries = json.loads(body or b"{}").get("Entries") or []
-            for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):
-                values = {entry.get(member, "") for entry in entries}
-                keys[key] = values.pop() if len(values) == 1 else sorted(values)
-        return keys
-
-    iam_actions.request_tag_context = with_more_keys
-
-
-def _name_principals_as_aws_does(iam_evaluator: Any, iam: Any) -> None:
-    """Let `aws:PrincipalArn` of a role's session be the role's ARN, and `kms:CallerAccount` be there at all."""
-    resolve_condition_key = iam_evaluator._resolve_condition_key  # noqa: SLF001 - listed above
-
-    def resolve(key: str, context: Any) -> Any:
-        if key.lower() == "kms:calleraccount":
-            return context.principal_account
-        value = resolve_condition_key(key, context)
-        if key.lower() == "aws:principalarn" and ":assumed-role/" in str(value):
-            role_name = str(value).split("/")[1]
-            role = iam._roles.get_scoped(context.principal_account, None, role_name)  # noqa: SLF001 - listed above
-            return role["Arn"] if role else value
-        return value
-
-    iam_evaluator._resolve_condition_key = resolve  # noqa: SLF001 - listed above
-
-
-def _name_described_bus(iam_actions: Any) -> None:
-    """Let policies see which bus `events:DescribeEventBus` asks for; ministack takes its name for a rule's."""
-    extract_resource_arn = iam_actions.extract_resource_arn
-
-    def with_bus(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:
-        if service == "events" and headers.get("x-amz-target", "").endswith(".DescribeEventBus"):
-            _, region, account_id = rest
-            name = json.loads(body or b"{}").get("Name", "default")
-            return f"arn:aws:events:{region}:{account_id}:event-bus/{name}"
-        return extract_resource_arn(service, method, path, headers, body, *rest)
-
-    iam_actions.extract_resource_arn = with_bus
-
-
-def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
-    """Let a schedule's `Input` have context attributes, such as `<aws.scheduler.scheduled-time>`.
-
-    ministack hands them to the target as they stand. There is one attempt at each run.
-    """
-    tick_schedules, invoke_target = scheduler._tick_schedules, eventbridge._invoke_target  # noqa: SLF001 - listed above
-    fired_before: dict[tuple[str, str, str], float] = {}
-
-    def tick_and_remember() -> None:
-        fired_before.clear()
-        fired_before.update(scheduler._schedule_last_fired)  # noqa: SLF001 - the tick overwrites it
-        tick_schedules()
-
-    def invoke_with_context(target: Any, event: Any, rule: Any, view: Any = None) -> None:
-        if event["Source"] == "aws.scheduler":
-            key = (event["Account"], event["Region"], f"{rule['GroupName']}/{rule['Name']}")
-            due = _due_time(scheduler, eventbridge, rule, fired_before.get(key, 0), event["Time"])
-            text = (
-                target.get("Input", "")
-                .replace("<aws.scheduler.schedule-arn>", rule["Arn"])
-                .replace("<aws.scheduler.scheduled-time>", f"{due:%Y-%m-%dT%H:%M:%SZ}")
-                .replace("<aws.scheduler.execution-id>", event["EventId"])
-                .replace("<aws.scheduler.attempt-number>", "1")
-            )
-            target = {**target, "Input": text}
-        invoke_target(target, event, rule, view)
-
-    scheduler._tick_schedules = tick_and_remember  # noqa: SLF001 - listed above
-    eventbridge._invoke_target = invoke_with_context  # noqa: SLF001 - listed above
-
-
-def _due_time(
-    scheduler: Any, eventbridge: Any, schedule: Any, before_epoch_s: float, now_epoch_s: float
-) -> datetime:
-    """Return when the run that starts now was due; `before_epoch_s` is when ministack started the one before."""
-    expression = schedule["ScheduleExpression"]
-    due_epoch_s = scheduler._at_time_epoch(expression)  # noqa: SLF001 - listed above
-    if interval_s := eventbridge._parse_rate_seconds(expression):  # noqa: SLF001 - listed above
-        # AWS counts from the schedule's creation, ministack from the run before.
-        due_epoch_s = now_epoch_s - (now_epoch_s - schedule["CreationDate"]) % interval_s
-    if due_epoch_s is not None:
-        return datetime.fromtimestamp(due_epoch_s, UTC)
-    fields = eventbridge._parse_cron_fields(expression)  # noqa: SLF001 - listed above
-    due: datetime = eventbridge._cron_next_fire(fields, datetime.fromtimestamp(before_epoch_s, UTC))  # noqa: SLF001 - listed above
-    return due
 
 
 def _load_internals() -> dict[str, Any]:

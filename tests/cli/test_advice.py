@@ -192,7 +192,7 @@ def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(
 
     assert "aws iam attach" not in fix
     assert "in the broker's own account" in fix
-    assert "OtherAccount1 or OrganizationId" in fix
+    assert "OtherAccounts or OrganizationId" in fix
 
 
 def test_a_denial_elsewhere_is_for_an_administrator(

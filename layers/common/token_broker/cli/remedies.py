@@ -108,7 +108,7 @@ def missing_permissions(identity: Identity, deployment: Deployment, stack: str) 
 def _how_to_allow(identity: Identity, policy_arn: str | None, stack: str) -> list[str]:
     """Return lines that say how this principal gets permissions; the statements to add follow them."""
     kind, name = identity.kind, identity.name
-    elsewhere = "from another account, the broker's operator must also set OtherAccount1 or OrganizationId"
+    elsewhere = "from another account, the broker's operator must also set OtherAccounts or OrganizationId"
     if identity.permission_set:
         policy = (policy_arn or "").rpartition("/")[
             2
