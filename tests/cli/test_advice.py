@@ -203,6 +203,53 @@ def test_a_denial_elsewhere_is_for_an_administrator(
     assert "an administrator of the account" in finding["fix"]
 
 
+STATEMENTS = [
+    ("mints", "--table", "t"),
+    ("mints",),
+    ("connection", "put", "digishare", "--prefix", "p"),
+    ("connection", "check", "digishare", "--prefix", "p"),
+    ("doctor",),
+]
+PARTITIONS = [
+    ("cn-north-1", "aws-cn"),
+    ("us-gov-west-1", "aws-us-gov"),
+    ("eu-west-3", "aws"),
+    ("nowhere-1", "PARTITION"),
+]
+
+
+@pytest.mark.parametrize("command", STATEMENTS, ids=" ".join)
+@pytest.mark.parametrize(("region", "partition"), PARTITIONS)
+@pytest.mark.usefixtures("aws_says")
+def test_a_statement_to_add_names_the_partition_of_the_region(
+    run: Run,
+    broker: FakeBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    region: str,
+    partition: str,
+) -> None:
+    monkeypatch.setattr("tests.client.fake_broker.REGION", region)
+    broker.script.append(REFUSED)
+    credential = json.dumps({"client_id": "c", "client_secret": "s"})
+
+    ended = run(*command, "--region", region, stdin=credential)
+
+    resources = re.findall(r'"Resource": "(.+)"', ended.out + ended.err)
+    assert resources
+    assert {resource.split(":")[1] for resource in resources} == {partition}
+
+
+def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
+    consult: Callable[..., dict[str, str]],
+) -> None:
+    arn = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s"
+
+    statements = json_in(consult(arn, REFUSED, may_read_stack=True)["fix"])
+
+    assert {each["Resource"].split(":")[1] for each in statements} == {"aws-us-gov"}
+
+
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
 def test_bad_credentials_are_renewed_where_they_came_from(
     consult: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, source: str
