@@ -172,7 +172,7 @@ def test_tasks_that_make_no_environment_look_for_no_python(machine: Machine) -> 
 
 def test_one_version_stands_everywhere() -> None:
     places = {
-        "bench/instances.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
+        "local/pythons.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
         "Makefile": r"local/find-python (\S+) 3\.11 ",
         "functions/Makefile": r"^LAMBDA_PYTHON = (\S+)",
         "layers/common/Makefile": r"^LAMBDA_PYTHON = (\S+)",
