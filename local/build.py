@@ -41,14 +41,16 @@ def build(run: Run, project: Path = PROJECT) -> None:
     """Have `run` build the folder's template into its `.aws-sam/build`; quick when nothing has changed."""
     # SAM's makefile builder runs whatever `python3` is first on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    lambda_python = find_python(LAMBDA_PYTHON) or ""
     # What was built without byte code is not taken for what has it: the Python that makes it names the cache.
-    cache = f"{project}/.aws-sam/cache{find_python(LAMBDA_PYTHON) or ''}"
+    cache = f"{project}/.aws-sam/cache{lambda_python}"
     folders = ("--build-dir", f"{project}/.aws-sam/build", "--cache-dir", cache)
     with alone_with_the_build(project):
         run(
             [SAM, "build", "--cached", "--template-file", f"{project}/template.yaml", *folders],
             SAM_CLI_TELEMETRY="0",
             PATH=path,
+            LAMBDA_PYTHON_COMMAND=lambda_python or f"python{LAMBDA_PYTHON}",
         )
 
 

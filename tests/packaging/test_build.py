@@ -96,14 +96,15 @@ def test_sam_builds_with_the_environments_python_into_a_cache_of_what_makes_byte
     checkout: Checkout,
 ) -> None:
     put_module(checkout.artefact, LAMBDA_PYTHON)
-    checkout.have_sam_do('command -v python3 > seen; echo "$*" >> seen')
+    checkout.have_sam_do('(command -v python3; echo "$*"; echo "$LAMBDA_PYTHON_COMMAND") > seen')
 
     checkout.run("build")
 
-    python3, arguments = (checkout.folder / "seen").read_text().splitlines()
+    python3, arguments, command = (checkout.folder / "seen").read_text().splitlines()
     assert Path(python3).parent == Path(sys.executable).parent
-    cache = f"{checkout.folder}/.aws-sam/cache{find_python(LAMBDA_PYTHON) or ''}"
-    assert arguments.endswith(f" --cache-dir {cache}")
+    found = find_python(LAMBDA_PYTHON)
+    assert command == (found or f"python{LAMBDA_PYTHON}")
+    assert arguments.endswith(f" --cache-dir {checkout.folder}/.aws-sam/cache{found or ''}")
 
 
 def test_a_build_that_fails_shows_all_that_sam_said_and_nothing_is_deployed(checkout: Checkout) -> None:
