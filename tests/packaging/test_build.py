@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from local.build import describe_missing_byte_code
 from local.pythons import LAMBDA_PYTHON, find_python
 from tests.local_cloud.waiting import wait_until
 
@@ -84,6 +85,14 @@ def test_what_has_no_byte_code_is_told_right_before_it_is_deployed(
         r"note: BrokerFunction without byte code: (?s:.+)`make python`(?s:.+)\ndeploying\n", done.stdout
     )
     assert checkout.calls == ["build", "deploy"]
+
+
+def test_the_page_shows_that_note(tmp_path: Path) -> None:
+    for artefact in ("BrokerFunction", "CampaignsFunction", "CommonLayer"):
+        put_module(tmp_path / ".aws-sam/build" / artefact, None)
+
+    page = (ROOT / "docs/running-locally.md").read_text()
+    assert f"```\n{describe_missing_byte_code(tmp_path)}\n```" in page
 
 
 def test_nothing_is_told_of_artefacts_with_byte_code(checkout: Checkout) -> None:
