@@ -43,13 +43,14 @@ BAD_KEY = Answer(
 
 @pytest.fixture
 def aws_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What AWS's operations answer in this process; all others are denied."""
+    """What AWS's operations answer in this process, or a function of their arguments; all others are denied."""
     answers: dict[str, Any] = {}
 
     def call(self: object, operation: str, arguments: dict[str, Any]) -> Any:
         if operation not in answers:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "denied"}}, operation)
-        return answers[operation]
+        answer = answers[operation]
+        return answer(arguments) if callable(answer) else answer
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call)
     return answers
@@ -241,13 +242,19 @@ def test_a_statement_to_add_names_the_partition_of_the_region(
 
 
 def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
-    consult: Callable[..., dict[str, str]],
+    consult: Callable[..., dict[str, str]], aws_says: dict[str, Any]
 ) -> None:
-    arn = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s"
+    arn, asked = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s", []
 
+    def simulate(arguments: dict[str, Any]) -> dict[str, Any]:
+        asked.append(arguments["PolicySourceArn"])
+        return {"EvaluationResults": [{"EvalDecision": "implicitDeny"}]}
+
+    aws_says["SimulatePrincipalPolicy"] = simulate
     statements = json_in(consult(arn, REFUSED, may_read_stack=True)["fix"])
 
     assert {each["Resource"].split(":")[1] for each in statements} == {"aws-us-gov"}
+    assert set(asked) == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
 
 
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
