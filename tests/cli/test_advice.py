@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,11 +24,11 @@ from token_broker.cli.outcome import GET_IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cli.conftest import Ended, Run
     from tests.client.fake_broker import FakeBroker
 
+ROOT = Path(__file__).parents[2]
 ACCOUNT = "111122223333"
 SSO_ROLE = "AWSReservedSSO_Data_Team_0123456789abcdef"
 POLICY_ARN = f"arn:aws:iam::{ACCOUNT}:policy/token-broker-CallerPolicy-1A2B3C"
@@ -255,6 +256,13 @@ def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
 
     assert {each["Resource"].split(":")[1] for each in statements} == {"aws-us-gov"}
     assert set(asked) == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
+
+
+def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
+    sources = [ROOT / "template.yaml", *(ROOT / "functions").rglob("*.py"), *(ROOT / "layers").rglob("*.py")]
+
+    assert len(sources) > 50
+    assert not [source for source in sources if re.search(r"arn:aws\b|amazonaws\.com/", source.read_text())]
 
 
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
