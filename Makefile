@@ -1,6 +1,4 @@
 # Every task a person runs. `make help` lists them; the README's two commands are `make demo` and `make test`.
-SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -21,7 +19,7 @@ $(UV): local/requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.x ..., or first `make python`); this is " + sys.version)'
 	@echo "· creating $(VENV) with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r local/requirements/uv.txt 2>&1 | { grep -v '^WARNING: Location' || true; }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r local/requirements/uv.txt
 	@touch $@
 
 $(VENV)/.ready: $(UV) tests/requirements.txt pyproject.toml
@@ -50,9 +48,7 @@ python: ## get the Python that Lambda runs, where it is not at hand, and keep it
 	@local/get-python
 
 READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
-# SAM's makefile builder runs whatever `python3` is first on the path.
-WITH_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" SAM_CLI_TELEMETRY=0
-SAM := $(WITH_VENV) .local/sam/bin/sam
+SAM := SAM_CLI_TELEMETRY=0 .local/sam/bin/sam
 
 # Three processes for two cores, because half of a test's time is waiting; by files, whose fixtures may take a minute.
 PYTEST_PARALLEL := -m pytest -n 3 --dist loadfile
@@ -104,11 +100,8 @@ compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowe
 	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
-# What was built without byte code is not taken for what has it: the Python that makes it names the cache.
 build: $(READY) ## sam build
-	@mkdir -p .aws-sam && $(WITH_VENV) flock .aws-sam/lock .local/sam/bin/sam build --cached \
-	    --cache-dir ".aws-sam/cache$$($(WITH_VENV) local/find-python 3.13)" > .local/build.log 2>&1 || { cat .local/build.log; exit 1; }
-	@grep '^note:' .local/build.log >&2 || true
+	@$(BIN)/python -m local.build
 	@[ ! -e .local/container ] || $(BIN)/python -m local.container
 
 .PHONY: wheel

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from bench.runtime_api import Answer, HandlerFailedError, RuntimeApi
+from local.pythons import LAMBDA_PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-LAMBDA_PYTHON: Final = "3.13"
-"""What the deployed functions run on; what measures may be another."""
 
 ANSWER_TIMEOUT_S: Final = 60.0
 COUNTED_TIMEOUT_S: Final = 400.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench import svg
 from bench.growth_report import growth_plots, growth_tables
-from bench.instances import LAMBDA_PYTHON
 from bench.samples import Sample, TooNoisyError, ratio, share_saved
+from local.pythons import LAMBDA_PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

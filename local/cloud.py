@@ -11,14 +11,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,13 +25,13 @@ from urllib.parse import quote
 import requests
 
 from local.aws import FUNCTION_URL_PATH, RETIRE_INSTANCES_PATH
+from local.build import SAM, alone_with_the_build, build
 from local.children import Children, LocalCloudError, clean_environment, host_environment
-from local.pythons import find_python
 from local.reaper import Reaper
 from local.sdk import ROOT, Credentials, new_client, new_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import boto3
 
@@ -49,16 +46,6 @@ ENV_FILE = PROJECT / ".local/env"
 BUILD_TIMEOUT_S = 240.0
 DEPLOY_TIMEOUT_S = 120.0
 SESSION_DURATION_S = 12 * 3600
-
-
-@contextmanager
-def alone_with_the_build(project: Path = PROJECT) -> Iterator[None]:
-    """Wait until no other program builds in this folder or reads what was built; `make build` waits, too."""
-    folder = project / ".aws-sam"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True)
@@ -119,29 +106,12 @@ class LocalCloud:
         """Run `sam build`; quick when nothing changed. The result lies in `.aws-sam/build` beside the template."""
         started_s = time.monotonic()
         self._say("· sam build")
-        venv = Path(sys.executable).parent
-        environment = host_environment(
-            self._folder,
-            SAM_CLI_TELEMETRY="0",
-            PATH=f"{venv}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        build(
+            lambda command, **variables: self._children.run(
+                "sam-build", command, host_environment(self._folder, **variables), BUILD_TIMEOUT_S
+            ),
+            self._template_folder,
         )
-        folder = self._template_folder
-        with alone_with_the_build(folder):
-            self._children.run(
-                "sam-build",
-                [
-                    *self._sam("build"),
-                    "--cached",
-                    "--template-file",
-                    str(folder / "template.yaml"),
-                    "--build-dir",
-                    str(folder / ".aws-sam/build"),
-                    "--cache-dir",
-                    f"{folder}/.aws-sam/cache{find_python('3.13') or ''}",  # as in the Makefile
-                ],
-                environment,
-                BUILD_TIMEOUT_S,
-            )
         self._say(f"  built in {time.monotonic() - started_s:.0f} s")
 
     @property
@@ -344,12 +314,9 @@ class LocalCloud:
     def _built_template(self) -> Path:
         return self._template_folder / ".aws-sam/build/template.yaml"
 
-    def _sam(self, command: str) -> list[str]:
-        return [str(PROJECT / ".local/sam/bin/sam"), command]
-
     def _deploy_command(self, stack_name: str, parameters: dict[str, str]) -> list[str]:
         return [
-            *self._sam("deploy"), "--template-file", str(self._built_template), "--stack-name", stack_name,
+            SAM, "deploy", "--template-file", str(self._built_template), "--stack-name", stack_name,
             "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM",
             "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
             "--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items()),

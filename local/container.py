@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from samtranslator.yaml_helper import yaml_parse
 
-from local.cloud import PROJECT, alone_with_the_build
+from local.build import alone_with_the_build
+from local.cloud import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,6 +19,7 @@ LOCKS: Final = {
     "local/requirements/uv.txt": ("local/requirements/uv.in",),
     "local/requirements/sam.txt": ("local/requirements/sam.in",),
     "local/requirements/cloud.txt": ("local/requirements/cloud.in",),
+    "local/requirements/audit.txt": ("local/requirements/audit.in",),
     "layers/common/requirements.txt": ("layers/common/requirements.in",),
     "tests/requirements.txt": ("tests/requirements.in",),
     "tests/client/requirements.txt": ("tests/client/requirements.in",),

@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
+
+LAMBDA_PYTHON: Final = "3.13"
+"""What the deployed functions run on; what runs here may be another."""
 
 
 def find_python(version: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,11 +24,11 @@ from token_broker.cli.outcome import GET_IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cli.conftest import Ended, Run
     from tests.client.fake_broker import FakeBroker
 
+ROOT = Path(__file__).parents[2]
 ACCOUNT = "111122223333"
 SSO_ROLE = "AWSReservedSSO_Data_Team_0123456789abcdef"
 POLICY_ARN = f"arn:aws:iam::{ACCOUNT}:policy/token-broker-CallerPolicy-1A2B3C"
@@ -43,13 +44,14 @@ BAD_KEY = Answer(
 
 @pytest.fixture
 def aws_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What AWS's operations answer in this process; all others are denied."""
+    """What AWS's operations answer in this process, or a function of their arguments; all others are denied."""
     answers: dict[str, Any] = {}
 
     def call(self: object, operation: str, arguments: dict[str, Any]) -> Any:
         if operation not in answers:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "denied"}}, operation)
-        return answers[operation]
+        answer = answers[operation]
+        return answer(arguments) if callable(answer) else answer
 
     monkeypatch.setattr(BaseClient, "_make_api_call", call)
     return answers
@@ -204,6 +206,66 @@ def test_a_denial_elsewhere_is_for_an_administrator(
 
     assert "though the identity's own policies allow it" in finding["text"]
     assert "an administrator of the account" in finding["fix"]
+
+
+STATEMENTS = [
+    ("mints", "--table", "t"),
+    ("mints",),
+    ("connection", "put", "digishare", "--prefix", "p"),
+    ("connection", "check", "digishare", "--prefix", "p"),
+    ("doctor",),
+]
+PARTITIONS = [
+    ("cn-north-1", "aws-cn"),
+    ("us-gov-west-1", "aws-us-gov"),
+    ("eu-west-3", "aws"),
+    ("nowhere-1", "PARTITION"),
+]
+
+
+@pytest.mark.parametrize("command", STATEMENTS, ids=" ".join)
+@pytest.mark.parametrize(("region", "partition"), PARTITIONS)
+@pytest.mark.usefixtures("aws_says")
+def test_a_statement_to_add_names_the_partition_of_the_region(
+    run: Run,
+    broker: FakeBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    region: str,
+    partition: str,
+) -> None:
+    monkeypatch.setattr("tests.client.fake_broker.REGION", region)
+    broker.script.append(REFUSED)
+    credential = json.dumps({"client_id": "c", "client_secret": "s"})
+
+    ended = run(*command, "--region", region, stdin=credential)
+
+    resources = re.findall(r'"Resource": "(.+)"', ended.out + ended.err)
+    assert resources
+    assert {resource.split(":")[1] for resource in resources} == {partition}
+
+
+def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
+    consult: Callable[..., dict[str, str]], aws_says: dict[str, Any]
+) -> None:
+    arn, asked = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s", []
+
+    def simulate(arguments: dict[str, Any]) -> dict[str, Any]:
+        asked.append(arguments["PolicySourceArn"])
+        return {"EvaluationResults": [{"EvalDecision": "implicitDeny"}]}
+
+    aws_says["SimulatePrincipalPolicy"] = simulate
+    statements = json_in(consult(arn, REFUSED, may_read_stack=True)["fix"])
+
+    assert {each["Resource"].split(":")[1] for each in statements} == {"aws-us-gov"}
+    assert set(asked) == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
+
+
+def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
+    sources = [ROOT / "template.yaml", *(ROOT / "functions").rglob("*.py"), *(ROOT / "layers").rglob("*.py")]
+
+    assert len(sources) > 50
+    assert not [source for source in sources if re.search(r"arn:aws\b|amazonaws\.com/", source.read_text())]
 
 
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])

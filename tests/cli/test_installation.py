@@ -174,7 +174,7 @@ def test_the_wheel_is_the_same_bytes_wherever_and_whenever_it_is_built(wheel: Pa
         shutil.copyfile(source, copied)
         copied.chmod(0o600)
         os.utime(copied, (1_700_000_000, 1_700_000_000))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, copy / name)
 
     assert build_wheel(tmp_path, copy).read_bytes() == wheel.read_bytes()
@@ -192,6 +192,17 @@ def test_the_metadata_asks_for_the_sdk_and_the_http_library_alone(wheel: Path) -
         "each lower bound is one that the tests were run with"
     )
     assert set(metadata.get_all("Provides-Extra") or []) == {"cli", "requests", "httpx"}
+
+
+def test_the_licence_comes_with_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+        text = archive.read(name.replace("METADATA", "licenses/LICENSE"))
+
+    assert (metadata["License-Expression"], metadata["License-File"]) == ("MIT", "LICENSE")
+    assert text == (ROOT / "LICENSE").read_bytes()
+    assert text.startswith(b"MIT License\n\nCopyright (c) 2026 the token-broker authors\n")
 
 
 def test_wheel_and_sdist_have_what_callers_use_and_nothing_of_the_functions(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local.cloud import PROJECT, LocalCloud, alone_with_the_build
+from local.build import alone_with_the_build
+from local.cloud import PROJECT, LocalCloud
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
 from tests.local_cloud.calling import call
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from local.cloud import PROJECT, alone_with_the_build
+from local.build import alone_with_the_build
+from local.cloud import PROJECT
 from local.container import BUILD, derive_template, write_container_files
 
 CA = "-----BEGIN CERTIFICATE-----"

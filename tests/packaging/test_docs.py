@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from functions.broker import lifetime, token
 from functions.broker.adapters import oauth_exchange
 from local import sam_local, samples
@@ -85,11 +87,32 @@ def test_the_modules_that_the_drawing_names_are_those_that_there_are() -> None:
         assert named == {file.name for file in files if file.name != "__init__.py"}
 
 
-def test_every_make_task_of_the_readme_exists() -> None:
+def test_every_make_task_that_a_page_names_exists() -> None:
     tasks = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    named = {
+        page: set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", (ROOT / page).read_text()))
+        for page in ("README.md", ".github/CONTRIBUTING.md")
+    }
 
-    assert {"demo", "test", "local", "invoke", "check", "build", "deploy"} <= named <= tasks
+    assert {"demo", "test", "local", "invoke", "check", "build", "deploy"} <= named["README.md"] <= tasks
+    assert {"demo", "test", "check", "lock"} <= named[".github/CONTRIBUTING.md"] <= tasks
+
+
+@pytest.mark.parametrize("page", ["README.md", ".github/SECURITY.md", ".github/CONTRIBUTING.md"])
+def test_every_link_of_a_front_page_leads_to_a_file_and_a_heading(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", (ROOT / page).read_text())
+
+    assert links
+    for path, anchor in links:
+        text = ((ROOT / page).parent / path).read_text()
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "CONTRIBUTING.md"])
+def test_a_policy_is_one_screen(page: str) -> None:
+    assert len((ROOT / ".github" / page).read_text().splitlines()) <= 40
 
 
 def test_the_lines_for_sam_are_those_that_the_proof_runs() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import botocore
+import certifi
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +175,7 @@ def test_tasks_that_make_no_environment_look_for_no_python(machine: Machine) -> 
 
 def test_one_version_stands_everywhere() -> None:
     places = {
-        "bench/instances.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
+        "local/pythons.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
         "Makefile": r"local/find-python (\S+) 3\.11 ",
         "functions/Makefile": r"^LAMBDA_PYTHON = (\S+)",
         "layers/common/Makefile": r"^LAMBDA_PYTHON = (\S+)",
@@ -185,42 +188,97 @@ def test_one_version_stands_everywhere() -> None:
     assert found == {file: {"3.13"} for file in places}
 
 
-def build(machine: Machine, artefact: Path) -> str:
-    """Build the broker's function with byte code of the running version; return what the build says."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    (machine.bin / "python3").symlink_to(sys.executable)
-    done = subprocess.run(  # noqa: S603 - the project's own Makefile
-        ["make", "--makefile", ROOT / "functions/Makefile", "build-BrokerFunction",  # noqa: S607
-         f"ARTIFACTS_DIR={artefact}", "PYTHON=decides for environments only", f"LAMBDA_PYTHON={version}"],
-        cwd=ROOT / "functions",
-        env=machine.environment,
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Instead of pip, which would download what this environment has: the two packages that the build looks into.
+INSTALL = f"""\
+[ "$1 $2" = "-m pip" ] || exec {sys.executable} "$@"
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2" && cp -R {Path(botocore.__file__).parent} {Path(certifi.__file__).parent} "$2"
+"""
+
+
+def copy_alone(machine: Machine, source: str) -> Path:
+    """Return a folder with what SAM's container has: one folder of the project, a copy of it to build in, and the artefact's."""
+    here = machine.data.parent
+    for copy in ("source", "scratch"):
+        shutil.copytree(ROOT / source, here / copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (here / "artefact").mkdir()
+    return here
+
+
+def build_there(
+    machine: Machine, here: Path, target: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one target as SAM does it; byte code is of the version that runs this."""
+    write_program(machine.bin / "python3", INSTALL)
+    return subprocess.run(  # noqa: S603 - the project's own Makefile
+        ["make", "--makefile", here / "source/Makefile", target, f"LAMBDA_PYTHON={VERSION}"],  # noqa: S607
+        cwd=here / "scratch",
+        env={**machine.environment, "ARTIFACTS_DIR": str(here / "artefact"), **variables},
         capture_output=True,
         text=True,
         timeout=60,
-        check=True,
-    )  # fmt: skip
-    return done.stdout
-
-
-def test_the_build_finds_the_python_for_byte_code_also_where_it_is_not_on_path(
-    machine: Machine, tmp_path: Path
-) -> None:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    real = machine.pyenv / f"versions/{version}.0/bin/python{version}"
-    real.parent.mkdir(parents=True)
-    real.symlink_to(os.path.realpath(sys.executable))
-
-    assert "note:" not in build(machine, tmp_path / "artefact")
-    assert {file.stem for file in (tmp_path / "artefact").rglob("*.py")} == {
-        file.name.partition(".")[0] for file in (tmp_path / "artefact").rglob("*.pyc")
-    }
-
-
-def test_a_build_without_byte_code_says_so_and_what_to_do(machine: Machine, tmp_path: Path) -> None:
-    assert re.search(
-        r"^note: no python3\.\d+ here: .*`make python`", build(machine, tmp_path / "artefact"), re.MULTILINE
+        check=False,
     )
-    assert not list((tmp_path / "artefact").rglob("*.pyc"))
+
+
+def modules(artefact: Path, suffix: str) -> set[str]:
+    files = artefact.rglob(f"*{suffix}")
+    return {str(file.relative_to(artefact)).replace("__pycache__/", "").partition(".")[0] for file in files}
+
+
+TARGETS = [
+    ("functions", "build-BrokerFunction"),
+    ("functions", "build-CampaignsFunction"),
+    ("layers/common", "build-CommonLayer"),
+]
+
+
+@pytest.mark.parametrize(("source", "target"), TARGETS)
+def test_a_container_builds_with_its_own_python_and_nothing_of_the_project_but_the_folder(
+    machine: Machine, source: str, target: str
+) -> None:
+    (machine.bin / f"python{VERSION}").symlink_to(sys.executable)
+    here = copy_alone(machine, source)
+
+    done = build_there(machine, here, target)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "note:" not in done.stdout
+    assert modules(here / "artefact", ".py") == modules(here / "artefact", ".pyc") != set()
+
+
+@pytest.mark.parametrize(("source", "target"), TARGETS)
+def test_a_build_without_that_python_says_so_in_one_line_and_where_to_read_more(
+    machine: Machine, source: str, target: str
+) -> None:
+    here = copy_alone(machine, source)
+
+    done = build_there(machine, here, target)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    note = rf"^note: no python{VERSION} here: {target} has no byte code \(`make build` says"
+    assert re.search(note, done.stdout, re.MULTILINE)
+    assert not modules(here / "artefact", ".pyc")
+
+
+def test_make_build_tells_where_that_python_is(machine: Machine) -> None:
+    here = copy_alone(machine, "functions")
+
+    done = build_there(machine, here, "build-BrokerFunction", LAMBDA_PYTHON_COMMAND=sys.executable)
+
+    assert "note:" not in done.stdout
+    assert modules(here / "artefact", ".pyc")
+
+
+def test_broken_grants_end_the_build(machine: Machine) -> None:
+    here = copy_alone(machine, "functions")
+    (here / "scratch/broker/grants.json").write_text("{")
+
+    done = build_there(machine, here, "build-BrokerFunction")
+
+    assert done.returncode != 0
+    assert "grants.json" in done.stderr
 
 
 def test_nothing_is_got_where_the_version_is_at_hand(machine: Machine) -> None:

@@ -45,7 +45,7 @@ def _put(options: Options, terminal: Terminal, deployment: Deployment, prefix: s
         created, version = call_aws(
             lambda: _store(secrets_manager, secret_id, text),
             f"storing the secret {secret_id}",
-            _needed("put", prefix),
+            _needed("put", deployment, prefix),
         )
     if terminal.as_json:
         terminal.show_json(
@@ -88,7 +88,7 @@ def _list(_options: Options, terminal: Terminal, deployment: Deployment, prefix:
                 for secret in page["SecretList"]
             ],
             "listing the secrets",
-            _needed("list", prefix),
+            _needed("list", deployment, prefix),
         )
     rows = [
         {
@@ -142,7 +142,7 @@ def _check_secret(options: Options, deployment: Deployment, prefix: str) -> list
         ):
             return None
 
-    found = call_aws(read, f"reading the secret {secret_id}", _needed("check", prefix))
+    found = call_aws(read, f"reading the secret {secret_id}", _needed("check", deployment, prefix))
     fix = f"token-broker connection put {options.name}"
     if found is None:
         return [Finding("secret", "fault", f"there is no {secret_id}, or it is marked for deletion", fix)]
@@ -208,8 +208,9 @@ def _not_minted() -> Finding:
     return Finding("token", "skipped", "not asked for; --mint does")
 
 
-def _needed(action: str, prefix: str) -> dict[str, object]:
-    resource = "*" if action == "list" else f"arn:aws:secretsmanager:*:*:secret:{prefix}/*"
+def _needed(action: str, deployment: Deployment, prefix: str) -> dict[str, object]:
+    secrets = f"arn:{deployment.partition}:secretsmanager:*:*:secret:{prefix}/*"
+    resource = "*" if action == "list" else secrets
     return statement("ManageConnections", _ACTIONS[action], resource)
 
 

@@ -17,6 +17,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
     SSOError,
+    UnknownRegionError,
 )
 
 from token_broker.cli.outcome import GET_IDENTITY, RENEW_IDENTITY, CommandError, Exit
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 THE_STACK: Final = "AWS CloudFormation"
 """Whom one waits for while an output of the stack is read."""
+_UNKNOWN_PARTITION: Final = "PARTITION"
 _ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _CHECK_SETTINGS: Final = (
     "correct AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL or the files in ~/.aws; `aws sts get-caller-identity` shows "
@@ -78,6 +80,15 @@ class Deployment:
         except CommandError:
             return None
         return region
+
+    @property
+    def partition(self) -> str:
+        """The second part of this region's ARNs, such as aws or aws-us-gov; PARTITION where the SDK does not know it."""
+        region = self.region
+        try:
+            return str(self._session.get_partition_for_region(region)) if region else _UNKNOWN_PARTITION
+        except UnknownRegionError:
+            return _UNKNOWN_PARTITION
 
     def client(self, service: str) -> Any:
         """Return a client of this service.
@@ -148,7 +159,7 @@ class Deployment:
             needed = statement(
                 "ReadBrokerStack",
                 ["cloudformation:DescribeStacks"],
-                f"arn:aws:cloudformation:*:*:stack/{name}/*",
+                f"arn:{self.partition}:cloudformation:*:*:stack/{name}/*",
             )
             told = _from_aws(error, f"reading the stack {name}", needed)
             raise CommandError(

@@ -35,7 +35,7 @@ class Identity:
     """
 
     arn: str = ""
-    partition: str = "aws"
+    partition: str = ""
     account: str = ""
     kind: str = ""
     name: str = ""

@@ -77,9 +77,8 @@ def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float])
         )
     connection = options.connection or os.environ.get("TOKEN_BROKER_CONNECTION") or DEFAULT_CONNECTION
     dynamodb = deployment.client("dynamodb")
-    needed = statement(
-        "ReadLedger", ["dynamodb:Query", "dynamodb:GetItem"], f"arn:aws:dynamodb:*:*:table/{table}"
-    )
+    resource = f"arn:{deployment.partition}:dynamodb:*:*:table/{table}"
+    needed = statement("ReadLedger", ["dynamodb:Query", "dynamodb:GetItem"], resource)
     with terminal.waiting("the token table"):
         rows, in_service = call_aws(
             lambda: (

@@ -86,7 +86,7 @@ def missing_permissions(identity: Identity, deployment: Deployment, stack: str) 
         return _ungrantable("permissions", "AWS refused the call")
     policy_arn, function_arn = _output(deployment, "CallerPolicyArn"), _function_arn(identity, deployment)
     where = function_arn or (
-        f"arn:{identity.partition}:lambda:{deployment.region or 'REGION'}:ACCOUNT:function:BROKER:live"
+        f"arn:{deployment.partition}:lambda:{deployment.region or 'REGION'}:ACCOUNT:function:BROKER:live"
     )
     missing = find_missing_actions(identity, deployment, _NEEDED, function_arn) if function_arn else None
     if missing is None:
