@@ -9,7 +9,7 @@ is safe; each is looked up at start, and a missing one stops the start:
                             AmbiguousAccessKeyError, ResolvedCredential, _resolve_condition_key
     core.iam_actions        extract_resource_arn, request_tag_context
     core.lambda_runtime     invalidate_worker
-    core.responses          set_request_account_id, set_request_region
+    core.responses          set_request_account_id, set_request_region, _account_from_sts_session
     core.concurrency        run_reentrant
     services.cloudformation _stacks
     services.cloudformation.provisioners _RESOURCE_HANDLERS, _lambda_function_for_cfn_ref
@@ -67,7 +67,7 @@ _INTERNALS = {
     ),
     "core.iam_actions": ("extract_resource_arn", "request_tag_context"),
     "core.lambda_runtime": ("invalidate_worker",),
-    "core.responses": ("set_request_account_id", "set_request_region"),
+    "core.responses": ("set_request_account_id", "set_request_region", "_account_from_sts_session"),
     "core.concurrency": ("run_reentrant",),
     "services.cloudformation": ("_stacks",),
     "services.cloudformation.provisioners": ("_RESOURCE_HANDLERS", "_lambda_function_for_cfn_ref"),
@@ -130,6 +130,8 @@ class MinistackBackend:
             account_id = iam.find_iam_access_key_account(access_key_id)
         except iam.AmbiguousAccessKeyError:
             return None
+        responses = self._internals["core.responses"]
+        account_id = account_id or responses._account_from_sts_session(access_key_id)  # noqa: SLF001 - listed above
         credential = iam.resolve_credential(access_key_id, account_id)
         if not isinstance(credential, iam.ResolvedCredential):
             return None

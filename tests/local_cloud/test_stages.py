@@ -1,0 +1,179 @@
+"""A test stack beside production's, in one account and region; and who gets in by which policy, seen without the others.
+
+The test stack has `DirectInvocation` ALLOWED: what the caller policy denies is then denied by nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from botocore.exceptions import ClientError
+
+from local.sdk import Credentials
+from tests.conftest import CREDENTIAL
+from tests.local_cloud.calling import call
+from tests.local_cloud.test_permissions import put_policy
+
+if TYPE_CHECKING:
+    from local.cloud import LocalCloud, Stack
+
+pytestmark = pytest.mark.cloud
+
+NAME: Final = "token-broker-test"
+OTHER_ACCOUNT: Final = "111122223333"
+INVOKES_EVERYTHING: Final = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
+
+
+@pytest.fixture(scope="module")
+def test_stack(cloud: LocalCloud) -> Stack:
+    stack = cloud.deploy(NAME, DirectInvocation="ALLOWED")
+    cloud.put_connection("digishare", CREDENTIAL, NAME)
+    return stack
+
+
+def configuration(cloud: LocalCloud, stack: LocalCloud | Stack, name: str) -> dict[str, Any]:
+    client = cloud.client("lambda")
+    return dict(client.get_function_configuration(FunctionName=stack.outputs[name], Qualifier="live"))
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def test_a_test_stacks_role_reads_no_secret_of_production(cloud: LocalCloud, test_stack: Stack) -> None:
+    role = configuration(cloud, test_stack, "BrokerFunctionName")["Role"]
+    secrets_manager = cloud.client("secretsmanager", cloud.assume(role))
+
+    assert secrets_manager.get_secret_value(SecretId=f"{test_stack.outputs['SecretPrefix']}/digishare")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        secrets_manager.get_secret_value(SecretId=f"{cloud.outputs['SecretPrefix']}/digishare")
+
+
+def test_metrics_and_alarms_of_two_stacks_are_apart(cloud: LocalCloud, test_stack: Stack) -> None:
+    namespaces = [
+        configuration(cloud, stack, name)["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"]
+        for stack in (cloud, test_stack)
+        for name in ("BrokerFunctionName", "CampaignsFunctionName")
+    ]
+    alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+
+    assert namespaces == ["TokenBroker/token-broker"] * 2 + [f"TokenBroker/{NAME}"] * 2
+    assert {alarm["Namespace"] for alarm in alarms} == set(namespaces)
+
+
+def test_the_jobs_of_two_stacks_run_apart(cloud: LocalCloud, test_stack: Stack) -> None:
+    lines_before = len(cloud.function_logs(cloud.outputs["CampaignsFunctionName"]))
+
+    report = cloud.run_campaigns_job(60, NAME)
+
+    assert report["is_complete"], report
+    assert len(cloud.function_logs(cloud.outputs["CampaignsFunctionName"])) == lines_before
+    assert test_stack.outputs["CampaignsScheduleName"] != cloud.outputs["CampaignsScheduleName"]
+
+
+# --- past the URL -----------------------------------------------------------------------------------------------------
+
+
+def forged_event(cloud: LocalCloud) -> bytes:
+    """Return what a Function URL would send for a caller that is granted every connection."""
+    iam = {"userArn": f"arn:aws:sts::{cloud.account_id}:assumed-role/local-forged/session"}
+    context = {"http": {"method": "POST", "path": "/token"}, "authorizer": {"iam": iam}}
+    event = {"rawPath": "/token", "requestContext": context, "body": '{"connection": "digishare"}'}
+    return json.dumps(event).encode()
+
+
+def attack(cloud: LocalCloud, keys: Credentials, function: str) -> str:
+    """Invoke the function with a forged identity, and return all that comes back."""
+    try:
+        answer = cloud.client("lambda", keys).invoke(FunctionName=function, Payload=forged_event(cloud))
+    except ClientError as refused:
+        return str(refused)
+    return str(answer["Payload"].read())
+
+
+@pytest.mark.parametrize(("condition", "got_the_token"), [("BoolIfExists", False), ("Bool", True)])
+def test_the_caller_policy_alone_stops_a_forged_identity_and_its_condition_is_why(
+    cloud: LocalCloud, test_stack: Stack, condition: str, *, got_the_token: bool
+) -> None:
+    iam, policy = cloud.client("iam"), test_stack.outputs["CallerPolicyArn"]
+    version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
+    document = iam.get_policy_version(PolicyArn=policy, VersionId=version)["PolicyVersion"]["Document"]
+    statements = json.loads(json.dumps(document["Statement"]).replace("BoolIfExists", condition))
+    name = f"attacker-{condition}"  # no grant names it
+    keys = cloud.create_caller(name)
+    put_policy(cloud, name, *statements, INVOKES_EVERYTHING)
+    assert call(test_stack, keys, "/token").json()["error"] == "access_denied"
+
+    answer = attack(cloud, keys, f"{test_stack.outputs['BrokerFunctionName']}:live")
+
+    assert ("access_token" in answer) is got_the_token
+
+
+@pytest.mark.parametrize("qualifier", ["", ":live", ":$LATEST", ":1"])
+def test_the_functions_own_policy_stops_those_whom_no_other_policy_stops(
+    cloud: LocalCloud, test_stack: Stack, qualifier: str
+) -> None:
+    name = f"invokes-everything-{uuid.uuid4().hex[:6]}"
+    keys = cloud.create_caller(name)
+    put_policy(cloud, name, INVOKES_EVERYTHING)
+
+    assert "access_token" in attack(cloud, keys, f"{test_stack.outputs['BrokerFunctionName']}{qualifier}")
+    answer = attack(cloud, keys, f"{cloud.outputs['BrokerFunctionName']}{qualifier}")
+    assert "AccessDenied" in answer
+    assert "access_token" not in answer
+
+
+# --- other accounts ---------------------------------------------------------------------------------------------------
+
+
+def organization_of(cloud: LocalCloud, *account_ids: str) -> str:
+    """Return the organization that all these accounts belong to."""
+    clients = (cloud.client("organizations", Credentials(account_id, "none")) for account_id in account_ids)
+    (organization,) = {str(client.describe_organization()["Organization"]["Id"]) for client in clients}
+    return organization
+
+
+def role_elsewhere(cloud: LocalCloud, name: str, test_stack: Stack) -> Credentials:
+    """Return a session of another account's role that has what "From another account" says."""
+    root = Credentials(OTHER_ACCOUNT, "none")
+    iam, sts = cloud.client("iam", root), cloud.client("sts", root)
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{OTHER_ACCOUNT}:root"},
+        "Action": "sts:AssumeRole",
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    policy = cloud.client("iam").get_policy_version(
+        PolicyArn=test_stack.outputs["CallerPolicyArn"], VersionId="v1"
+    )
+    statements = policy["PolicyVersion"]["Document"]
+    iam.put_role_policy(RoleName=name, PolicyName="caller", PolicyDocument=json.dumps(statements))
+    keys = sts.assume_role(RoleArn=role, RoleSessionName="elsewhere")["Credentials"]
+    return Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
+
+
+def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_of_it(
+    cloud: LocalCloud, test_stack: Stack
+) -> None:
+    elsewhere = role_elsewhere(cloud, "elsewhere", test_stack)
+    stranger = cloud.create_caller("stranger-of-the-own-account")
+
+    def answers() -> list[str]:
+        bodies = (call(test_stack, keys, "/token").json() for keys in (elsewhere, stranger))
+        return [body.get("error") or body["Message"] for body in bodies]
+
+    refused_by_aws, let_in = "Forbidden", "access_denied"  # let in, and no grant names it
+    assert answers() == [refused_by_aws, refused_by_aws]
+
+    cloud.deploy(NAME, OtherAccounts=f"444455556666,{OTHER_ACCOUNT}")
+    assert answers() == [let_in, refused_by_aws]
+
+    organization = organization_of(cloud, cloud.account_id, OTHER_ACCOUNT)
+    cloud.deploy(NAME, OrganizationId=organization)
+    assert answers() == [let_in, refused_by_aws]
+
+    cloud.deploy(NAME, OrganizationId=f"{organization[:-1]}{'a' if organization[-1] != 'a' else 'b'}")
+    assert answers() == [refused_by_aws, refused_by_aws]
