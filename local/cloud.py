@@ -319,7 +319,7 @@ class LocalCloud:
             SAM, "deploy", "--template-file", str(self._built_template), "--stack-name", stack_name,
             "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM",
             "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
-            "--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items()),
+            "--parameter-overrides", *(f'{name}="{value}"' for name, value in parameters.items()),
         ]  # fmt: skip
 
     def _operator_environment(self) -> dict[str, str]:
