@@ -108,9 +108,14 @@ build: $(READY) ## sam build
 wheel: $(VENV)/.ready ## build what callers install, and print how to install it by its hash
 	@$(BIN)/python -m local.wheel
 
+STAGE ?= default
 .PHONY: deploy
-deploy: build ## sam deploy to the AWS account that your credentials belong to (asks before it changes anything)
-	@$(SAM) deploy
+deploy: build ## sam deploy to the AWS account that your credentials belong to (asks first; STAGE=test: the test stack)
+	@$(SAM) deploy --config-env $(STAGE)
+
+.PHONY: promote
+promote: $(READY) ## deploy the very artefacts that another stack runs (FROM=token-broker-test)
+	@$(BIN)/python -m local.promote $(FROM) --stage $(STAGE)
 
 MINUTES ?= 5
 .PHONY: soak

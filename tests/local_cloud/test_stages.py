@@ -6,19 +6,23 @@ The test stack has `DirectInvocation` ALLOWED: what the caller policy denies is 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from botocore.exceptions import ClientError
 
-from local.sdk import Credentials
+from local.cloud import PROJECT, Stack
+from local.sdk import ROOT, Credentials
 from tests.conftest import CREDENTIAL
 from tests.local_cloud.calling import call
 from tests.local_cloud.test_permissions import put_policy
 
 if TYPE_CHECKING:
-    from local.cloud import LocalCloud, Stack
+    from local.cloud import LocalCloud
 
 pytestmark = pytest.mark.cloud
 
@@ -71,6 +75,48 @@ def test_the_jobs_of_two_stacks_run_apart(cloud: LocalCloud, test_stack: Stack) 
     assert report["is_complete"], report
     assert len(cloud.function_logs(cloud.outputs["CampaignsFunctionName"])) == lines_before
     assert test_stack.outputs["CampaignsScheduleName"] != cloud.outputs["CampaignsScheduleName"]
+
+
+def run_promote(cloud: LocalCloud, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
+        "AWS_DEFAULT_REGION": cloud.region,
+        "AWS_ACCESS_KEY_ID": ROOT.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": ROOT.secret_access_key,
+    }
+    command = [sys.executable, "-m", "local.promote", *arguments]
+    return subprocess.run(  # noqa: S603 - our own program
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_what_a_test_stack_runs_is_promoted_as_it_is(cloud: LocalCloud, test_stack: Stack) -> None:
+    parameters = "OtherAccounts=555566667777 LeaseSeconds=300"
+    ended = run_promote(
+        cloud, NAME, "--stack-name", "promoted", "--no-confirm-changeset", "--parameter-overrides", parameters
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    described = cloud.client("cloudformation").describe_stacks(StackName="promoted")["Stacks"][0]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+    promoted = Stack("promoted", outputs, "")
+    for name in ("BrokerFunctionName", "CampaignsFunctionName"):
+        there, here = configuration(cloud, promoted, name), configuration(cloud, test_stack, name)
+        assert there["CodeSha256"] == here["CodeSha256"]
+    assert (
+        configuration(cloud, promoted, "BrokerFunctionName")["Environment"]["Variables"]["LEASE_SECONDS"]
+        == "300"
+    )
+
+
+def test_a_stack_that_is_not_there_cannot_be_promoted(cloud: LocalCloud) -> None:
+    ended = run_promote(cloud, "token-broker-tset")
+
+    assert ended.returncode == 1
+    assert "token-broker-tset" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 # --- past the URL -----------------------------------------------------------------------------------------------------
