@@ -132,7 +132,7 @@ class LocalCloud:
             **parameters,
         }
         with alone_with_the_build(self._template_folder):
-            command, environment = self._deploy_command(stack_name, overrides), self._operator_environment()
+            command, environment = self._deploy_command(stack_name, overrides), self.operator_environment()
             self._children.run("sam-deploy", command, environment, DEPLOY_TIMEOUT_S)
         described = self.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
@@ -322,7 +322,8 @@ class LocalCloud:
             "--parameter-overrides", *(f'{name}="{value}"' for name, value in parameters.items()),
         ]  # fmt: skip
 
-    def _operator_environment(self) -> dict[str, str]:
+    def operator_environment(self) -> dict[str, str]:
+        """Return the environment of a program that may do everything in this cloud."""
         return clean_environment(
             self._folder,
             SAM_CLI_TELEMETRY="0",

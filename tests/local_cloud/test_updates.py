@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
+from samtranslator.yaml_helper import yaml_parse
 
-from local.build import alone_with_the_build
+from local.build import SAM, alone_with_the_build
 from local.cloud import PROJECT, LocalCloud
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
 from tests.local_cloud.calling import call
@@ -28,7 +31,7 @@ class Updated:
     """A cloud of its own, with a copy of the build that tests change and deploy."""
 
     def __init__(self, cloud: LocalCloud, build: Path) -> None:
-        self.cloud = cloud
+        self.cloud, self.build = cloud, build
         self._telemetry = build / "CommonLayer/python/lambda_support/telemetry.py"
         self._caller: Credentials | None = None
 
@@ -121,3 +124,26 @@ def test_deploying_the_same_again_makes_no_version(updated: Updated) -> None:
     updated.deploy()
 
     assert {name: updated.live(name)["Version"] for name in before} == before
+
+
+def test_a_first_deployment_that_failed_can_be_repeated(updated: Updated) -> None:
+    cloud, broken = updated.cloud, updated.build / "broken.json"
+    template = yaml_parse((updated.build / "template.yaml").read_text())
+    template["Resources"]["Broken"] = {
+        "Type": "AWS::Lambda::Url",
+        "DependsOn": ["BrokerFunction", "CampaignsFunction", "TokenTable"],
+        "Properties": {"TargetFunctionArn": "no-such-function", "AuthType": "AWS_IAM"},
+    }
+    broken.write_text(json.dumps(template))
+
+    # As `make deploy` does, with what samconfig.toml says.
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [SAM, "deploy", "--template-file", str(broken), "--config-file", f"{PROJECT}/samconfig.toml", "--stack-name", "first", "--no-confirm-changeset"],
+        env=cloud.operator_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0, ended.stdout[-3000:]
+    with pytest.raises(ClientError, match="does not exist"):
+        cloud.client("cloudformation").describe_stacks(StackName="first")
+
+    # AWS keeps the first attempt's table, which is protected; the local AWS deletes it all the same.
+    assert cloud.deploy("first").outputs["BrokerFunctionUrl"]
