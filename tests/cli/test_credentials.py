@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 
 from functions.broker.adapters.client_secret import ConnectionSecrets
 from functions.broker.ports import MintFailedError
@@ -39,6 +40,28 @@ def test_put_stores_and_rotates_from_standard_input(run: Run, account: Account) 
     assert first.value["version"] != second.value["version"]
     assert stored("marketing") == {"type": "client_credentials", **CLIENT, "scope": "a"}
     assert CANARY not in first.out + first.err + second.out + second.err
+
+
+@pytest.mark.parametrize("prefix", [(), PREFIX], ids=["by the stack", "by hand"])
+def test_a_new_secret_is_encrypted_with_the_key_that_its_stack_names(
+    run: Run, account: Account, monkeypatch: pytest.MonkeyPatch, prefix: tuple[str, ...]
+) -> None:
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def describe(self: BaseClient, operation: str, arguments: object) -> Any:
+        if operation != "DescribeStacks":
+            return call(self, operation, arguments)
+        outputs = [{"OutputKey": "SecretPrefix", "OutputValue": "token-broker/connections"}]
+        parameters = [{"ParameterKey": "ConnectionSecretsKeyArn", "ParameterValue": account.key_arn}]
+        return {"Stacks": [{"Outputs": outputs, "Parameters": parameters}]}
+
+    # moto's CloudFormation needs packages that nothing else here needs.
+    monkeypatch.setattr(BaseClient, "_make_api_call", describe)
+
+    assert run("connection", "put", "marketing", *prefix, stdin=json.dumps(CLIENT)).exit_code == 0
+
+    told = boto3.client("secretsmanager").describe_secret(SecretId="token-broker/connections/marketing")
+    assert told.get("KmsKeyId") == (None if prefix else account.key_arn)  # the named stack may be another one
 
 
 def test_put_asks_a_person_without_echo(run: Run, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,9 @@ def _put(options: Options, terminal: Terminal, deployment: Deployment, prefix: s
     secret_id = f"{prefix}/{options.name}"
     text = json.dumps(read_credential(options, terminal))
     with terminal.waiting(_SECRETS_MANAGER):
+        key_arn = None if options.prefix else deployment.parameter("ConnectionSecretsKeyArn")
         created, version = call_aws(
-            lambda: _store(secrets_manager, secret_id, text),
+            lambda: _store(secrets_manager, secret_id, text, key_arn),
             f"storing the secret {secret_id}",
             _needed("put", deployment, prefix),
         )
@@ -60,14 +61,17 @@ def _put(options: Options, terminal: Terminal, deployment: Deployment, prefix: s
     return Exit.OK
 
 
-def _store(secrets_manager: Any, secret_id: str, text: str) -> tuple[bool, str]:
-    """Return whether the secret is new, and the VersionId."""
+def _store(secrets_manager: Any, secret_id: str, text: str, key_arn: str | None) -> tuple[bool, str]:
+    """Return whether the secret is new, and the VersionId. A new one is encrypted with this key, or with the account's."""
     try:
         answer = secrets_manager.put_secret_value(SecretId=secret_id, SecretString=text)
         return False, answer["VersionId"]
     except secrets_manager.exceptions.ResourceNotFoundException:
         answer = secrets_manager.create_secret(
-            Name=secret_id, SecretString=text, Description="Upstream credential of the token broker"
+            Name=secret_id,
+            SecretString=text,
+            Description="Upstream credential of the token broker",
+            **({"KmsKeyId": key_arn} if key_arn else {}),
         )
         return True, answer["VersionId"]
     except secrets_manager.exceptions.InvalidRequestException:
