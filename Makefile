@@ -112,6 +112,12 @@ STAGE ?= default
 .PHONY: deploy
 deploy: build ## sam deploy to the AWS account that your credentials belong to (asks first; STAGE=test: the test stack)
 	@$(SAM) deploy --config-env $(STAGE)
+	@echo "· is it right? make verify-deployment STACK=... (docs/deploying.md)"
+
+STACK ?= token-broker
+.PHONY: verify-deployment
+verify-deployment: $(READY) ## ten checks of a deployed stack (STACK=token-broker); changes nothing, exchanges nothing
+	@$(BIN)/python -m local.verify_deployment $(STACK)
 
 .PHONY: promote
 promote: $(READY) ## deploy the very artefacts that another stack runs (FROM=token-broker-test)

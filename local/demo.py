@@ -19,6 +19,7 @@ from botocore.credentials import Credentials as SigningCredentials
 
 from local.children import LocalCloudError
 from local.cloud import LocalCloud, end_in_order_on_signals
+from local.promises import Line, render, verdict
 from local.sdk import Credentials
 
 if TYPE_CHECKING:
@@ -26,19 +27,6 @@ if TYPE_CHECKING:
 
 CAMPAIGNS = 250
 CAMPAIGNS_TIMEOUT_S = 45.0
-
-
-@dataclass(frozen=True)
-class Line:
-    """One promise and what became of it."""
-
-    what: str
-    promised: str
-    seen: str
-
-    @property
-    def holds(self) -> bool:
-        return f"{self.seen} ".startswith(f"{self.promised} ")
 
 
 @dataclass(frozen=True)
@@ -192,17 +180,6 @@ class Demo:
         self.lines.append(line)
 
 
-def render(lines: list[Line]) -> str:
-    """Return the table: what was done, what was promised, what was seen."""
-    rows = [
-        ("", "", "promised", "seen"),
-        *(("✓" if x.holds else "✗", x.what, x.promised, x.seen) for x in lines),
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)  # fmt: skip
-
-
 def _json_lines(lines: list[str]) -> list[dict[str, Any]]:
     values = []
     for line in lines:
@@ -235,13 +212,9 @@ def main(show: Callable[[str], None] = print) -> int:
     except LocalCloudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    broken = sum(not line.holds for line in demo.lines)
     show(f"\n{render(demo.lines)}\n")
-    verdict = (
-        "every line is as promised" if not broken else f"{broken} of {len(demo.lines)} are not as promised"
-    )
-    show(f"{verdict}; {time.monotonic() - started_s:.0f} s")
-    return 1 if broken else 0
+    show(f"{verdict(demo.lines)}; {time.monotonic() - started_s:.0f} s")
+    return 0 if all(line.holds for line in demo.lines) else 1
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ def deploy(template: Path, stage: str, arguments: Sequence[str]) -> int:
     return subprocess.run(command, env={**os.environ, "SAM_CLI_TELEMETRY": "0"}, check=False).returncode
 
 
+def _cloudformation() -> Any:
+    # boto3 itself reads AWS_DEFAULT_REGION alone.
+    return boto3.client("cloudformation", region_name=os.environ.get("AWS_REGION"))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="local.promote", description=__doc__.partition("\n")[0])
     parser.add_argument("stack", help="the stack that runs what is to be deployed")
@@ -59,7 +64,7 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     template = PROJECT / ".local/promoted.yaml"
     try:
-        template.write_text(template_of(boto3.client("cloudformation"), options.stack))
+        template.write_text(template_of(_cloudformation(), options.stack))
     except PromotionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -28,7 +28,6 @@ import requests
 
 from local.cloud import ENV_FILE, PROJECT, end_in_order_on_signals
 from local.container import CONTAINER_FOLDER, lambda_architecture
-from local.demo import Line, render
 from local.engine import (
     BRIDGE,
     NAMESPACES,
@@ -42,6 +41,7 @@ from local.engine import (
     prepare,
     run,
 )
+from local.promises import Line, render
 from local.reaper import Reaper
 from local.samples import ANSWERS, EVENTS, describe, function_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local.demo import Line, render
+from local.promises import Line, render
 
 
 @pytest.mark.parametrize(

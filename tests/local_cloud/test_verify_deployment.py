@@ -1,0 +1,175 @@
+"""`make verify-deployment` finds a sound stack sound, changes nothing, and sees what is wrong with another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from local.cloud import PROJECT, STACK_NAME
+from tests.local_cloud.test_permissions import put_policy
+from tests.recipes.conftest import environment_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.cloud import LocalCloud
+    from local.sdk import Credentials
+
+    Trouble = Callable[[LocalCloud], AbstractContextManager[None]]
+
+pytestmark = pytest.mark.cloud
+
+EVERYTHING: Final = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+
+
+@pytest.fixture(scope="module")
+def operator(cloud: LocalCloud) -> Credentials:
+    """An operator with every right of IAM, and the caller policy; no grant names it."""
+    # The local AWS does not do what the template says of these two.
+    dynamodb, table = cloud.client("dynamodb"), cloud.outputs["TokenTableName"]
+    ttl = {"AttributeName": "delete_after_epoch_s", "Enabled": True}
+    dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=ttl)
+    set_backups(cloud, enabled=True)
+    keys = cloud.create_caller("verifies", [cloud.outputs["CallerPolicyArn"]])
+    put_policy(cloud, "verifies", EVERYTHING)
+    return keys
+
+
+def set_backups(cloud: LocalCloud, *, enabled: bool) -> None:
+    cloud.client("dynamodb").update_continuous_backups(
+        TableName=cloud.outputs["TokenTableName"],
+        PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": enabled},
+    )
+
+
+def verify(cloud: LocalCloud, keys: Credentials, stack: str = STACK_NAME) -> tuple[int, str, dict[str, str]]:
+    """Return exit code, output, and what was seen by what was looked at where a promise is broken."""
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "local.verify_deployment", stack],
+        cwd=PROJECT, env=environment_of(cloud, keys), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    broken = (line.split("  ") for line in ended.stdout.splitlines() if line.startswith("✗"))
+    return ended.returncode, ended.stdout + ended.stderr, {cells[1]: cells[-1].strip() for cells in broken}
+
+
+def everything_in(cloud: LocalCloud) -> list[Any]:
+    """Return what a check could have changed."""
+    items = cloud.client("dynamodb").scan(TableName=cloud.outputs["TokenTableName"])["Items"]
+    secrets = cloud.client("secretsmanager").list_secrets()["SecretList"]
+    return [
+        sorted(map(str, items)),
+        cloud.steer_digishare("GET", "/state")["mint_count"],
+        sorted(str(secret.get("SecretVersionsToStages")) for secret in secrets),
+        cloud.client("kms").list_grants(KeyId=cloud.outputs["TokenKeyArn"])["Grants"],
+    ]
+
+
+def test_a_sound_stack_is_found_sound_and_nothing_changes(cloud: LocalCloud, operator: Credentials) -> None:
+    before = everything_in(cloud)
+
+    code, output, broken = verify(cloud, operator)
+
+    assert (code, broken) == (0, {}), output
+    assert len([line for line in output.splitlines() if line.startswith("✓")]) == 10
+    assert everything_in(cloud) == before
+
+
+# --- what is wrong with a stack ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def live_left_behind(cloud: LocalCloud) -> Iterator[None]:
+    client, name = cloud.client("lambda"), cloud.outputs["CampaignsFunctionName"]
+    memory = client.get_function_configuration(FunctionName=name)["MemorySize"]
+    client.update_function_configuration(FunctionName=name, MemorySize=memory + 128)
+    yield
+    client.update_function_configuration(FunctionName=name, MemorySize=memory)
+
+
+@contextmanager
+def key_for_everybody(cloud: LocalCloud) -> Iterator[None]:
+    client, key = cloud.client("kms"), cloud.outputs["TokenKeyArn"]
+    policy = client.get_key_policy(KeyId=key, PolicyName="default")["Policy"]
+    everybody = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [everybody]})
+    client.put_key_policy(KeyId=key, PolicyName="default", Policy=document)
+    yield
+    client.put_key_policy(KeyId=key, PolicyName="default", Policy=policy)
+
+
+@contextmanager
+def role_with_one_right_too_many(cloud: LocalCloud) -> Iterator[None]:
+    name = cloud.outputs["CampaignsFunctionName"]
+    role = cloud.client("lambda").get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
+    put_policy(cloud, role, {"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"})
+    yield
+    cloud.client("iam").delete_role_policy(RoleName=role, PolicyName="more")
+
+
+@contextmanager
+def no_backups(cloud: LocalCloud) -> Iterator[None]:
+    set_backups(cloud, enabled=False)
+    yield
+    set_backups(cloud, enabled=True)
+
+
+@contextmanager
+def short_log(cloud: LocalCloud) -> Iterator[None]:
+    client, group = cloud.client("logs"), cloud.outputs["BrokerLogGroupName"]
+    client.put_retention_policy(logGroupName=group, retentionInDays=90)
+    yield
+    client.put_retention_policy(logGroupName=group, retentionInDays=400)
+
+
+@contextmanager
+def failed_run(cloud: LocalCloud) -> Iterator[None]:
+    client, queue = cloud.client("sqs"), cloud.outputs["CampaignsDeadLetterQueueUrl"]
+    client.send_message(QueueUrl=queue, MessageBody="{}")
+    yield
+    client.purge_queue(QueueUrl=queue)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "what", "seen"),
+    [
+        (live_left_behind, "what `live` runs", "live has another MemorySize"),
+        (key_for_everybody, "using the key", "allowed: Encrypt, GenerateDataKey"),
+        (role_with_one_right_too_many, "what the functions' roles must not do", "may dynamodb:GetItem"),
+        (no_backups, "table and log", "without point-in-time recovery"),
+        (short_log, "table and log", "without a log of 400 days"),
+        (failed_run, "alarms and failed runs", "failed runs in the queue: 1"),
+    ],
+)
+def test_what_is_wrong_is_seen_and_nothing_else_is(
+    cloud: LocalCloud, operator: Credentials, trouble: Trouble, what: str, seen: str
+) -> None:
+    with trouble(cloud):
+        code, output, broken = verify(cloud, operator)
+
+    assert (code, list(broken)) == (1, [what]), output
+    assert seen in broken[what]
+
+
+def test_who_may_not_look_is_told_what_could_not_be_looked_at(cloud: LocalCloud) -> None:
+    keys = cloud.create_caller("reads-the-stack")
+    put_policy(cloud, "reads-the-stack", {**EVERYTHING, "Action": "cloudformation:DescribeStacks"})
+
+    code, output, broken = verify(cloud, keys)
+
+    assert code == 1
+    assert broken["signed call"].startswith("RefusedByAws"), output
+    assert broken["using the key"] == "cannot be looked at: DescribeKey: AccessDeniedException"
+    assert "Traceback" not in output
+
+
+def test_a_stack_that_is_not_there_is_an_error_of_one_line(cloud: LocalCloud, operator: Credentials) -> None:
+    code, output, _ = verify(cloud, operator, "token-broker-tset")
+
+    assert code == 1
+    assert output.startswith("error: the stack token-broker-tset cannot be read")
+    assert len(output.splitlines()) == 1
