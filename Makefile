@@ -11,7 +11,7 @@ UV_INSTALL = $(UV) pip install --quiet --require-hashes --python
 
 .PHONY: help
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # --- environments: three, because SAM CLI, the local AWS and the project pin different SDK versions ---------------
 

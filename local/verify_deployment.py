@@ -116,6 +116,8 @@ class Deployment:
             for target in targets
             if not self._is_refused(partial(client.invoke, FunctionName=target, InvocationType="DryRun"))
         ]
+        if allowed and self._parameters.get("DirectInvocation") == "ALLOWED":
+            return "denied to callers alone: DirectInvocation is ALLOWED"
         return f"allowed: {', '.join(allowed)}" if allowed else "denied"
 
     # --- what only roles may ------------------------------------------------------------------------------------------
@@ -232,31 +234,26 @@ class Deployment:
             raise
         return False
 
-    def checks(self) -> list[tuple[str, str, Callable[[], str]]]:
-        """Return name, promise and check, in their order."""
-        direct = "denied" if self._parameters.get("DirectInvocation") == "DENIED" else "allowed:"
-        return [
-            ("the stack", "complete", self.stack),
-            ("what `live` runs", "what was deployed last", self.live_version),
-            ("unsigned call, wrong signature", "403, 403", self.calls_without_a_signature),
-            ("signed call", "answered: may use", self.signed_call),
-            (
-                "signed call for a connection without a grant",
-                "access_denied",
-                self.call_for_another_connection,
-            ),
-            ("invoking the function past its URL", direct, self.direct_invocation),
-            ("using the key", "denied, key enabled", self.use_of_the_key),
-            ("what the functions' roles must not do", "denied", self.roles),
-            ("table and log", "protected, logs for 400 days or more", self.what_stays),
-            ("alarms and failed runs", "4 alarms, no failed run;", self.who_is_told),
-        ]
+
+CHECKS: Final = (
+    ("the stack", "complete", Deployment.stack),
+    ("what `live` runs", "what was deployed last", Deployment.live_version),
+    ("unsigned call, wrong signature", "403, 403", Deployment.calls_without_a_signature),
+    ("signed call", "answered: may use", Deployment.signed_call),
+    ("signed call for a connection without a grant", "access_denied", Deployment.call_for_another_connection),
+    ("invoking the function past its URL", "denied", Deployment.direct_invocation),
+    ("using the key", "denied, key enabled", Deployment.use_of_the_key),
+    ("what the functions' roles must not do", "denied", Deployment.roles),
+    ("table and log", "protected, logs for 400 days or more", Deployment.what_stays),
+    ("alarms and failed runs", "4 alarms, no failed run;", Deployment.who_is_told),
+)
+"""Name, promise and check, in the order of the page."""
 
 
-def look(what: str, promised: str, check: Callable[[], str]) -> Line:
+def look(deployment: Deployment, what: str, promised: str, check: Callable[[Deployment], str]) -> Line:
     """Return the line of one check; what this identity may not look at is told, too."""
     try:
-        return Line(what, promised, check())
+        return Line(what, promised, check(deployment))
     except ClientError as error:
         return Line(
             what, promised, f"cannot be looked at: {error.operation_name}: {error.response['Error']['Code']}"
@@ -274,7 +271,7 @@ def main() -> int:
     except (ClientError, BotoCoreError) as error:
         print(f"error: the stack {stack_name} cannot be read: {error}", file=sys.stderr)
         return 1
-    lines = [look(*check) for check in deployment.checks()]
+    lines = [look(deployment, *check) for check in CHECKS]
     print(f"{render(lines)}\n\n{verdict(lines)}")
     print(
         "Nothing was exchanged. The first call that may exchange a token, which then lives for a year: token-broker token"

@@ -16,18 +16,22 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local.cloud import PROJECT, Stack
-from local.sdk import ROOT, Credentials
+from local.sdk import Credentials
 from tests.conftest import CREDENTIAL
 from tests.local_cloud.calling import call
 from tests.local_cloud.test_permissions import put_policy
+from tests.recipes.page import DOCS, texts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from local.cloud import LocalCloud
 
 pytestmark = pytest.mark.cloud
 
 NAME: Final = "token-broker-test"
 OTHER_ACCOUNT: Final = "111122223333"
+SECURITY: Final = DOCS / "security.md"
 INVOKES_EVERYTHING: Final = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
 
 
@@ -77,18 +81,20 @@ def test_the_jobs_of_two_stacks_run_apart(cloud: LocalCloud, test_stack: Stack) 
     assert test_stack.outputs["CampaignsScheduleName"] != cloud.outputs["CampaignsScheduleName"]
 
 
+def operator_environment(cloud: LocalCloud) -> dict[str, str]:
+    return {**cloud.operator_environment(), "PATH": os.environ["PATH"]}
+
+
 def run_promote(cloud: LocalCloud, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": os.environ.get("HOME", "/"),
-        "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
-        "AWS_DEFAULT_REGION": cloud.region,
-        "AWS_ACCESS_KEY_ID": ROOT.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": ROOT.secret_access_key,
-    }
     command = [sys.executable, "-m", "local.promote", *arguments]
     return subprocess.run(  # noqa: S603 - our own program
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=PROJECT,
+        env=operator_environment(cloud),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -169,6 +175,61 @@ def test_the_functions_own_policy_stops_those_whom_no_other_policy_stops(
     answer = attack(cloud, keys, f"{cloud.outputs['BrokerFunctionName']}{qualifier}")
     assert "AccessDenied" in answer
     assert "access_token" not in answer
+
+
+def administrator(cloud: LocalCloud, *statements: dict[str, Any]) -> Credentials:
+    name = f"administrator-{uuid.uuid4().hex[:6]}"
+    keys = cloud.create_caller(name)
+    put_policy(cloud, name, {"Effect": "Allow", "Action": "*", "Resource": "*"}, *statements)
+    return keys
+
+
+def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
+    cloud: LocalCloud, test_stack: Stack
+) -> None:
+    # As a policy of the administrator: the local AWS does not enforce an organization's.
+    organization = json.loads(texts("policy", SECURITY)["organization"])["Statement"]
+    function = test_stack.outputs["BrokerFunctionName"]
+    free, bound = administrator(cloud), administrator(cloud, *organization)
+
+    assert "access_token" in attack(cloud, free, function)
+    for target in (function, f"{function}:live", f"{function}:1"):
+        assert "AccessDenied" in attack(cloud, bound, target)
+    assert (
+        call(test_stack, bound, "/token").json()["error"] == "access_denied"
+    )  # by the URL: the broker's own answer
+    with pytest.raises(ClientError, match="AccessDenied"):
+        cloud.client("lambda", bound).update_function_configuration(FunctionName=function, Timeout=31)
+    cloud.client("lambda", free).update_function_configuration(FunctionName=function, Timeout=31)
+
+
+def test_the_query_of_the_page_lists_who_could_and_nobody_else(
+    cloud: LocalCloud, test_stack: Stack, tmp_path: Path
+) -> None:
+    could, could_not = "could-invoke", "could-not-invoke"
+    cloud.create_caller(could)
+    put_policy(cloud, could, INVOKES_EVERYTHING)
+    cloud.create_caller(could_not, [test_stack.outputs["CallerPolicyArn"]])
+    put_policy(cloud, could_not, INVOKES_EVERYTHING)
+    program = tmp_path / "who_could.py"
+    program.write_text(
+        texts("query", SECURITY)["who-could"].replace('STACK = "token-broker"', f'STACK = "{NAME}"')
+    )
+
+    ended = subprocess.run(  # noqa: S603 - the page's own program
+        [sys.executable, str(program)],
+        env=operator_environment(cloud),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    found = [line.split("/")[-1] for line in ended.stdout.splitlines()]
+    assert f"{could} lambda:InvokeFunction" in found, ended.stderr
+    assert not [
+        line for line in found if line.startswith((could_not, f"{could} lambda:Update", f"{could} kms"))
+    ]
 
 
 # --- other accounts ---------------------------------------------------------------------------------------------------

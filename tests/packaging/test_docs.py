@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from functions.broker import lifetime, token
 from functions.broker.adapters import oauth_exchange
 from local import sam_local, samples
+from local.translated_template import TEMPLATE, parse
+from local.verify_deployment import CHECKS
 
 ROOT = Path(__file__).parents[2]
 BROKER = ROOT / "functions" / "broker"
@@ -134,3 +137,21 @@ def test_the_output_of_the_proof_in_the_page_is_of_the_present_one() -> None:
         assert (command, promised, promised) in rows
     for function, _, promised in sam_local.CALLS:
         assert (f"{sam_local.START_LAMBDA}, {function}", promised, promised) in rows
+
+
+def test_the_table_of_parameters_is_true_and_complete() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (?:`([^`]+)`|empty) \|", (ROOT / "docs/deploying.md").read_text(), re.MULTILINE
+    )
+    parameters = parse(TEMPLATE.read_text())["Parameters"]
+
+    assert dict(rows) == {name: str(parameter["Default"]) for name, parameter in parameters.items()}
+
+
+def test_the_ten_checks_of_a_deployment_are_those_that_the_page_lists() -> None:
+    text = (ROOT / "docs/deploying.md").read_text()
+    table = text[text.index("| check | by hand | expected |") :].splitlines()[2:]
+    listed = [row.split(" | ")[0].removeprefix("| ") for row in itertools.takewhile(str.strip, table)]
+
+    assert listed == [name for name, _, _ in CHECKS]
+    assert len(listed) == 10
