@@ -107,6 +107,8 @@ def test_a_description_is_never_too_long_and_never_ambiguous(function: str) -> N
     names = reaching(function)
 
     assert sum(longest(PARAMETERS[name]) for name in names) + len(names) - 1 <= LONGEST_DESCRIPTION
+    _, version = version_of(function, translate(ORIGINAL))
+    assert version["Properties"]["Description"]["Fn::Join"][0] == "|"
     for parameter in (PARAMETERS[name] for name in names if PARAMETERS[name]["Type"] == "String"):
         texts = parameter.get("AllowedValues", [])
         assert texts or not re.fullmatch(
