@@ -114,7 +114,7 @@ class Deployment:
         allowed = [
             target
             for target in targets
-            if not self._is_refused(partial(client.invoke, FunctionName=target, InvocationType="DryRun"))
+            if not self.is_refused(partial(client.invoke, FunctionName=target, InvocationType="DryRun"))
         ]
         if allowed and self._parameters.get("DirectInvocation") == "ALLOWED":
             return "denied to callers alone: DirectInvocation is ALLOWED"
@@ -130,7 +130,7 @@ class Deployment:
                 KeyId=key, KeySpec="AES_256", EncryptionContext=CONTEXT
             ),
         }
-        allowed = [name for name, call in calls.items() if not self._is_refused(call)]
+        allowed = [name for name, call in calls.items() if not self.is_refused(call)]
         state = client.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
         return (
             f"allowed: {', '.join(allowed)}"
@@ -225,7 +225,7 @@ class Deployment:
         return "; ".join(trouble) or f"{len(own)} alarms, no failed run; told: {told}"
 
     @staticmethod
-    def _is_refused(call: Callable[[], object]) -> bool:
+    def is_refused(call: Callable[[], object]) -> bool:
         try:
             call()
         except ClientError as error:

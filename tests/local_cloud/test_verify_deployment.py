@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from botocore.exceptions import ClientError
 
 from local.cloud import PROJECT, STACK_NAME
+from local.verify_deployment import Deployment, look
 from tests.local_cloud.test_permissions import put_policy
 from tests.recipes.conftest import environment_of
 
@@ -173,3 +175,14 @@ def test_a_stack_that_is_not_there_is_an_error_of_one_line(cloud: LocalCloud, op
     assert code == 1
     assert output.startswith("error: the stack token-broker-tset cannot be read")
     assert len(output.splitlines()) == 1
+
+
+def test_an_error_that_is_no_refusal_proves_nothing() -> None:
+    def throttled() -> None:
+        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "Encrypt")
+
+    line = look(
+        Deployment.__new__(Deployment), "it", "denied", lambda _: str(Deployment.is_refused(throttled))
+    )
+
+    assert line.seen == "cannot be looked at: Encrypt: ThrottlingException"
