@@ -120,6 +120,11 @@ def open_sealed(stack: Stack, who: str) -> None:
     )
 
 
+def become(stack: Stack, role: str) -> None:
+    assert stack.keys(role)  # as tests do; the role's trust is as it was afterwards
+    stack.client("administrator", "sts").assume_role(RoleArn=stack.role_arns[role], RoleSessionName="other")
+
+
 def read_secret(stack: Stack, who: str, name: str | None = None) -> None:
     name = name or f"{stack.outputs['SecretPrefix']}/permissions"
     stack.client(who, "secretsmanager").get_secret_value(SecretId=name)
@@ -197,6 +202,7 @@ DENIED: Final[list[Call]] = [
     ("caller", "the token table", lambda s: on_table(s, "caller", "get_item", Key=KEY)),
     ("caller", "to open a token", lambda s: open_sealed(s, "caller")),
     ("caller", "a connection's secret", lambda s: read_secret(s, "caller")),
+    *(("administrator", f"to become the {role}", lambda s, role=role: become(s, role)) for role in ("broker", "campaigns", "scheduler")),
     *(("administrator", f"to {name}", call) for name, call in (
         ("seal a token", lambda s: seal(s, "administrator", CONTEXT)),
         ("open a token", lambda s: open_sealed(s, "administrator")),
