@@ -211,13 +211,17 @@ def test_a_run_with_faults_is_complete_and_tells_what_has_changed(
 def test_an_upstream_that_is_down_leaves_the_last_state_and_fails(
     job: Job, known: dict[str, str | None]
 ) -> None:
-    aws_lambda = job.cloud.client("lambda")
+    aws_lambda, live = job.cloud.client("lambda"), {"FunctionName": job.function, "Name": "live"}
     items = job.items()
     job.fail("status", times=None, status=503)
+    before = aws_lambda.get_alias(**live)["FunctionVersion"]
     aws_lambda.update_function_configuration(FunctionName=job.function, Timeout=36)
+    impatient = aws_lambda.publish_version(FunctionName=job.function)["Version"]
+    aws_lambda.update_alias(**live, FunctionVersion=impatient)
     try:
         line = job.run()
     finally:
+        aws_lambda.update_alias(**live, FunctionVersion=before)
         aws_lambda.update_function_configuration(FunctionName=job.function, Timeout=300)
 
     assert line["level"] == "ERROR"

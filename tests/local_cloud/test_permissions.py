@@ -98,6 +98,7 @@ def stack(cloud: LocalCloud) -> Iterator[Stack]:
         cloud.client("secretsmanager").create_secret(Name=name, SecretString="{}")
     cloud.put_connection("permissions", {"client_id": "none", "client_secret": "none"})
     yield stack
+    cloud.client("sqs").purge_queue(QueueUrl=stack.queue)
     cloud.client("dynamodb").delete_item(TableName=stack.outputs["TokenTableName"], Key=KEY)
 
 

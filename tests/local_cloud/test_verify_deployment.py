@@ -32,6 +32,7 @@ EVERYTHING: Final = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 @pytest.fixture(scope="module")
 def operator(cloud: LocalCloud) -> Credentials:
     """An operator with every right of IAM, and the caller policy; no grant names it."""
+    cloud.client("sqs").purge_queue(QueueUrl=cloud.outputs["CampaignsDeadLetterQueueUrl"])
     # The local AWS does not do what the template says of these two.
     dynamodb, table = cloud.client("dynamodb"), cloud.outputs["TokenTableName"]
     ttl = {"AttributeName": "delete_after_epoch_s", "Enabled": True}

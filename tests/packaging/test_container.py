@@ -154,7 +154,8 @@ def test_sam_finds_all_of_it_without_an_argument() -> None:
     """In the environment `default`: another one's name can be forgotten, and SAM would take the built template."""
     settings = tomllib.loads((PROJECT / "samconfig.toml").read_text())
 
-    assert set(settings) == {"version", "default"}
+    assert set(settings) == {"version", "default", "test"}
+    assert set(settings["test"]) == {"deploy"}
     for command in ("local_invoke", "local_start_lambda"):
         parameters = settings["default"][command]["parameters"]
         assert parameters["template_file"] == ".local/container/template.json"
