@@ -6,13 +6,13 @@ The broker checks the same when it reads them (functions/broker/adapters/client_
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from token_broker.cli.arguments import CREDENTIAL_TYPES
 from token_broker.cli.outcome import CommandError, Exit
+from token_broker.issued_token import BEARER_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from token_broker.cli.terminal import Terminal
 
 _LARGEST_BYTES: Final = 16_384
-_BEARER_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
-"""What may stand in a Bearer header (RFC 6750 §2.1), as far as the broker can seal it."""
 _MEMBERS: Final = {
     "client_credentials": ({"client_id", "client_secret"}, {"type", "token_url", "scope"}),
     "personal_access_token": ({"access_token"}, {"type"}),
@@ -88,7 +86,7 @@ def checked(value: Mapping[str, object]) -> dict[str, str]:
             continue
         if not isinstance(member, str) or not member or not (member.isascii() and member.isprintable()):
             raise _malformed(f"`{name}` must be printable ASCII text")
-        if name == "access_token" and not _BEARER_TOKEN.fullmatch(member):
+        if name == "access_token" and not BEARER_TOKEN.fullmatch(member):
             raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
         credential[name] = member
     token_url = credential.get("token_url")

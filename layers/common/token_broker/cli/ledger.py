@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from token_broker.cli.deployment import THE_STACK, Deployment, call_aws, statement
 from token_broker.cli.outcome import CommandError, Exit
 from token_broker.client import DEFAULT_CONNECTION
+from token_broker.dynamodb_attributes import FORMAT
+from token_broker.issued_token import LONGEST_LIFETIME_S
+from token_broker.ledger_row import ROW_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +49,6 @@ _NOTES: Final = {
     "unknown": "unknown: its exchange had no end that the broker saw, so a token may exist that only Digishare's list shows",
     "under way": "under way: an exchange that has just begun; look again in a minute",
 }
-_FORMAT: Final = 1
 _LONGEST_LOCK_S: Final = 60.0
 """No exchange is under way for longer."""
 _DEFAULT_LEASE_S: Final = 900.0
@@ -54,8 +56,6 @@ _HANDOVER_S: Final = 90.0
 """From the beginning of an exchange until no instance gives out the token before: the exchange, its publish, and the
 minute for which instances serve what they have in memory."""
 _LATEST_EPOCH_S: Final = 253_402_300_799.0  # the year 9999, the last that ISO 8601 has here
-_LONGEST_LIFETIME_S: Final = 400 * 86_400.0
-"""Of a token whose lifetime nobody said: the expiry in its row is a guess."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _read_rows(dynamodb: Any, table: str, connection: str) -> list[dict[str, Any
         ConsistentRead=True,
         KeyConditionExpression="#connection = :connection AND begins_with(#record, :prefix)",
         ExpressionAttributeNames={"#connection": "connection", "#record": "record"},
-        ExpressionAttributeValues={":connection": {"S": connection}, ":prefix": {"S": "mint#"}},
+        ExpressionAttributeValues={":connection": {"S": connection}, ":prefix": {"S": ROW_PREFIX}},
     )
     return [_plain(item) for page in pages for item in page["Items"]]
 
@@ -156,7 +156,7 @@ def _plain(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _require_known_format(rows: list[dict[str, Any]]) -> None:
-    if any(row.get("format", _FORMAT) > _FORMAT for row in rows):
+    if any(row.get("format", FORMAT) > FORMAT for row in rows):
         raise CommandError(
             "the ledger has rows that a later version of the broker wrote",
             fix="install the command of that version: pip install '.[cli]' in its repository",
@@ -213,7 +213,7 @@ def _latest_expiry_epoch_s(row: Mapping[str, Any]) -> float:
     """Return when the upstream has certainly forgotten a token; infinity where no expiry is known at all."""
     expires_at_epoch_s: float = row.get("expires_at_epoch_s", math.inf)
     if expires_at_epoch_s < math.inf and row.get("lifetime_s") is None:
-        return float(row.get("begun_at_epoch_s", math.inf)) + _LONGEST_LIFETIME_S
+        return float(row.get("begun_at_epoch_s", math.inf)) + LONGEST_LIFETIME_S
     return expires_at_epoch_s
 
 
