@@ -84,13 +84,13 @@ def item_of(mint: Mint) -> dict[str, Any]:
         "error": mint.error,
         **(plain_token(mint.token) if mint.token else {}),
     }
-    delete_after = _delete_after(mint)
-    if delete_after is not None:
-        row["delete_after_epoch_s"] = int(delete_after)
+    delete_at = delete_after(mint)
+    if delete_at is not None:
+        row["delete_after_epoch_s"] = int(delete_at)
     return {name: to_attribute(value) for name, value in row.items()}
 
 
-def _delete_after(mint: Mint) -> float | None:
+def delete_after(mint: Mint) -> float | None:
     """Return when the row has outlived its token; None for a token without an expiry."""
     if mint.outcome is Outcome.FAILED:
         return mint.begun_at_epoch_s + FAILED_ROW_S

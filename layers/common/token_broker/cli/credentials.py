@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from token_broker.cli.arguments import CREDENTIAL_TYPES
 from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.prompts import UnreadableInput, read_piped
 from token_broker.issued_token import BEARER_TOKEN
 
 if TYPE_CHECKING:
@@ -36,14 +37,9 @@ def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
     if sys.stdin.isatty():
         return checked(_ask(options, terminal))
     try:
-        # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
-        content = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
-    except OSError as error:
-        raise _malformed(
-            f"standard input cannot be read ({error.strerror or 'not open for reading'})"
-        ) from None
-    if len(content) > _LARGEST_BYTES:
-        raise _malformed(f"it has more than {_LARGEST_BYTES} bytes")
+        content = read_piped(_LARGEST_BYTES)
+    except UnreadableInput as error:
+        raise _malformed(str(error)) from None
     try:
         text = content.decode()
     except UnicodeDecodeError:
