@@ -12,8 +12,9 @@ is safe; each is looked up at start, and a missing one stops the start:
     core.responses          set_request_account_id, set_request_region
     core.concurrency        run_reentrant
     services.cloudformation _stacks
+    services.dynamodb       _tables
     services.lambda_svc     _function_urls, _function_url_id, _get_func_record_for_ref_in_scope,
-                            _execution_record_for_config, _execute_function_with_config_scope
+                            _execution_record_for_config, _execute_function_with_config_scope, _functions
     services.iam            _roles
     services.scheduler      _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
     services.eventbridge    _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
@@ -68,12 +69,14 @@ _INTERNALS = {
     "core.responses": ("set_request_account_id", "set_request_region"),
     "core.concurrency": ("run_reentrant",),
     "services.cloudformation": ("_stacks",),
+    "services.dynamodb": ("_tables",),
     "services.lambda_svc": (
         "_function_urls",
         "_function_url_id",
         "_get_func_record_for_ref_in_scope",
         "_execution_record_for_config",
         "_execute_function_with_config_scope",
+        "_functions",
     ),
     "services.iam": ("_roles",),
     "services.scheduler": (
@@ -98,7 +101,7 @@ class MinistackBackend:
         self._internals = _load_internals()
         # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
         self._internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed above
-        _supply_condition_keys(self._internals["core.iam_actions"])
+        _supply_condition_keys(self._internals["core.iam_actions"], self._internals["services.dynamodb"])
         _name_principals_as_aws_does(self._internals["core.iam_evaluator"], self._internals["services.iam"])
         _name_described_bus(self._internals["core.iam_actions"])
         _fill_in_schedule_inputs(
@@ -171,6 +174,10 @@ class MinistackBackend:
         )
         if record is None or config is None:
             raise FunctionFailed(f"{target.function_arn} is gone")
+        functions = lambda_svc._functions  # noqa: SLF001 - listed above
+        unqualified = functions.get_scoped(target.account_id, target.region, reference.partition(":")[0])
+        if unqualified.get("concurrency") == 0:  # the function is switched off
+            raise Throttled
         execution = lambda_svc._execution_record_for_config(record, config)  # noqa: SLF001 - listed above
         result = await self._internals["core.concurrency"].run_reentrant(
             lambda_svc._execute_function_with_config_scope,  # noqa: SLF001 - listed above
@@ -287,11 +294,12 @@ async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Ev
     await hypercorn.serve(application, config, shutdown_trigger=stop.wait)
 
 
-def _supply_condition_keys(iam_actions: Any) -> None:
+def _supply_condition_keys(iam_actions: Any, dynamodb: Any) -> None:
     """Let policies see condition keys that ministack does not know.
 
-    These are `kms:EncryptionContext:NAME`, and of `events:PutEvents` also `events:source` and `events:detail-type`. Where
-    the entries of one request differ, the key has a list of values, which `StringEquals` refuses.
+    These are `kms:EncryptionContext:NAME`; of `dynamodb:PutItem`, `dynamodb:LeadingKeys` and `dynamodb:Attributes`; and of
+    `events:PutEvents`, `events:source` and `events:detail-type`. Where the entries of one request differ, the key has a
+    list of values, which `StringEquals` refuses.
     """
     request_tag_context = iam_actions.request_tag_context
 
@@ -300,6 +308,12 @@ def _supply_condition_keys(iam_actions: Any) -> None:
         if service == "kms":
             context = json.loads(body or b"{}").get("EncryptionContext") or {}
             keys |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
+        if action == "dynamodb:PutItem":
+            request = json.loads(body)
+            schema = dynamodb._tables.get(request["TableName"], {}).get("KeySchema", [])  # noqa: SLF001 - listed above
+            leading = [key["AttributeName"] for key in schema if key["KeyType"] == "HASH"]
+            keys["dynamodb:LeadingKeys"] = [next(iter(request["Item"][name].values())) for name in leading]
+            keys["dynamodb:Attributes"] = sorted(request["Item"])
         if action == "events:PutEvents":
             entries = json.loads(body or b"{}").get("Entries") or []
             for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):
