@@ -112,10 +112,11 @@ def test_where_nobody_says_a_lifetime_the_row_stays_for_the_longest(
     run: Run, account: Account, table: Table
 ) -> None:
     before = time.time()
-    record(run, answer={"access_token": "canary-opaque-token"})
+    record(run, answer={"access_token": "canary-opaque-token", "scope": "read write"})
 
     (item,) = account.items()
     assert "lifetime_s" not in item
+    assert item["scope"] == {"S": "read write"}
     assert before - 1 <= float(item["delete_after_epoch_s"]["N"]) - 401 * 86_400 <= time.time()
     assert before - 1 <= float(item["issued_at_epoch_s"]["N"]) <= time.time()
 
