@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from local.cloud import PROJECT, LocalCloud, alone_with_the_build
 from local.sdk import ROOT, Credentials
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
+from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
 from tests.local_cloud.calling import call
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import DOCS, read_blocks, texts
@@ -134,6 +134,7 @@ def filled(broken: Broken, name: str) -> str:
 @pytest.fixture(scope="module")
 def emergency(broken: Broken) -> Credentials:
     """The session of a person in the page's role, made by its two policies."""
+    create_token_table(broken.cloud.client("dynamodb"))  # another one like the stack's
     iam = broken.cloud.client("iam")
     iam.create_user(UserName="ada")
     may_assume = {
@@ -227,7 +228,7 @@ DENIED: Final[dict[str, Callable[[Broken, Callable[[str], Any]], object]]] = {
     "to read the ledger": lambda b, as_role: as_role("dynamodb").scan(TableName=b.names["TABLE"]),
     "to change an item": lambda b, as_role: as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
     "to delete a row": lambda b, as_role: as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
-    "another table": lambda b, as_role: as_role("dynamodb").put_item(TableName=b.cloud.outputs["CampaignsTableName"], Item={"part": {"S": "a"}}),
+    "another table": lambda b, as_role: as_role("dynamodb").put_item(TableName="tokens", Item=item_of(A_ROW)),
     "to invoke the broker": lambda b, as_role: as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
     "the stack": lambda b, as_role: as_role("cloudformation").describe_stacks(StackName="token-broker"),
     "to give itself more": lambda b, as_role: as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
