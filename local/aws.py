@@ -13,6 +13,7 @@ is safe; each is looked up at start, and a missing one stops the start:
     core.concurrency        run_reentrant
     services.cloudformation _stacks
     services.cloudformation.provisioners _RESOURCE_HANDLERS, _lambda_function_for_cfn_ref
+    services.dynamodb       _tables
     services.lambda_svc     _functions, function_policy_for_arn, _function_urls, _function_url_id,
                             _get_func_record_for_ref_in_scope, _execution_record_for_config,
                             _execute_function_with_config_scope
@@ -71,6 +72,7 @@ _INTERNALS = {
     "core.concurrency": ("run_reentrant",),
     "services.cloudformation": ("_stacks",),
     "services.cloudformation.provisioners": ("_RESOURCE_HANDLERS", "_lambda_function_for_cfn_ref"),
+    "services.dynamodb": ("_tables",),
     "services.lambda_svc": (
         "_functions",
         "function_policy_for_arn",
@@ -171,6 +173,10 @@ class MinistackBackend:
         )
         if record is None or config is None:
             raise FunctionFailed(f"{target.function_arn} is gone")
+        functions = lambda_svc._functions  # noqa: SLF001 - listed above
+        unqualified = functions.get_scoped(target.account_id, target.region, reference.partition(":")[0])
+        if unqualified.get("concurrency") == 0:  # the function is switched off
+            raise Throttled
         execution = lambda_svc._execution_record_for_config(record, config)  # noqa: SLF001 - listed above
         result = await self._internals["core.concurrency"].run_reentrant(
             lambda_svc._execute_function_with_config_scope,  # noqa: SLF001 - listed above

@@ -17,7 +17,7 @@ def close_gaps(internals: Mapping[str, Any]) -> None:
     """Replace what is missing in ministack's modules, by their names below `ministack`."""
     # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
     internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed in aws.py
-    _supply_condition_keys(internals["core.iam_actions"])
+    _supply_condition_keys(internals["core.iam_actions"], internals["services.dynamodb"])
     _name_principals_as_aws_does(internals["core.iam_evaluator"], internals["services.iam"])
     _name_described_bus(internals["core.iam_actions"])
     _fill_in_schedule_inputs(internals["services.scheduler"], internals["services.eventbridge"])
@@ -66,11 +66,12 @@ def _find_policies_of_functions(lambda_svc: Any) -> None:
     lambda_svc.function_policy_for_arn = find
 
 
-def _supply_condition_keys(iam_actions: Any) -> None:
+def _supply_condition_keys(iam_actions: Any, dynamodb: Any) -> None:
     """Let policies see condition keys that ministack does not know.
 
-    These are `kms:EncryptionContext:NAME`, and of `events:PutEvents` also `events:source` and `events:detail-type`. Where
-    the entries of one request differ, the key has a list of values, which `StringEquals` refuses.
+    These are `kms:EncryptionContext:NAME`; of `dynamodb:PutItem`, `dynamodb:LeadingKeys` and `dynamodb:Attributes`; and of
+    `events:PutEvents`, `events:source` and `events:detail-type`. Where the entries of one request differ, the key has a
+    list of values, which `StringEquals` refuses.
     """
     request_tag_context = iam_actions.request_tag_context
 
@@ -79,6 +80,12 @@ def _supply_condition_keys(iam_actions: Any) -> None:
         if service == "kms":
             context = json.loads(body or b"{}").get("EncryptionContext") or {}
             keys |= {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
+        if action == "dynamodb:PutItem":
+            request = json.loads(body)
+            schema = dynamodb._tables.get(request["TableName"], {}).get("KeySchema", [])  # noqa: SLF001 - listed in aws.py
+            leading = [key["AttributeName"] for key in schema if key["KeyType"] == "HASH"]
+            keys["dynamodb:LeadingKeys"] = [next(iter(request["Item"][name].values())) for name in leading]
+            keys["dynamodb:Attributes"] = sorted(request["Item"])
         if action == "events:PutEvents":
             entries = json.loads(body or b"{}").get("Entries") or []
             for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):

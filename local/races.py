@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.adapters.mint_ledger import Outcome, read_mints
+from functions.broker.adapters.mint_ledger import read_mints
 from local.cloud import LocalCloud
 from local.instances import Nursery
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from functions.broker.adapters.mint_ledger import Mint
     from local.instances import Answer
+    from token_broker.ledger_row import Mint
 
 INSTANCES = 24
 _HEAD_START_S = 0.1

@@ -8,8 +8,9 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from functions.broker.adapters.dynamodb import FORMAT, plain_token, to_attribute, token_key
+from functions.broker.adapters.dynamodb import token_key
 from functions.broker.adapters.mint_ledger import read_mints
+from token_broker.dynamodb_attributes import FORMAT, plain_token, to_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from functions.broker.adapters.mint_ledger import Mint
     from functions.broker.adapters.token_store import TokenStore
     from functions.broker.token import TokenRecord
+    from token_broker.ledger_row import Mint
 
 
 @dataclass(frozen=True)

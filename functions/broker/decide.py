@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from functions.broker.adapters.client_secret import StoredCredential
-    from functions.broker.token import Lock, SealedToken, Token
+    from functions.broker.token import Lock, SealedToken
     from token_broker.errors import TokenBrokerError
+    from token_broker.issued_token import Token
 
 _DAY_S = 86_400.0
 _OPERATOR_MUST_ACT = frozenset({"secret_malformed", "token_url_malformed", "token_url_not_allowed"})

@@ -18,8 +18,9 @@ from functions.broker.ports import (
     PersonalTokenUnchangedError,
     RequestClock,
 )
-from functions.broker.token import ClearToken, FailureKind
+from functions.broker.token import FailureKind
 from token_broker.errors import TemporarilyUnavailable, UpstreamRejected
+from token_broker.issued_token import ClearToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable

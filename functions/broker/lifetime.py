@@ -1,4 +1,6 @@
-"""Every figure of a token's life, and how long one lives. Pure rules: no clock, no I/O.
+"""When a token is due, and every other figure of the broker's. Pure rules: no clock, no I/O.
+
+How long a token lives is in `token_broker/issued_token.py`.
 
 ::
 
@@ -11,13 +13,7 @@ Times are epoch seconds, durations are seconds, both float.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
 import math
-import re
-from typing import Any
 
 from functions.broker.token import FailureKind
 
@@ -25,10 +21,6 @@ from functions.broker.token import FailureKind
 REFRESH_FRACTION, REFRESH_LIMIT_S = 0.20, 30 * 86_400.0
 """A token is due once less is left than this part of its lifetime, and than 30 days."""
 SHORTEST_USABLE_S = 1.0
-UNSAID_LIFETIME_S = 86_400.0
-"""Where nobody says how long a token lives. A shorter guess would make a year-long token every few minutes."""
-LONGEST_LIFETIME_S = 400 * 86_400.0
-"""An upstream year and a month; a longer promise is not believed."""
 YOUNG_TOKEN_S = 60.0
 """A rejection of a younger token is put down to an upstream node whose clock is behind."""
 PERSONAL_TOKEN_LOOK_S = 3_600.0
@@ -76,53 +68,6 @@ REFRESH_RETRY_SHORTEST_S, REFRESH_RETRY_UNDATED_S = 30.0, 3_600.0
 REPORTS_PER_DAY = 6
 """How many tokens one caller (account and role or user) may have replaced within 24 hours."""
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,4})?")
-_LARGEST_NUMBER = 10**15
-_LONGEST_JTI = 200
-
-
-def token_id_of(access_token: str) -> str:
-    """Return the name of a token in logs, answers and the ledger: 16 hex digits that reveal nothing of it."""
-    return hashlib.sha256(access_token.encode()).hexdigest()[:16]
-
-
-def expiry_of(
-    access_token: str, expires_in: object, requested_at_epoch_s: float
-) -> tuple[float, float | None]:
-    """Return when a token expires, counted from the moment *before* the request, and the lifetime that was said.
-
-    What `expires_in` says is believed; a JWT says its own life (`exp - iat`) where that is missing, and may shorten
-    it in any case, as does an `exp` alone, by the clock. Nobody verifies the JWT, so it never lengthens anything.
-    The second value is None where nobody said a lifetime: the expiry is then a guess.
-    """
-    claims = unverified_claims(access_token)
-    exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
-    own_s = exp - iat if exp is not None and iat is not None and exp > iat else None
-    said = [seconds for seconds in (_believed_s(expires_in), own_s) if seconds is not None]
-    lifetime_s = min([*said, LONGEST_LIFETIME_S]) if said else None
-    expires_at = requested_at_epoch_s + (UNSAID_LIFETIME_S if lifetime_s is None else lifetime_s)
-    if exp is not None and iat is None:
-        expires_at = min(expires_at, max(0.0, exp))
-    return expires_at, lifetime_s
-
-
-def unverified_claims(access_token: str) -> dict[str, Any]:
-    """Return what a token says of itself if it happens to be a JWT. Nothing is verified."""
-    parts = access_token.split(".")
-    if len(parts) != 3:  # noqa: PLR2004 - header.payload.signature
-        return {}
-    try:
-        payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return {}
-    return payload if isinstance(payload, dict) else {}
-
-
-def jti_of(access_token: str) -> str:
-    """Return the name under which the upstream lists a token, if it is a JWT that says one: for the ledger only."""
-    jti = unverified_claims(access_token).get("jti")
-    return jti if isinstance(jti, str) and len(jti) <= _LONGEST_JTI and jti.isprintable() else ""
-
 
 def refresh_margin_s(span_s: float) -> float:
     """Return the remaining time below which a token that lives for `span_s` is due."""
@@ -152,18 +97,3 @@ def refresh_retry_s(left_s: float) -> float:
     if left_s == math.inf:
         return REFRESH_RETRY_UNDATED_S
     return min(left_s, max(REFRESH_RETRY_SHORTEST_S, left_s / 2))
-
-
-def _believed_s(expires_in: object) -> float | None:
-    """Return the seconds that an upstream's `expires_in` says; None if it says nothing, or nothing sensible."""
-    return seconds if (seconds := _number(expires_in)) is not None and seconds > 0 else None
-
-
-def _number(value: object) -> float | None:
-    """Return a number, also one in a text, a huge one clipped; None for anything else. Never an error."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
-        return None
-    # Compared before converted: a whole number may be beyond what floating point can hold.
-    return float(max(-_LARGEST_NUMBER, min(value, _LARGEST_NUMBER)))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from functions.broker import decide, lifetime
 from functions.broker.adapters.client_secret import PersonalAccessToken
-from functions.broker.adapters.mint_ledger import Mint
 from functions.broker.decide import Need
 from functions.broker.ports import (
     AwsError,
@@ -20,7 +19,9 @@ from functions.broker.ports import (
     MintFailedError,
     PersonalTokenUnchangedError,
 )
-from functions.broker.token import ClearToken, FailureKind, Lock, SealedToken, Token
+from functions.broker.token import FailureKind, Lock, SealedToken
+from token_broker.issued_token import ClearToken, Token, expiry_of, token_id_of
+from token_broker.ledger_row import Mint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +114,7 @@ class _Attempt:
             if not isinstance(credential, PersonalAccessToken):
                 self.by.exchange.prepare(credential)
             else:
-                token_id = lifetime.token_id_of(credential.access_token)
+                token_id = token_id_of(credential.access_token)
                 if old and old.token.token_id == token_id and self.need is not Need.EXPIRED:
                     raise PersonalTokenUnchangedError
         except MintFailedError as failed:
@@ -190,8 +191,8 @@ class _Attempt:
                 raise MintFailedError("too_late_to_send", FailureKind.NOTHING_ISSUED)
             answer = self.by.exchange.exchange(credential, lifetime.EXCHANGE_S)
             access_token, scope = answer.access_token, answer.scope or credential.scope
-            expires_at, lifetime_s = lifetime.expiry_of(access_token, answer.expires_in, now)
-        token_id = lifetime.token_id_of(access_token)
+            expires_at, lifetime_s = expiry_of(access_token, answer.expires_in, now)
+        token_id = token_id_of(access_token)
         token = Token(token_id, now, expires_at, lifetime_s, scope, stored.version_id, stored.stage)
         return ClearToken(token.rounded(), access_token)
 

@@ -1,21 +1,19 @@
-"""The token, and what contains one: in clear, sealed, and the record that all instances share. Data only, no SDK.
+"""What contains a token: sealed, and the record that all instances share. Data only, no SDK.
 
 Nothing copies a token's fields: whatever needs one holds the `Token` itself. Times are epoch seconds.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-BEARER_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
-"""What may stand in a Bearer header (RFC 6750 §2.1), as far as KMS seals it in one call."""
+    from token_broker.issued_token import Token
+
 HOLDER_LOST = "holder_lost"
 """Code of the failure that every lock writes down in advance: what it will have been if nothing follows."""
 MOST_EXCHANGES_AT_ONCE = 24.0
@@ -31,55 +29,6 @@ class FailureKind(StrEnum):
     """The upstream was not reached, or said no for another reason. No token was made."""
     MAY_HAVE_ISSUED = "may_have_issued"
     """A token may exist upstream that nobody has seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is known of a token besides its text.
-
-    Attributes:
-        token_id: first 16 hex digits of its SHA-256.
-        issued_at_epoch_s: the moment before the request that brought it.
-        expires_at_epoch_s: None for a personal access token, whose expiry nobody knows.
-        lifetime_s: what the upstream or the token itself said; None where `expires_at` rests on a guess.
-        secret_version: VersionId of the secret that brought it.
-        version_stage: AWSCURRENT, or AWSPREVIOUS where the upstream refused the current version.
-    """
-
-    token_id: str
-    issued_at_epoch_s: float
-    expires_at_epoch_s: float | None
-    lifetime_s: float | None
-    scope: str | None
-    secret_version: str
-    version_stage: str = "AWSCURRENT"
-
-    def left_s(self, now: float) -> float:
-        """Return the seconds until it expires; infinity where no expiry is known."""
-        return math.inf if self.expires_at_epoch_s is None else self.expires_at_epoch_s - now
-
-    @property
-    def span_s(self) -> float:
-        """Seconds from issue to expiry; infinity where no expiry is known."""
-        return self.left_s(self.issued_at_epoch_s)
-
-    def rounded(self) -> Token:
-        """Return the token as the item keeps it, so that one that is read back equals the one that was written."""
-        expires_at, lifetime_s = self.expires_at_epoch_s, self.lifetime_s
-        return replace(
-            self,
-            issued_at_epoch_s=round(self.issued_at_epoch_s, 3),
-            expires_at_epoch_s=None if expires_at is None else round(expires_at, 3),
-            lifetime_s=None if lifetime_s is None else round(lifetime_s, 3),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ClearToken:
-    """A token and its text."""
-
-    token: Token
-    access_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

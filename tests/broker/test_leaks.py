@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken, StoredCredential
-from functions.broker.adapters.oauth_exchange import TokenAnswer
 from functions.broker.audit import Audit
 from functions.broker.decide import Candidate
 from functions.broker.issue_token import Issued
-from functions.broker.token import ClearToken, SealedToken, Token, TokenRecord
+from functions.broker.token import SealedToken, TokenRecord
 from local.digishare import faults
 from tests.conftest import CANARY_SECRET, LambdaContext
+from token_broker.issued_token import ClearToken, Token, TokenAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,9 +12,11 @@ import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from functions.broker.adapters.mint_ledger import Mint, MintLedger, Outcome
+from functions.broker.adapters.mint_ledger import MintLedger
 from functions.broker.adapters.token_store import TokenStore
-from functions.broker.token import Lock, Token, TokenRecord
+from functions.broker.token import Lock, TokenRecord
+from token_broker.issued_token import Token
+from token_broker.ledger_row import Mint, Outcome
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.client_secret import ConnectionSecrets
-from functions.broker.adapters.mint_ledger import Mint, MintLedger, read_mints
+from functions.broker.adapters.mint_ledger import MintLedger, read_mints
 from functions.broker.adapters.token_store import TokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from token_broker.ledger_row import Mint
 
 PREFIX = "token-broker/connections"
 

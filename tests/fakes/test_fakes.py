@@ -9,12 +9,12 @@ import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken
 from functions.broker.adapters.dynamodb import token_key
-from functions.broker.adapters.mint_ledger import Mint, Outcome
 from functions.broker.adapters.token_store import SealBrokenError
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import AwsRefusedError, MintFailedError
-from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
 from tests.fakes.aws import FakeDynamoDB
+from token_broker.issued_token import Token, token_id_of
+from token_broker.ledger_row import Mint, Outcome
 
 if TYPE_CHECKING:
     from functions.broker.adapters.token_store import TokenStore

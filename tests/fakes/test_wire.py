@@ -10,10 +10,11 @@ import pytest
 from functions.broker.adapters.client_secret import ClientCredentials, ConnectionSecrets
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError, MintFailedError
-from functions.broker.token import FailureKind, Lock, SealedToken, Token, TokenRecord
+from functions.broker.token import FailureKind, Lock, SealedToken, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
+from token_broker.issued_token import Token
 
 GOOD = ClientCredentials("c", "good", "https://api.digishare.ma/v1/oauth/token")
 

@@ -6,11 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from functions.broker.adapters.oauth_exchange import TokenAnswer
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
 from tests.fakes.wire import Wire
+from token_broker.issued_token import TokenAnswer, token_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

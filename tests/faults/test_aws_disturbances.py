@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from functions.broker.adapters.mint_ledger import Outcome
 from local.races import minted_token_ids, new_connection, new_event, run_race
 from tests.faults.aws_proxy import AwsFault, AwsProxy
 from tests.faults.test_aws_outages import BUSY, TAKING_EFFECT, UNAVAILABLE
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from local.cloud import LocalCloud

@@ -10,7 +10,6 @@ import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials
 from functions.broker.adapters.oauth_exchange import OAuthExchange
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
 from lambda_support import upstream_http
@@ -18,6 +17,7 @@ from local.digishare import faults
 from local.digishare.model import Client
 from tests.faults.upstream_cases import CASES, LEFTOVERS, ODD_WRAPPINGS, wrapped
 from token_broker import bounded_http
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from functions.broker.adapters.mint_ledger import Outcome
 from functions.broker.token import MOST_EXCHANGES_AT_ONCE
 from lambda_support import upstream_http
 from local.digishare import faults
 from local.fake_digishare import FakeDigishare
 from tests.faults.instances import ONE_ATTEMPT_S, ask
 from token_broker import bounded_http
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker.adapters.mint_ledger import Outcome
 from local.digishare import faults
 from local.digishare.model import Client
 from tests.faults.instances import ONE_ATTEMPT_S, SHORT_EXCHANGE_S, Timed, ask
 from tests.faults.upstream_cases import A_TOKEN, CASES, LEFTOVERS, ODD_LIFETIMES, ODD_WRAPPINGS
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from functions.broker.token import TokenRecord

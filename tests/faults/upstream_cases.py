@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from functions.broker.adapters.mint_ledger import Outcome
 from local.digishare import faults
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from local.digishare.faults import Fault, Packing

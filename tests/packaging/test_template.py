@@ -13,6 +13,7 @@ from functions.broker.settings import Settings
 from functions.campaigns.adapters import event_bus
 from lambda_support.telemetry import write_metric_line
 from local.translated_template import TEMPLATE, parse, translate
+from token_broker import issued_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +195,7 @@ def test_the_account_of_who_had_a_token_lives_as_long_as_the_token() -> None:
 
     assert (
         parse(TEMPLATE.read_text())["Parameters"]["LogRetentionDays"]["Default"]
-        >= lifetime.LONGEST_LIFETIME_S / 86_400
+        >= issued_token.LONGEST_LIFETIME_S / 86_400
     )
     assert (log["DeletionPolicy"], log["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
 

@@ -11,9 +11,10 @@ from functions.broker.adapters.token_store import TokenStore
 from functions.broker.ports import AwsError
 
 if TYPE_CHECKING:
-    from functions.broker.adapters.mint_ledger import Mint
     from functions.broker.decide import TokenWanted
-    from functions.broker.token import Token, TokenRecord
+    from functions.broker.token import TokenRecord
+    from token_broker.issued_token import Token
+    from token_broker.ledger_row import Mint
 
 _ALWAYS = "attribute_exists(#fence) OR attribute_not_exists(#fence)"
 

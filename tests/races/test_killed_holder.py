@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker.adapters.mint_ledger import Outcome
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
 from local.races import new_event, read_ledger
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from functions.broker.adapters.mint_ledger import Mint
     from local.cloud import LocalCloud
     from local.instances import Answer, Instance
+    from token_broker.ledger_row import Mint
 
 pytestmark = pytest.mark.cloud
 

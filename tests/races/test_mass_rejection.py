@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker.adapters.mint_ledger import Outcome
 from local.instances import Nursery
 from local.races import minted_token_ids, new_event
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker.adapters.mint_ledger import Outcome
 from functions.broker.lifetime import CLOCK_DIFFERENCE_S, LOCK_S, TO_SEND_S
 from local.instances import Nursery
 from local.races import minted_token_ids, new_event
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.adapters.dynamodb import from_attribute, number_text, to_attribute
-from functions.broker.lifetime import token_id_of
 from tests.fakes.aws import FakeKMS
+from token_broker.dynamodb_attributes import from_attribute, number_text, to_attribute
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

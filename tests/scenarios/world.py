@@ -16,7 +16,6 @@ from functions.broker.adapters.dynamodb import token_record
 from functions.broker.adapters.oauth_exchange import OAuthExchange
 from functions.broker.assembly import Clients, assemble_policy
 from functions.broker.decide import TokenWanted
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import Ports
 from functions.broker.settings import Settings
 from functions.broker.status import describe
@@ -25,6 +24,7 @@ from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connectio
 from tests.scenarios.upstream import TOKEN_URL, Crash, ScriptedUpstream
 from tests.scenarios.words import CONNECTION, KEY_ARN, Json, Words, contacts, is_as_foreseen
 from token_broker.errors import TokenBrokerError
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

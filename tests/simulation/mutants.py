@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from functions.broker import assembly, decide, lifetime, replace_token
 from functions.broker.adapters import dynamodb, token_store
-from functions.broker.adapters.mint_ledger import MintLedger, Outcome
+from functions.broker.adapters.mint_ledger import MintLedger
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.issue_token import TokenIssuer
 from functions.broker.ports import AwsBusyError, AwsError, AwsUnavailableError
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     import pytest
 
     from functions.broker.adapters.client_secret import StoredCredential
-    from functions.broker.adapters.mint_ledger import Mint
     from functions.broker.ports import RequestClock
-    from functions.broker.token import ClearToken, SealedToken, TokenRecord
+    from functions.broker.token import SealedToken, TokenRecord
+    from token_broker.issued_token import ClearToken
+    from token_broker.ledger_row import Mint
 
     Patch = Callable[[pytest.MonkeyPatch], None]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from functions.broker.adapters.dynamodb import from_attribute
-from functions.broker.lifetime import token_id_of
 from tests.simulation.decisions import CONNECTIONS
 from tests.simulation.instance import TakenLock
 from tests.simulation.watched import Birth, BrokenPromiseError, Watched
+from token_broker.dynamodb_attributes import from_attribute
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

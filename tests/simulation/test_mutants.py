@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from functions.broker import decide, issue_token, ports, token
-from functions.broker.adapters import mint_ledger
 from tests.simulation import mutants as m
 from tests.simulation.cloud import Cloud
 from tests.simulation.decisions import (
@@ -33,6 +32,7 @@ from tests.simulation.decisions import (
 )
 from tests.simulation.explore import explore, simulate
 from tests.simulation.watched import BrokenPromiseError
+from token_broker import issued_token, ledger_row
 
 if TYPE_CHECKING:
     from tests.simulation.mutants import Patch
@@ -169,7 +169,7 @@ MUTANTS = {
         "another token's|begins twice|says something else", m.part(m.RowsByFenceAlone)
     ),
     "rows that do not outlive their tokens": Mutant(
-        "does not outlive", m.figure("LONGEST_LIFETIME_S", 86_400.0, mint_ledger)
+        "does not outlive", m.figure("LONGEST_LIFETIME_S", 86_400.0, ledger_row)
     ),
     # exchange
     "exchange without trying the key": Mutant("key has not answered", m.part(m.KeyIsNotTried)),
@@ -184,7 +184,7 @@ MUTANTS = {
         (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(
-        "pace|too long", m.figure("UNSAID_LIFETIME_S", 10 * 86_400.0), (Say(None), Run(0))
+        "pace|too long", m.figure("UNSAID_LIFETIME_S", 10 * 86_400.0, issued_token), (Say(None), Run(0))
     ),
     "a refresh that brings no progress": Mutant(
         "lives no longer",

@@ -17,7 +17,6 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it h
 from functions.broker import assembly
 from functions.broker.decide import TokenWanted
 from functions.broker.issue_token import Issued
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import Ports
 from functions.broker.settings import Settings
 from tests.fakes.wire import throw
@@ -29,6 +28,7 @@ from tests.simulation.promises import Promises
 from tests.simulation.records import CLOCK_DIFFERENCE_S, TRUST_S, WITHIN_S
 from tests.simulation.watched import BrokenPromiseError
 from token_broker.errors import TokenBrokerError
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from functions.broker.adapters.oauth_exchange import OAuthExchange

@@ -16,11 +16,11 @@ from functions.broker.adapters.token_store import TokenStore
 from functions.broker.assembly import Clients, assemble, assemble_policy, new_session
 from functions.broker.audit import Audit
 from functions.broker.decide import TokenWanted
-from functions.broker.lifetime import token_id_of
 from functions.broker.ports import Ports
 from functions.broker.settings import Settings, SettingsError
-from functions.broker.token import Lock, Token, TokenRecord
+from functions.broker.token import Lock, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS
+from token_broker.issued_token import Token, token_id_of
 
 if TYPE_CHECKING:
     from functions.broker.assembly import Broker

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from functions.broker.adapters.dynamodb import plain_record, to_attribute, token_record
+from functions.broker.adapters.dynamodb import plain_record, token_record
 from functions.broker.decide import (
     Need,
     Refuse,
@@ -27,7 +27,9 @@ from functions.broker.decide import (
     unlocked,
 )
 from functions.broker.ports import MintFailedError
-from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
+from token_broker.dynamodb_attributes import to_attribute
+from token_broker.issued_token import Token
 
 NOW = 1_800_000_000.0
 DEADLINE = NOW + 30.4

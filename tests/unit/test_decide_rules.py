@@ -17,7 +17,8 @@ from functions.broker.decide import (
     Wait,
     decide,
 )
-from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, Token, TokenRecord
+from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
+from token_broker.issued_token import Token
 
 NOW = 1_800_000_000.0
 DAY_S = 86_400.0

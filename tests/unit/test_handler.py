@@ -17,9 +17,10 @@ from functions.broker.issue_token import Issued
 from functions.broker.lifetime import ANSWER_S
 from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError
 from functions.broker.settings import Settings
-from functions.broker.token import ClearToken, Failure, FailureKind, Token, TokenRecord
+from functions.broker.token import Failure, FailureKind, TokenRecord
 from tests.conftest import ACCOUNT, LambdaContext, new_event
 from token_broker.errors import SlowDown, TemporarilyUnavailable, UpstreamRejected
+from token_broker.issued_token import ClearToken, Token
 
 if TYPE_CHECKING:
     from pathlib import Path

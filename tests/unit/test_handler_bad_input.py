@@ -17,8 +17,9 @@ from functions.broker.audit import Audit
 from functions.broker.grants import load_grants
 from functions.broker.issue_token import Issued
 from functions.broker.settings import Settings
-from functions.broker.token import ClearToken, Token, TokenRecord
+from functions.broker.token import TokenRecord
 from tests.unit.odd_events import BODIES, BOUNDED, JSON_VALUES, LONGEST_ANSWER_S, PATHS, changed, event_of
+from token_broker.issued_token import ClearToken, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

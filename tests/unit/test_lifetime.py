@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from functions.broker import lifetime
 from functions.broker.token import FailureKind
+from token_broker import issued_token
 
 # Bounded, and no deadline: the machine that runs this may be busy.
 BOUNDED = settings(max_examples=60, deadline=None, database=None)
@@ -47,7 +48,7 @@ def jwt(payload: object) -> str:
 def test_a_positive_number_is_believed_also_as_text_up_to_400_days(
     expires_in: object, lifetime_s: float
 ) -> None:
-    assert lifetime.expiry_of("opaque", expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
+    assert issued_token.expiry_of("opaque", expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_a_positive_number_is_believed_also_as_text_up_to_400_days(
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
 def test_anything_else_says_nothing_and_a_day_is_guessed(expires_in: object) -> None:
-    assert lifetime.expiry_of("opaque", expires_in, NOW) == UNSAID
+    assert issued_token.expiry_of("opaque", expires_in, NOW) == UNSAID
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_anything_else_says_nothing_and_a_day_is_guessed(expires_in: object) -> 
 def test_a_jwts_own_life_shortens_what_was_said_and_counts_where_nothing_was(
     claims: object, expires_in: object, lifetime_s: float
 ) -> None:
-    assert lifetime.expiry_of(jwt(claims), expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
+    assert issued_token.expiry_of(jwt(claims), expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +88,14 @@ def test_a_jwts_own_life_shortens_what_was_said_and_counts_where_nothing_was(
     ],
 )  # fmt: skip
 def test_an_exp_alone_shortens_by_the_clock_and_never_lengthens(exp: object, expires_at: float) -> None:
-    assert lifetime.expiry_of(jwt({"exp": exp}), 3600, NOW) == (expires_at, 3600)
-    assert lifetime.expiry_of(jwt({"exp": exp}), None, NOW)[1] is None
+    assert issued_token.expiry_of(jwt({"exp": exp}), 3600, NOW) == (expires_at, 3600)
+    assert issued_token.expiry_of(jwt({"exp": exp}), None, NOW)[1] is None
 
 
 @pytest.mark.parametrize("token", ["a.b.c", "..", "a.!!!.c", "a.eyJ.c", jwt([1]), jwt({}), jwt("exp"), "a.b.c.d", "a." + "W" * 4000 + ".c", "a.W1tb.c", "a." + base64.urlsafe_b64encode(b"[" * 3000).decode() + ".c"])  # fmt: skip
 def test_what_only_looks_like_a_jwt_is_opaque(token: str) -> None:
-    assert lifetime.expiry_of(token, 3600, NOW) == (4600.0, 3600.0)
-    assert lifetime.expiry_of(token, None, NOW) == UNSAID
+    assert issued_token.expiry_of(token, 3600, NOW) == (4600.0, 3600.0)
+    assert issued_token.expiry_of(token, None, NOW) == UNSAID
 
 
 @BOUNDED
@@ -107,11 +108,11 @@ def test_what_only_looks_like_a_jwt_is_opaque(token: str) -> None:
 def test_no_answer_is_an_error_and_no_expiry_is_later_than_what_was_said(
     token: str, expires_in: object
 ) -> None:
-    expires_at, lifetime_s = lifetime.expiry_of(token, expires_in, NOW)
+    expires_at, lifetime_s = issued_token.expiry_of(token, expires_in, NOW)
 
     assert type(expires_at) is float
     assert 0 <= expires_at <= NOW + (DAY_S if lifetime_s is None else lifetime_s)
-    assert lifetime_s is None or 0 < lifetime_s <= lifetime.LONGEST_LIFETIME_S
+    assert lifetime_s is None or 0 < lifetime_s <= issued_token.LONGEST_LIFETIME_S
 
 
 # --- margin -------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def test_a_failed_refresh_is_repeated_after_half_of_what_is_left_and_not_past_th
 
 
 def test_a_token_id_is_the_start_of_the_sha256() -> None:
-    assert lifetime.token_id_of("abc") == "ba7816bf8f01cfea"
+    assert issued_token.token_id_of("abc") == "ba7816bf8f01cfea"
 
 
 @pytest.mark.parametrize(
@@ -180,4 +181,4 @@ def test_a_token_id_is_the_start_of_the_sha256() -> None:
     ],
 )  # fmt: skip
 def test_a_jwts_own_name_is_taken_down_if_it_is_short_printable_text(token: str, jti: str) -> None:
-    assert lifetime.jti_of(token) == jti
+    assert issued_token.jti_of(token) == jti

@@ -10,16 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from functions.broker.status import describe
-from functions.broker.token import (
-    HOLDER_LOST,
-    Failure,
-    FailureKind,
-    Lock,
-    Pace,
-    SealedToken,
-    Token,
-    TokenRecord,
-)
+from functions.broker.token import HOLDER_LOST, Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
+from token_broker.issued_token import Token
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
 TOKEN = Token(

@@ -21,7 +21,7 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it h
 
 from functions.broker import lifetime
 from functions.broker.adapters.dynamodb import token_record
-from functions.broker.adapters.mint_ledger import Outcome, mint_of
+from functions.broker.adapters.mint_ledger import mint_of
 from functions.broker.assembly import Clients, assemble_policy
 from functions.broker.decide import TokenWanted
 from functions.broker.ports import Ports
@@ -31,6 +31,7 @@ from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Wire, throw
 from token_broker.errors import TemporarilyUnavailable
+from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

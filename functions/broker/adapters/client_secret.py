@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.aws_calls import call_aws
 from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError
-from functions.broker.token import BEARER_TOKEN, FailureKind
+from functions.broker.token import FailureKind
+from token_broker.issued_token import BEARER_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,14 +6,12 @@ whatever its label says, and the rest is sorted by what may exist upstream after
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from functions.broker.ports import MintFailedError
-from functions.broker.token import BEARER_TOKEN, FailureKind
+from functions.broker.token import FailureKind
+from token_broker.issued_token import members_of, token_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,28 +20,16 @@ if TYPE_CHECKING:
 
     from functions.broker.adapters.client_secret import ClientCredentials
     from token_broker.bounded_http import BoundedResponse, CallError
+    from token_broker.issued_token import TokenAnswer
 
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 64 * 1024
-_BEARER_TYPES = frozenset({"", "bearer", "bearertoken"})
-# RFC 6749 §3.3.
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
-_LONGEST_SCOPE = 1024
 
 REFUSALS = frozenset({"invalid_client", "invalid_scope", "unauthorized_client"})
 """RFC 6749 §5.2: these refuse the credential, in whatever status they come."""
 
 _SUCCESSES = range(200, 300)
 _UNAUTHORIZED, _SERVER_ERRORS = 401, 500
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAnswer:
-    """What the upstream issued. `expires_in` is as it came: believed only after `lifetime.expiry_of`."""
-
-    access_token: str = field(repr=False)
-    expires_in: object
-    scope: str | None
 
 
 class OAuthExchange:
@@ -138,10 +124,12 @@ class OAuthExchange:
             raise MintFailedError("token_url_not_allowed", FailureKind.NOTHING_ISSUED)
 
     def _token_of(self, response: BoundedResponse) -> TokenAnswer:
-        members = _members_of(response.body)
+        members = members_of(response.body)
         is_success = response.status in _SUCCESSES
         if is_success and members.get("access_token"):
-            return _usable_token(members)
+            if (answer := token_in(members)) is None:
+                raise MintFailedError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
+            return answer
         code = members.get("error")
         if isinstance(code, str) and code in REFUSALS:
             raise MintFailedError(code, FailureKind.REFUSED)
@@ -170,41 +158,3 @@ _CODES_OF_UNSENT = {
     "certificate_refused": "upstream_certificate_refused",
     "unusable_request": "token_url_malformed",  # nothing else in it comes from outside and is not JSON
 }
-
-
-def _usable_token(members: dict[str, object]) -> TokenAnswer:
-    access_token, token_type, scope = (members.get(name) for name in ("access_token", "token_type", "scope"))
-    if (
-        not isinstance(access_token, str)
-        or not BEARER_TOKEN.fullmatch(access_token)
-        or not _is_bearer(token_type)
-    ):
-        raise MintFailedError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
-    is_scope = isinstance(scope, str) and len(scope) <= _LONGEST_SCOPE and _SCOPE.fullmatch(scope)
-    return TokenAnswer(access_token, members.get("expires_in"), str(scope) if is_scope else None)
-
-
-def _is_bearer(token_type: object) -> bool:
-    if token_type is None:
-        return True
-    return isinstance(token_type, str) and "".join(token_type.split()).lower() in _BEARER_TYPES
-
-
-def _members_of(body: bytes) -> dict[str, object]:
-    """Return the members of a JSON object; none if it isn't one, which is then missed like any other member."""
-    # Bytes that are no UTF-8 can stand in a description; a token that has some is refused for its characters.
-    text = body.decode("utf-8-sig", "replace")
-    try:
-        value = json.loads(text, object_pairs_hook=_with_one_token)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _with_one_token(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the members; two tokens are a list, which is no token, because nobody knows which one is meant."""
-    members = dict(pairs)
-    tokens = [value for name, value in pairs if name == "access_token"]
-    if len(tokens) > 1:
-        members["access_token"] = tokens
-    return members

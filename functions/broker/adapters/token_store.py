@@ -31,16 +31,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.aws_calls import ConditionFailedError, call_aws
-from functions.broker.adapters.dynamodb import (
-    number_text,
-    plain_record,
-    to_attribute,
-    token_key,
-    token_record,
-)
-from functions.broker.lifetime import token_id_of
+from functions.broker.adapters.dynamodb import plain_record, token_key, token_record
 from functions.broker.ports import AwsRefusedError, AwsUnavailableError
 from functions.broker.token import SealedToken
+from token_broker.dynamodb_attributes import number_text, to_attribute
+from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,7 +43,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kms import KMSClient
 
-    from functions.broker.token import Token, TokenRecord
+    from functions.broker.token import TokenRecord
+    from token_broker.issued_token import Token
 
 
 class SealBrokenError(Exception):

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -70,6 +71,18 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(
+            "must be a time with its zone, such as 2026-11-27T14:30:00+01:00 or 2026-11-27T13:30:00Z"
+        )
+    return moment.timestamp()
+
+
 _connection = _form(
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     "a connection's name: 1 to 64 letters, digits, `_`, `.` or `-`, the first a letter or digit",
@@ -79,6 +92,7 @@ _prefix = _form(
     r"[A-Za-z0-9_+=.@-][A-Za-z0-9/_+=.@-]{0,399}",
     "the beginning of secrets' names, such as token-broker/connections",
 )
+_reason = _form(r"[ -~]{1,200}", "1 to 200 printable ASCII characters, such as 'the key is disabled'")
 _region = _form(r"[A-Za-z0-9-]{1,63}", "the name of an AWS region, such as eu-west-3")
 _token_id = _form(r"[0-9a-f]{16}", "a token's id: the 16 hex digits that `token_id` shows, never the token")
 _variable = _form(r"[A-Za-z_][A-Za-z0-9_]{0,254}", "the name of a variable: letters, digits and `_`")
@@ -244,12 +258,35 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
             "token-broker mints",
             "token-broker mints --connection marketing --all",
             "token-broker mints --table token-broker-TokenTable-1ABC --json",
+            "token-broker mints record --help",
         ],
     )
-    mints.add_argument(
-        "--table", type=_text, metavar="NAME", help="default: TOKEN_BROKER_TABLE, else the stack's output"
+    record = _add(
+        mints.add_subparsers(dest="action", metavar="[ACTION]"),
+        "record",
+        "write the row of a token that a person got by hand: the token endpoint's answer from standard input, or from a "
+        "hidden prompt (needs dynamodb:PutItem)",
+        [
+            "token-broker mints record digishare --reason 'the key is disabled' < answer.json",
+            "token-broker mints record digishare --reason 'no table' --issued-at 2026-11-27T14:30:00+01:00 < answer.json",
+        ],
     )
-    mints.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
+    record.add_argument("name", type=_connection, metavar="CONNECTION")
+    record.add_argument(
+        "--reason", type=_reason, required=True, metavar="TEXT", help="why it was got by hand"
+    )
+    record.add_argument(
+        "--issued-at", type=_moment, metavar="TIME", help="when it was asked for, with a zone; default: now"
+    )
+    for parser, default in ((mints, None), (record, argparse.SUPPRESS)):
+        parser.add_argument(
+            "--table",
+            type=_text,
+            default=default,
+            metavar="NAME",
+            help="default: TOKEN_BROKER_TABLE, else the stack's output",
+        )
+        parser.add_argument("--stack", type=_text, default=default, metavar="NAME", help=_STACK_HELP)
     mints.add_argument("--all", action="store_true", help="also failed exchanges and expired tokens")
     connection = _add(
         commands,

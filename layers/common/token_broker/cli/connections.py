@@ -34,7 +34,7 @@ def run(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> in
     # Typed in only after it is known where it goes to.
     with terminal.waiting(THE_STACK):
         prefix = (options.prefix or deployment.output("SecretPrefix", "--prefix")).rstrip("/")
-    return actions[options.action](options, terminal, deployment, prefix)
+    return actions[str(options.action)](options, terminal, deployment, prefix)
 
 
 def _put(options: Options, terminal: Terminal, deployment: Deployment, prefix: str) -> int:

@@ -6,13 +6,14 @@ The broker checks the same when it reads them (functions/broker/adapters/client_
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from token_broker.cli.arguments import CREDENTIAL_TYPES
 from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.prompts import UnreadableInput, read_piped
+from token_broker.issued_token import BEARER_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from token_broker.cli.terminal import Terminal
 
 _LARGEST_BYTES: Final = 16_384
-_BEARER_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
-"""What may stand in a Bearer header (RFC 6750 §2.1), as far as the broker can seal it."""
 _MEMBERS: Final = {
     "client_credentials": ({"client_id", "client_secret"}, {"type", "token_url", "scope"}),
     "personal_access_token": ({"access_token"}, {"type"}),
@@ -38,14 +37,9 @@ def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
     if sys.stdin.isatty():
         return checked(_ask(options, terminal))
     try:
-        # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
-        content = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
-    except OSError as error:
-        raise _malformed(
-            f"standard input cannot be read ({error.strerror or 'not open for reading'})"
-        ) from None
-    if len(content) > _LARGEST_BYTES:
-        raise _malformed(f"it has more than {_LARGEST_BYTES} bytes")
+        content = read_piped(_LARGEST_BYTES)
+    except UnreadableInput as error:
+        raise _malformed(str(error)) from None
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -88,7 +82,7 @@ def checked(value: Mapping[str, object]) -> dict[str, str]:
             continue
         if not isinstance(member, str) or not member or not (member.isascii() and member.isprintable()):
             raise _malformed(f"`{name}` must be printable ASCII text")
-        if name == "access_token" and not _BEARER_TOKEN.fullmatch(member):
+        if name == "access_token" and not BEARER_TOKEN.fullmatch(member):
             raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
         credential[name] = member
     token_url = credential.get("token_url")

@@ -126,6 +126,14 @@ class Deployment:
         except Exception:  # noqa: BLE001 - as in `client`
             return ""
 
+    def token_table(self) -> str:
+        """Return the name of the token table: the option, the variable, or the stack's output. Raises as `output`."""
+        return (
+            self._options.table
+            or os.environ.get("TOKEN_BROKER_TABLE")
+            or self.output("TokenTableName", "--table")
+        )
+
     def output(self, name: str, instead: str) -> str:
         """Return an output of the stack; `instead` is the option that makes this needless.
 

@@ -1,10 +1,9 @@
 """`token-broker mints`: the broker's ledger, for the person who must revoke tokens by hand at Digishare.
 
-Reads the token table with the operator's own AWS rights. The rows are written by
-functions/broker/adapters/mint_ledger.py, the item by token_store.py beside it:
+Reads the token table with the operator's own AWS rights. The rows (`token_broker/ledger_row.py`) are written by
+functions/broker/adapters/mint_ledger.py, for tokens got by hand by recording.py; the item by token_store.py:
 
-    connection (hash key), record "mint#FENCE#OWNER" (range key): begun_at_epoch_s, reason, caller, secret_version,
-        outcome begun | issued | failed, error; once a token is known: token_id, jti, expires_at_epoch_s?, lifetime_s?
+    connection (hash key), record "mint#FENCE#OWNER" (range key): a row; fence 0 for a token got by hand
     connection, record "token": token {token_id, issued_at_epoch_s, ...}
 
 No row says whether its token is in service: the item does, by token id.
@@ -15,12 +14,15 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from token_broker.cli.deployment import THE_STACK, Deployment, call_aws, statement
 from token_broker.cli.outcome import CommandError, Exit
+from token_broker.cli.recording import iso, record_mint
 from token_broker.client import DEFAULT_CONNECTION
+from token_broker.dynamodb_attributes import FORMAT
+from token_broker.issued_token import LONGEST_LIFETIME_S
+from token_broker.ledger_row import ROW_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,16 +48,12 @@ _NOTES: Final = {
     "unknown": "unknown: its exchange had no end that the broker saw, so a token may exist that only Digishare's list shows",
     "under way": "under way: an exchange that has just begun; look again in a minute",
 }
-_FORMAT: Final = 1
 _LONGEST_LOCK_S: Final = 60.0
 """No exchange is under way for longer."""
 _DEFAULT_LEASE_S: Final = 900.0
 _HANDOVER_S: Final = 90.0
 """From the beginning of an exchange until no instance gives out the token before: the exchange, its publish, and the
 minute for which instances serve what they have in memory."""
-_LATEST_EPOCH_S: Final = 253_402_300_799.0  # the year 9999, the last that ISO 8601 has here
-_LONGEST_LIFETIME_S: Final = 400 * 86_400.0
-"""Of a token whose lifetime nobody said: the expiry in its row is a guess."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,18 @@ class _InService:
     since_epoch_s: float = -math.inf
 
 
-def list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
+def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
+    """Show the ledger, or record a token in it."""
+    if options.action == "record":
+        return record_mint(options, terminal, clock)
+    return _list_mints(options, terminal, clock)
+
+
+def _list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
     """Show the ledger's rows of one connection, oldest first: those of tokens that may be alive, or all."""
     deployment = Deployment(options)
     with terminal.waiting(THE_STACK):
-        table = (
-            options.table
-            or os.environ.get("TOKEN_BROKER_TABLE")
-            or deployment.output("TokenTableName", "--table")
-        )
+        table = deployment.token_table()
     connection = options.connection or os.environ.get("TOKEN_BROKER_CONNECTION") or DEFAULT_CONNECTION
     dynamodb = deployment.client("dynamodb")
     resource = f"arn:{deployment.partition}:dynamodb:*:*:table/{table}"
@@ -123,7 +124,7 @@ def _read_rows(dynamodb: Any, table: str, connection: str) -> list[dict[str, Any
         ConsistentRead=True,
         KeyConditionExpression="#connection = :connection AND begins_with(#record, :prefix)",
         ExpressionAttributeNames={"#connection": "connection", "#record": "record"},
-        ExpressionAttributeValues={":connection": {"S": connection}, ":prefix": {"S": "mint#"}},
+        ExpressionAttributeValues={":connection": {"S": connection}, ":prefix": {"S": ROW_PREFIX}},
     )
     return [_plain(item) for page in pages for item in page["Items"]]
 
@@ -155,7 +156,7 @@ def _plain(item: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _require_known_format(rows: list[dict[str, Any]]) -> None:
-    if any(row.get("format", _FORMAT) > _FORMAT for row in rows):
+    if any(row.get("format", FORMAT) > FORMAT for row in rows):
         raise CommandError(
             "the ledger has rows that a later version of the broker wrote",
             fix="install the command of that version: pip install '.[cli]' in its repository",
@@ -180,10 +181,10 @@ def _describe(
         "token_id": row.get("token_id"),
         "jti": row.get("jti") or None,
         "use": use,
-        "begun_at": _iso(row.get("begun_at_epoch_s")),
-        "expires_at": _iso(row.get("expires_at_epoch_s")),
+        "begun_at": iso(row.get("begun_at_epoch_s")),
+        "expires_at": iso(row.get("expires_at_epoch_s")),
         "expiry_is_known": row.get("lifetime_s") is not None,
-        "revoke_after": _iso(_leased_until(row, in_service, lease_s)) if is_replaced else None,
+        "revoke_after": iso(_leased_until(row, in_service, lease_s)) if is_replaced else None,
         "reason": row.get("reason"),
         "caller": row.get("caller") or None,
         "outcome": row.get("outcome"),
@@ -212,7 +213,7 @@ def _latest_expiry_epoch_s(row: Mapping[str, Any]) -> float:
     """Return when the upstream has certainly forgotten a token; infinity where no expiry is known at all."""
     expires_at_epoch_s: float = row.get("expires_at_epoch_s", math.inf)
     if expires_at_epoch_s < math.inf and row.get("lifetime_s") is None:
-        return float(row.get("begun_at_epoch_s", math.inf)) + _LONGEST_LIFETIME_S
+        return float(row.get("begun_at_epoch_s", math.inf)) + LONGEST_LIFETIME_S
     return expires_at_epoch_s
 
 
@@ -224,10 +225,3 @@ def _leased_until(row: Mapping[str, Any], in_service: _InService, lease_s: float
     """
     last_given_epoch_s: float = max(row.get("begun_at_epoch_s", 0.0), in_service.since_epoch_s)
     return last_given_epoch_s + _HANDOVER_S + lease_s
-
-
-def _iso(epoch_s: float | None) -> str | None:
-    if epoch_s is None:
-        return None
-    moment = datetime.fromtimestamp(min(max(0.0, epoch_s), _LATEST_EPOCH_S), UTC)
-    return moment.isoformat(timespec="seconds")

@@ -75,7 +75,9 @@ class Options(argparse.Namespace):
     table: str | None
     prefix: str | None
     all: bool
-    action: str
+    reason: str
+    issued_at: float | None
+    action: str | None
     name: str
     type: str
     token_url: str | None

@@ -31,7 +31,7 @@ _COMMANDS: Final = {
     "exec": "token_broker.cli.tokens:execute",
     "get": "token_broker.cli.api:get",
     "status": "token_broker.cli.tokens:show_status",
-    "mints": "token_broker.cli.ledger:list_mints",
+    "mints": "token_broker.cli.ledger:run",
     "connection": "token_broker.cli.connections:run",
     "doctor": "token_broker.cli.doctor:run",
     "completion": "token_broker.cli.completion:print_script",

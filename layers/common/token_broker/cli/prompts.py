@@ -1,4 +1,4 @@
-"""Hidden prompts: a person's own at the command line, and those of a library in a thread of its own (an MFA code)."""
+"""What a person types without echo, here or for a library in a thread of its own (an MFA code), and what is piped in."""
 
 from __future__ import annotations
 
@@ -16,6 +16,28 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class UnreadableInput(Exception):
+    """Standard input is not what it should be; the text says why, and quotes nothing of it."""
+
+
+def read_piped(most_bytes: int) -> bytes:
+    """Return all of standard input. Blocks until its end.
+
+    Raises:
+        UnreadableInput: it cannot be read, or has more bytes.
+    """
+    try:
+        # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
+        content = sys.stdin.buffer.read(most_bytes + 1)
+    except OSError as error:
+        raise UnreadableInput(
+            f"standard input cannot be read ({error.strerror or 'not open for reading'})"
+        ) from None
+    if len(content) > most_bytes:
+        raise UnreadableInput(f"it has more than {most_bytes} bytes")
+    return content
 
 
 def is_open() -> bool:

@@ -1,0 +1,384 @@
+"""The commands of "When the broker is gone", as they stand there, on a local cloud that is broken for it.
+
+Only Digishare's address is another one. The local AWS knows neither policy variables nor MFA: the person's name stands in
+the trust policy instead of the variable, and the condition on MFA is taken out after its absence was refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from botocore.exceptions import ClientError
+
+from local.cloud import PROJECT, LocalCloud, alone_with_the_build
+from local.sdk import ROOT, Credentials
+from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
+from tests.local_cloud.calling import call
+from tests.recipes.conftest import environment_of
+from tests.recipes.page import DOCS, read_blocks, texts
+from tests.recipes.programs import localised, run
+from token_broker.issued_token import ClearToken, Token, token_id_of
+from token_broker.ledger_row import Mint, item_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PAGE = DOCS / "when-the-broker-is-gone.md"
+COMMANDS = texts("recipe", PAGE)
+CONTEXT: Final = {"connection": "digishare", "fence": "1", "expires_at": "none"}
+TOKEN_ITEM: Final = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
+
+_TOKEN = Token("0123456789abcdef", 1.0, 2.0, 1.0, "scope", "")
+A_ROW = Mint("digishare", 0, "by-hand", 1.0, "by hand", "ada", "").issued(ClearToken(_TOKEN, "token"))
+"""With every attribute that a row can have."""
+
+pytestmark = [
+    pytest.mark.cloud,
+    pytest.mark.skipif(shutil.which("aws") is None, reason="the AWS command line is not installed"),
+    pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed"),
+]
+
+
+class Broken:
+    """A cloud of its own with a stack whose parts tests take away, and somebody at a shell there.
+
+    Attributes:
+        folder: where commands run; `.aws-sam/build` below it is deployed.
+        names: what the page's first commands write down.
+    """
+
+    def __init__(self, cloud: LocalCloud, folder: Path) -> None:
+        self.cloud, self.folder = cloud, folder
+        cloud.deploy()
+        cloud.put_connection("digishare", CREDENTIAL)
+        self._caller = cloud.create_caller("local-gone", [cloud.outputs["CallerPolicyArn"]])
+        self.names: dict[str, str] = {}
+        self.changed: dict[str, str] = {}
+        self.note_names()
+
+    def note_names(self) -> None:
+        names = ("STACK", "CONNECTION", "FUNCTION", "TABLE", "KEY", "PREFIX")
+        shown = self.shell("gone-names", then="".join(f'echo "${name}"\n' for name in names))
+        self.names = dict(zip(names, shown.split(), strict=True))
+
+    def shell(
+        self,
+        name: str,
+        keys: Credentials = ROOT,
+        *,
+        then: str = "",
+        folder: Path | None = None,
+        **variables: str,
+    ) -> str:
+        """Run one of the page's blocks; return what it and `then` print.
+
+        Args:
+            name: of the block.
+            keys: whose it runs with.
+            then: more for the same shell.
+            folder: where, if not in the cloud's.
+            variables: of the environment, besides the names.
+        """
+        environment = environment_of(self.cloud, keys) | self.names | variables
+        del environment["PYTHONWARNINGS"]  # the AWS command line is not ours
+        environment |= {"AWS_DEFAULT_REGION": self.cloud.region, "AWS_PAGER": "", "TMPDIR": str(self.folder)}
+        text = localised(self.changed.get(name, COMMANDS[name]), environment) + then
+        return run(["bash", "-euo", "pipefail", "-c", text], environment, folder or self.folder)
+
+    def ask(self) -> Any:
+        """Call the broker; its instances are fresh."""
+        self.cloud.retire_instances(self.cloud.outputs["BrokerFunctionName"])
+        return self.ask_again()
+
+    def ask_again(self) -> Any:
+        return call(self.cloud, self._caller, "/token")
+
+    def token_id(self) -> str:
+        """Return the id of the token that a call brings."""
+        answer = self.ask()
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["token_id"])
+
+    def mints(self, *options: str) -> dict[str, str]:
+        """Return what the ledger says of each token."""
+        environment = environment_of(self.cloud, ROOT)
+        command = ["token-broker", "mints", "--table", self.names["TABLE"], "--json", *options]
+        rows = json.loads(run(command, environment, self.folder))["mints"]
+        return {row["token_id"]: row["use"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
+    folder = tmp_path_factory.mktemp("gone")
+    with alone_with_the_build():
+        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
+    with LocalCloud(folder, say=lambda _: None) as cloud:
+        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
+        cloud.steer_digishare("PUT", "/clients", clients)
+        yield Broken(cloud, folder)
+
+
+def filled(broken: Broken, name: str) -> str:
+    """Return a policy of the page with this cloud's names in it, and its example people replaced."""
+    values = {**broken.names, "REGION": broken.cloud.region, "ACCOUNT": broken.cloud.account_id}
+    return re.sub(
+        r"\b(REGION|ACCOUNT|PREFIX|CONNECTION|TABLE)\b", lambda word: values[word[0]], COMMANDS[name]
+    )
+
+
+@pytest.fixture(scope="module")
+def emergency(broken: Broken) -> Credentials:
+    """The session of a person in the page's role, made by its two policies."""
+    create_token_table(broken.cloud.client("dynamodb"))  # another one like the stack's
+    iam = broken.cloud.client("iam")
+    iam.create_user(UserName="ada")
+    may_assume = {
+        "Effect": "Allow",
+        "Action": "sts:AssumeRole",
+        "Resource": "*",
+    }  # on AWS, the trust is enough
+    iam.put_user_policy(
+        UserName="ada",
+        PolicyName="a",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": may_assume}),
+    )
+    key = iam.create_access_key(UserName="ada")["AccessKey"]
+    person = Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+    trust = filled(broken, "gone-trust").replace("${aws:username}", "ada")
+    arn = iam.create_role(RoleName="token-by-hand", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.put_role_policy(
+        RoleName="token-by-hand", PolicyName="token-by-hand", PolicyDocument=filled(broken, "gone-policy")
+    )
+    sts = broken.cloud.client("sts", person)
+    with pytest.raises(ClientError, match="AccessDenied"):  # without MFA
+        sts.assume_role(RoleArn=arn, RoleSessionName="ada")
+
+    document = json.loads(trust)
+    del document["Statement"][0]["Condition"]["Bool"]
+    iam.update_assume_role_policy(RoleName="token-by-hand", PolicyDocument=json.dumps(document))
+    with pytest.raises(ClientError, match="AccessDenied"):  # under another's name
+        sts.assume_role(RoleArn=arn, RoleSessionName="grace")
+    session = sts.assume_role(RoleArn=arn, RoleSessionName="ada")["Credentials"]
+    return Credentials(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
+
+
+def test_every_command_of_the_page_is_run_here_or_said_not_to_be() -> None:
+    text = Path(__file__).read_text()
+
+    assert [name for name in COMMANDS if f'"{name}"' not in text] == []
+    assert (
+        len(COMMANDS) == sum(block.use == "recipe" for block in read_blocks(PAGE)) == len(read_blocks(PAGE))
+    )
+
+
+def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwards(
+    broken: Broken, emergency: Credentials
+) -> None:
+    in_service = broken.token_id()
+    kms, key = broken.cloud.client("kms"), broken.names["KEY"]
+    kms.disable_key(KeyId=key)
+
+    assert broken.ask_again().status_code == 200  # from memory
+    refused = broken.ask()
+
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) == 60
+    assert broken.shell("gone-key-state") == "Disabled\n"
+    exchanges = broken.cloud.steer_digishare("GET", "/state")["mint_count"]
+
+    told = broken.shell("gone-exchange", emergency, then='pwd; echo "$SINCE"; stat -c %a answer.json')
+
+    place, since, mode = told.split()
+    folder = Path(place)
+    assert mode == "600"
+    assert broken.cloud.steer_digishare("GET", "/state")["mint_count"] == exchanges + 1
+    called = json.loads(broken.shell("gone-call", emergency, folder=folder))
+    assert len(called["data"]) == 1
+    token = json.loads((folder / "answer.json").read_text())["access_token"]
+
+    broken.shell("gone-key-enable")
+    assert broken.token_id() == in_service
+    recorded = broken.shell("gone-record", emergency, folder=folder, SINCE=since)
+
+    assert token_id_of(token) in recorded
+    assert not (folder / "answer.json").exists()
+    assert broken.mints() == {in_service: "in service", token_id_of(token): "still leased"}
+    assert ":assumed-role/token-by-hand/ada" in broken.shell("gone-list")
+    assert broken.token_id() == in_service
+    logs = "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
+    assert "AwsRefused" in logs
+    assert token_id_of(token) not in logs
+    for secret in (token, CANARY_SECRET):
+        assert secret not in told + recorded + logs + refused.text
+    broken.shell("gone-trail")  # that it is well-formed: the local CloudTrail records nothing
+
+
+DENIED: Final[dict[str, Callable[[Broken, Callable[[str], Any]], object]]] = {
+    "another secret": lambda b, as_role: as_role("secretsmanager").get_secret_value(SecretId=f"{b.names['PREFIX']}/other"),
+    "to store a secret": lambda b, as_role: as_role("secretsmanager").put_secret_value(SecretId=f"{b.names['PREFIX']}/digishare", SecretString="{}"),
+    "to open a token": lambda b, as_role: as_role("kms").decrypt(KeyId=b.names["KEY"], CiphertextBlob=b"x", EncryptionContext=CONTEXT),
+    "to seal a token": lambda b, as_role: as_role("kms").encrypt(KeyId=b.names["KEY"], Plaintext=b"x", EncryptionContext=CONTEXT),
+    "to enable the key": lambda b, as_role: as_role("kms").enable_key(KeyId=b.names["KEY"]),
+    "to read an item": lambda b, as_role: as_role("dynamodb").get_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to read the ledger": lambda b, as_role: as_role("dynamodb").scan(TableName=b.names["TABLE"]),
+    "to change an item": lambda b, as_role: as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to delete a row": lambda b, as_role: as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "another table": lambda b, as_role: as_role("dynamodb").put_item(TableName="tokens", Item=item_of(A_ROW)),
+    "to invoke the broker": lambda b, as_role: as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
+    "the stack": lambda b, as_role: as_role("cloudformation").describe_stacks(StackName="token-broker"),
+    "to give itself more": lambda b, as_role: as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DENIED)
+def test_the_role_for_a_token_by_hand_can_do_nothing_else(
+    broken: Broken, emergency: Credentials, name: str
+) -> None:
+    with pytest.raises(ClientError) as refused:
+        DENIED[name](broken, lambda service: broken.cloud.client(service, emergency))
+
+    assert refused.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
+
+
+OF_THE_ITEM: list[dict[str, Any]] = [
+    {"connection": {"S": "other"}},
+    {"token": {"M": {}}},
+    {"generation": {"N": "1"}},
+    {"lock_owner": {"S": "a"}},
+]
+
+
+def test_it_may_write_rows_of_one_connection_with_a_rows_attributes(
+    broken: Broken, emergency: Credentials
+) -> None:
+    dynamodb, table = broken.cloud.client("dynamodb", emergency), broken.names["TABLE"]
+    row = item_of(A_ROW)
+
+    for more in OF_THE_ITEM:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            dynamodb.put_item(TableName=table, Item=row | more)
+    dynamodb.put_item(TableName=table, Item=row)
+
+    key = {name: row[name] for name in ("connection", "record")}
+    broken.cloud.client("dynamodb").delete_item(TableName=table, Key=key)
+
+
+def test_with_these_attributes_no_token_is_put_into_service(broken: Broken, emergency: Credentials) -> None:
+    in_service = broken.token_id()
+    dynamodb, table = broken.cloud.client("dynamodb"), broken.names["TABLE"]
+    item = dynamodb.get_item(TableName=table, Key=TOKEN_ITEM)["Item"]
+    broken.cloud.client("dynamodb", emergency).put_item(TableName=table, Item=item_of(A_ROW) | TOKEN_ITEM)
+
+    refused = broken.ask()
+
+    assert refused.status_code == 503
+    assert "MalformedItem" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
+    dynamodb.put_item(TableName=table, Item=item)
+    assert broken.token_id() == in_service
+
+
+def test_a_key_that_was_to_be_deleted_is_had_back(broken: Broken) -> None:
+    in_service = broken.token_id()
+    broken.cloud.client("kms").schedule_key_deletion(KeyId=broken.names["KEY"], PendingWindowInDays=7)
+
+    assert broken.ask().status_code == 503
+    assert broken.shell("gone-key-state") == "PendingDeletion\n"
+    broken.shell("gone-key-cancel")
+    assert broken.shell("gone-key-state") == "Disabled\n"
+    broken.shell("gone-key-enable")
+
+    assert broken.token_id() == in_service
+
+
+def test_an_emptied_table_costs_one_token_and_its_ledger_is_put_back(broken: Broken) -> None:
+    old = broken.token_id()
+    before = broken.mints("--all")
+    broken.shell("gone-export")
+    dynamodb, table = broken.cloud.client("dynamodb"), broken.names["TABLE"]
+    for item in dynamodb.scan(TableName=table)["Items"]:
+        key = {name: item[name] for name in ("connection", "record")}
+        dynamodb.delete_item(TableName=table, Key=key)
+
+    new = broken.token_id()
+
+    assert new != old
+    assert broken.mints() == {new: "in service"}
+    broken.shell("gone-import")
+    assert broken.mints("--all") == {**before, old: "still leased", new: "in service"}
+    assert broken.token_id() == new
+    dynamodb.update_continuous_backups(
+        TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+    )
+    broken.shell("gone-restore")
+    dynamodb.describe_table(TableName=f"{table}-restored")
+    broken.shell("gone-replica")
+    ledger = (broken.folder / "ledger.json").read_text()
+    assert "sealed" not in ledger
+
+
+def test_the_version_before_is_had_back(broken: Broken) -> None:
+    def lease_seconds() -> int:
+        return int(broken.ask().json()["expires_in"])
+
+    broken.cloud.deploy(LeaseSeconds="600")
+    assert lease_seconds() == 600
+
+    versions = [line.split()[0] for line in broken.shell("gone-versions").splitlines()]
+    broken.changed["gone-rollback"] = COMMANDS["gone-rollback"].replace("VERSION", versions[-2])
+    broken.shell("gone-rollback")
+
+    assert lease_seconds() == 900
+
+
+def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken: Broken) -> None:
+    old, old_key = broken.token_id(), broken.names["KEY"]
+    broken.cloud.client("kms").schedule_key_deletion(KeyId=old_key, PendingWindowInDays=7)
+    template = str(broken.folder / ".aws-sam/build/template.yaml")
+    command = COMMANDS["gone-new-key"].replace("template.yaml", template)
+    assert "&& make deploy" in command
+    broken.changed["gone-new-key"] = command.replace("&& make deploy", "")
+
+    broken.shell("gone-new-key")
+    broken.cloud.deploy(LeaseSeconds="900")
+    broken.note_names()
+
+    assert broken.names["KEY"] != old_key
+    new = broken.token_id()
+    assert broken.mints()[old] == "still leased"
+    assert broken.mints()[new] == "in service"
+    assert "SealBroken" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
+
+
+def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
+    """Runs last: nothing is left for others."""
+    in_service, cloud = broken.token_id(), broken.cloud
+    broken.shell("gone-stop")
+    assert broken.ask().status_code == 429
+    assert cloud.steer_digishare("GET", "/state")["mint_count"] == len(broken.mints("--all"))
+    broken.shell("gone-export")
+    listed = broken.shell("gone-list")
+    assert in_service in listed
+
+    broken.shell("gone-delete")
+
+    group = cloud.outputs["BrokerLogGroupName"]
+    assert [
+        g["logGroupName"]
+        for g in cloud.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+    ] == [group]
+    assert broken.shell("gone-key-state") == "Enabled\n"
+    assert in_service in broken.mints()  # with the table's name, and no stack
+    with pytest.raises(ClientError, match="marked for deletion"):
+        cloud.client("secretsmanager").get_secret_value(SecretId=f"{broken.names['PREFIX']}/digishare")
+
+    broken.shell("gone-rest")
+
+    assert broken.shell("gone-key-state") == "PendingDeletion\n"
+    assert broken.names["TABLE"] not in cloud.client("dynamodb").list_tables()["TableNames"]
+    kept = json.loads((broken.folder / "ledger.json").read_text())["Items"]
+    assert in_service in {row.get("token_id", {}).get("S") for row in kept}
