@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from local.cloud import PROJECT, LocalCloud, alone_with_the_build
+from local.build import alone_with_the_build
+from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
 from tests.local_cloud.calling import call
