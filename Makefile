@@ -90,7 +90,7 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 .PHONY: coverage
 coverage: $(VENV)/.ready ## which branches of client and command line no test takes, subprocesses included
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run $(PYTEST_PARALLEL) -q tests/client tests/cli tests/unit/test_bounded_http.py tests/unit/test_http_answer.py
+	@$(BIN)/coverage run $(PYTEST_PARALLEL) -q tests/client tests/cli tests/unit tests/fakes
 	@$(BIN)/coverage combine --quiet
 	@client=0; $(BIN)/coverage report --omit='*/cli/*' --fail-under=100 || client=$$?; \
 	$(BIN)/coverage report --include='*/cli/*' --fail-under=95 && exit $$client

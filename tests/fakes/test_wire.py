@@ -14,6 +14,7 @@ from functions.broker.token import FailureKind, Lock, SealedToken, TokenRecord
 from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
+from token_broker.dynamodb_attributes import to_attribute
 from token_broker.issued_token import Token
 
 GOOD = ClientCredentials("c", "good", "https://api.digishare.ma/v1/oauth/token")
@@ -169,3 +170,8 @@ def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
 
 def test_an_injected_error_carries_its_code() -> None:
     assert aws_error("ThrottlingException").response["Error"]["Code"] == "ThrottlingException"
+
+
+def test_what_dynamodb_cannot_hold_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(TypeError, match="^set$"):
+        to_attribute({"members": {1}})

@@ -119,7 +119,9 @@ def _store(row: Mint, deployment: Deployment, terminal: Terminal) -> tuple[bool,
     with terminal.waiting(THE_STACK):
         table = deployment.token_table()
     sts, dynamodb = deployment.client("sts"), deployment.client("dynamodb")
-    needed = statement("RecordMints", ["dynamodb:PutItem"], f"arn:aws:dynamodb:*:*:table/{table}")
+    needed = statement(
+        "RecordMints", ["dynamodb:PutItem"], f"arn:{deployment.partition}:dynamodb:*:*:table/{table}"
+    )
     with terminal.waiting("AWS"):
         who = call_aws(
             lambda: str(sts.get_caller_identity()["Arn"]),
