@@ -173,5 +173,5 @@ def test_an_injected_error_carries_its_code() -> None:
 
 
 def test_what_dynamodb_cannot_hold_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(TypeError, match="^set$"):
+    with pytest.raises(TypeError, match=r"^set$"):
         to_attribute({"members": {1}})
