@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from local.demo import Demo
 from local.promises import Line, render
 
 
@@ -26,3 +30,12 @@ def test_table_marks_each_line() -> None:
     table = render([Line("first", "200", "200 (1 ms)"), Line("second", "403", "200 (1 ms)")])
     marks = [row.split()[0] for row in table.splitlines()[1:]]
     assert marks == ["✓", "✗"]
+
+
+def test_a_line_that_a_busy_machine_writes_after_the_answer_is_waited_for() -> None:
+    reads = iter([["REPORT"], ["REPORT"], ["REPORT", '{"_aws": {}, "source": "table"}']])
+    cloud: Any = SimpleNamespace(
+        outputs={"BrokerFunctionName": "broker"}, function_logs=lambda _name: next(reads)
+    )
+
+    assert Demo(cloud)._next_source(lines_before=0) == "table"
