@@ -83,7 +83,8 @@ class LocalCloud:
         self._stacks: dict[str, Stack] = {}
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="token-broker-local-"))
+        # Short: a path below it, also in the long folder of a Mac, is a parameter of at most 80 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="token-broker-"))
         self._reaper = Reaper(PROJECT)
         self._reaper.remove_at_end(self._folder)
         self._children = Children(PROJECT, self._folder, self._reaper)

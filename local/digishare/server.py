@@ -200,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
 def write_throwaway_ca(directory: Path) -> tuple[Path, ssl.SSLContext]:
     """Make a CA, write its certificate (not its key) to `directory`, return that and a server's TLS context."""
     ca = trustme.CA(organization_name="Fake Digishare")
-    ca_file = directory / "digishare-ca.pem"
+    ca_file = directory / "ca.pem"
     ca.cert_pem.write_to_path(str(ca_file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -348,7 +348,7 @@ def test_leaving_the_block_ends_hanging_requests_and_threads(tmp_path: Path) -> 
     while threading.active_count() > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)  # a thread that has closed its socket still needs a moment to end
-    assert [each.name for each in (tmp_path / "tls").iterdir()] == ["digishare-ca.pem"]
+    assert [each.name for each in (tmp_path / "tls").iterdir()] == ["ca.pem"]
 
 
 def test_nothing_secret_is_logged(

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 
 from local.cloud import PROJECT, Stack
 from local.sdk import Credentials
+from local.translated_template import TEMPLATE, parse
 from tests.conftest import CREDENTIAL
 from tests.local_cloud.calling import call
 from tests.local_cloud.test_permissions import put_policy
@@ -283,3 +284,10 @@ def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_
 
     cloud.deploy(NAME, OrganizationId=organization_of(cloud, cloud.account_id))
     assert answers() == [refused_by_aws, refused_by_aws]
+
+
+def test_the_ca_file_of_a_macs_temporary_folder_fits_the_parameter(cloud: LocalCloud) -> None:
+    folder = f"/var/folders/zz/{'x' * 30}/T"
+    longest = parse(TEMPLATE.read_text())["Parameters"]["UpstreamCaFile"]["MaxLength"]
+
+    assert len(f"{folder}/{cloud.ca_file.parent.name}/{cloud.ca_file.name}") <= longest
