@@ -87,7 +87,7 @@ def operator_environment(cloud: LocalCloud) -> dict[str, str]:
 
 
 def run_promote(cloud: LocalCloud, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "local.promote", *arguments]
+    command = ["nice", sys.executable, "-m", "local.promote", *arguments]
     return subprocess.run(  # noqa: S603 - our own program
         command,
         cwd=PROJECT,
