@@ -126,7 +126,7 @@ promote: $(READY) ## deploy the very artefacts that another stack runs (FROM=tok
 MINUTES ?= 5
 .PHONY: soak
 soak: $(READY) ## simulation and races with fresh seeds for MINUTES=n, and what they did
-	@$(BIN)/python -m local.soak --minutes $(MINUTES)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 .PHONY: bench
 bench: $(READY) build ## measure cold start, warm call, stampede, client and sizes side by side; writes docs/

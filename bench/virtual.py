@@ -5,28 +5,20 @@ The policy is the one that is deployed, put together as it is there (`assemble_p
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
-
-from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
+from typing import TYPE_CHECKING, Final
 
 from functions.broker import lifetime
-from functions.broker.assembly import Clients, assemble_policy
 from functions.broker.decide import TokenWanted
 from functions.broker.ports import Ports
-from functions.broker.settings import Settings
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Operation, Wire, aws_error, throw
+from local.fakes.services import Services, VirtualTime
+from local.fakes.wire import Operation, Wire, aws_error, throw
 from token_broker.errors import TokenBrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from functions.broker.issue_token import TokenIssuer
 
 CONNECTION: Final = "digishare"
@@ -50,17 +42,6 @@ QUOTAS_PER_S: Final = {
 }
 """One DynamoDB partition, which one item is, without its saved-up burst; KMS where its quota is smallest."""
 _RUN_TIME_S: Final = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
-_SETTINGS: Final = Settings.from_environment(
-    {
-        "TOKEN_TABLE": "tokens",
-        "TOKEN_KEY_ARN": "arn:aws:kms:x:000000000000:key/a",
-        "SECRET_PREFIX": "connections",
-        "UPSTREAM_HOSTS": "api.digishare.ma",
-        "DEFAULT_TOKEN_URL": "https://api.digishare.ma/v1/oauth/token",
-        "LEASE_SECONDS": "900",
-        "CAMPAIGNS_ROLE": "campaigns-role",
-    }
-)
 
 
 @dataclass(slots=True)
@@ -81,7 +62,7 @@ class Tally:
         return max((count for (name, _), count in self.by_second.items() if name == operation), default=0)
 
 
-class VirtualFleet:
+class VirtualFleet(VirtualTime):
     """Instances that share one connection's token.
 
     Args:
@@ -89,42 +70,33 @@ class VirtualFleet:
         expires_in_s: as the upstream says.
 
     Attributes:
-        now: epoch seconds.
         tally: what has happened since it was last replaced.
         upstream: the token endpoint, which counts the mints.
     """
 
     def __init__(self, *, seed: int = 1, expires_in_s: float = 31_536_000) -> None:
-        self.now = START_EPOCH_S
+        super().__init__(START_EPOCH_S)
         self.tally = Tally()
         self._chance = random.Random(seed)  # noqa: S311 - a simulation
-        self._numbers = itertools.count()
-        self._waiting: list[tuple[float, int, Any]] = []
-        self._hub = getcurrent()
-        wire = Wire(before=self._pass_time)
-        self.upstream = FakeUpstream(wire)
+        owners = itertools.count()
+        self._services = Services(Wire(before=self._pass_time))
+        self._services.put_secret(CONNECTION, {"client_id": "client", "client_secret": "secret"})
+        self.upstream = self._services.upstream
         self.upstream.expires_in = expires_in_s
         self.upstream.secrets["client"] = {"secret"}
-        secrets = FakeSecretsManager(wire)
-        secrets.put(f"connections/{CONNECTION}", {"client_id": "client", "client_secret": "secret"})
-        dynamodb: Any = FakeDynamoDB(wire)
-        kms: Any = FakeKMS(wire)
-        self._clients = Clients(
-            dynamodb, kms, lambda: cast("Any", secrets), lambda: cast("Any", self.upstream)
-        )
         self._ports = Ports(
             clock=lambda: self.now,
             monotonic=lambda: self.now,
             sleep=self.sleep,
             randomness=self._chance.random,
-            new_id=lambda: f"owner-{next(self._numbers)}",
+            new_id=lambda: f"owner-{next(owners)}",
             notice=lambda name, _facts: self.tally.calls.update([f"notice.{name}"]),
             notice_bug=throw,
         )
 
     def new_instance(self) -> TokenIssuer:
         """Return the policy of one more instance, cold."""
-        return assemble_policy(_SETTINGS, self._clients, self._ports)
+        return self._services.new_issuer(self._ports)
 
     def ask(self, issuer: TokenIssuer) -> None:
         """Ask an instance for a token, and note what came of it."""
@@ -155,22 +127,6 @@ class VirtualFleet:
                 self.sleep(pause_s)
 
         self.at(begin_epoch_s, work)
-
-    def at(self, epoch_s: float, work: Callable[[], None]) -> None:
-        """Let something begin at a time."""
-        heapq.heappush(self._waiting, (epoch_s, next(self._numbers), greenlet(work)))
-
-    def sleep(self, seconds: float) -> None:
-        """Let the present request wait."""
-        heapq.heappush(self._waiting, (self.now + seconds, next(self._numbers), getcurrent()))
-        self._hub.switch()
-
-    def run(self) -> None:
-        """Go on until nothing is left to do."""
-        while self._waiting:
-            at, _, waiting = heapq.heappop(self._waiting)
-            self.now = max(self.now, at)
-            waiting.switch()
 
     def _pass_time(self, operation: Operation) -> None:
         """Let one call take its time; refuse it where a quota is used up."""

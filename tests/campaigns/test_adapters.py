@@ -15,7 +15,8 @@ from functions.campaigns.adapters.event_bus import SCHEMA_FILE, EventBus
 from functions.campaigns.adapters.snapshot_table import SnapshotError, SnapshotTable
 from functions.campaigns.publish import EventsUnsent
 from functions.campaigns.snapshot import PARTS, Campaign, Part, Snapshot, Summary, Unpublished, part_of
-from tests.fakes.aws import FakeDynamoDB, FakeEventBridge
+from local.fakes.aws import FakeEventBridge
+from local.fakes.dynamodb import FakeDynamoDB
 from tests.recipes.page import DOCS, texts
 
 if TYPE_CHECKING:

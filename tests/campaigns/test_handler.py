@@ -17,10 +17,11 @@ from local.digishare import faults
 from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
 from local.digishare.model import PersonalAccessToken, Request
 from local.digishare.tokens import token_id
+from local.fakes.aws import FakeEventBridge
+from local.fakes.dynamodb import FakeDynamoDB
+from local.fakes.wire import no_connection
 from local.samples import ANSWERS, EVENTS, describe
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker, failure
-from tests.fakes.aws import FakeDynamoDB, FakeEventBridge
-from tests.fakes.wire import no_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ import pytest
 from functions.campaigns.adapters.snapshot_table import SnapshotError
 from functions.campaigns.publish import CHANGES_PER_EVENT
 from functions.campaigns.snapshot import KEEP_MISSING_S, OtherCampaignsError
+from local.fakes.wire import no_connection
 from tests.campaigns.world import HOUR_S, START_EPOCH_S, Killed, World
-from tests.fakes.wire import no_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

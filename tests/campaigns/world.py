@@ -13,8 +13,9 @@ from functions.campaigns.adapters.event_bus import EventBus
 from functions.campaigns.adapters.snapshot_table import SnapshotTable
 from functions.campaigns.run import Report, Run, follow
 from functions.campaigns.walk import Page
-from tests.fakes.aws import FakeDynamoDB, FakeEventBridge
-from tests.fakes.wire import Operation, Wire
+from local.fakes.aws import FakeEventBridge
+from local.fakes.dynamodb import FakeDynamoDB
+from local.fakes.wire import Operation, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

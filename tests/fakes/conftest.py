@@ -6,7 +6,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
+from local.fakes.aws import FakeKMS, FakeSecretsManager
+from local.fakes.dynamodb import FakeDynamoDB
 from tests.fakes.backends import PREFIX, Backend, Moto
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.aws import FakeDynamoDB
-from tests.fakes.expressions import UnknownExpressionError
+from local.fakes.dynamodb import FakeDynamoDB
+from local.fakes.expressions import UnknownExpressionError
 
 if TYPE_CHECKING:
     from tests.fakes.backends import Backend, Moto

@@ -12,7 +12,7 @@ from functions.broker.adapters.dynamodb import token_key
 from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.ports import AwsRefusedError, MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
-from tests.fakes.aws import FakeDynamoDB
+from local.fakes.dynamodb import FakeDynamoDB
 from token_broker.issued_token import Token, token_id_of
 from token_broker.ledger_row import Mint, Outcome
 

@@ -11,9 +11,10 @@ from functions.broker.adapters.client_secret import ClientCredentials, Connectio
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailableError, MintFailedError
 from functions.broker.token import FailureKind, Lock, SealedToken, TokenRecord
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
+from local.fakes.aws import FakeKMS, FakeSecretsManager
+from local.fakes.dynamodb import FakeDynamoDB
+from local.fakes.upstream import FakeUpstream
+from local.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
 from token_broker.dynamodb_attributes import to_attribute
 from token_broker.issued_token import Token
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local.races import minted_token_ids, new_connection, new_event, run_race
 from tests.faults.aws_proxy import AwsFault, AwsProxy
 from tests.faults.test_aws_outages import BUSY, TAKING_EFFECT, UNAVAILABLE
+from tests.races.racing import minted_token_ids, new_connection, new_event, run_race
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:

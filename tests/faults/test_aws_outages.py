@@ -18,9 +18,9 @@ import pytest
 
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
-from local.races import minted_token_ids, new_event
 from tests.faults.aws_proxy import AwsFault, AwsProxy
 from tests.faults.instances import ONE_ATTEMPT_S
+from tests.races.racing import minted_token_ids, new_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,8 +21,8 @@ import pytest
 
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
-from local.races import new_event, read_ledger
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from tests.races.racing import new_event, read_ledger
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:

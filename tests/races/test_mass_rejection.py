@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.instances import Nursery
-from local.races import minted_token_ids, new_event
+from tests.races.racing import minted_token_ids, new_event
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.instances import Nursery
-from local.races import run_race
+from tests.races.racing import run_race
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 
 from functions.broker.lifetime import CLOCK_DIFFERENCE_S, LOCK_S, TO_SEND_S
 from local.instances import Nursery
-from local.races import minted_token_ids, new_event
+from tests.races.racing import minted_token_ids, new_event
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from requests.structures import CaseInsensitiveDict
 
+from local.fakes.services import ENVIRONMENT
 from token_broker import bounded_http
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Json = dict[str, Any]
-
-TOKEN_URL = "https://api.digishare.ma/v1/oauth/token"
 
 
 class Crash(BaseException):
@@ -53,7 +52,7 @@ class ScriptedUpstream:
         """Give the next reply; a reply slower than the time-out is no answer."""
         assert self.replies, "the upstream is asked more often than the scenario foresees"
         reply = self.replies.pop(0)
-        assert (method, url) == ("POST", reply.get("url", TOKEN_URL))
+        assert (method, url) == ("POST", reply.get("url", ENVIRONMENT["DEFAULT_TOKEN_URL"]))
         assert json_body.get("scope") == reply.get("for_scope"), (
             f"the scope {json_body.get('scope')} was sent"
         )

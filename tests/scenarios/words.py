@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.fakes.aws import FakeKMS
+from local.fakes.aws import FakeKMS
+from local.fakes.services import ENVIRONMENT
 from token_broker.dynamodb_attributes import from_attribute, number_text, to_attribute
 from token_broker.issued_token import token_id_of
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 CONNECTION = "digishare"
-KEY_ARN = "arn:aws:kms:x:000000000000:key/a"
 _LIFETIME_S = 10_000
 _UNSAID_S = 86_400
 _TENTH = 0.1
@@ -145,8 +145,8 @@ class Words:
             "fence": str(item.get("sealed_for_fence", token_fence)),
             "expires_at": sealed_for,
         }
-        sealed = FakeKMS(key_arn=KEY_ARN).encrypt(
-            KeyId=KEY_ARN, Plaintext=sealed_text.encode(), EncryptionContext=context
+        sealed = FakeKMS().encrypt(
+            KeyId=ENVIRONMENT["TOKEN_KEY_ARN"], Plaintext=sealed_text.encode(), EncryptionContext=context
         )
         fields: dict[str, object] = {
             "token_id": token_id_of(item["token"]),

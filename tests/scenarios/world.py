@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.dynamodb import token_record
 from functions.broker.adapters.oauth_exchange import OAuthExchange
-from functions.broker.assembly import Clients, assemble_policy
 from functions.broker.decide import TokenWanted
 from functions.broker.ports import Ports
-from functions.broker.settings import Settings
 from functions.broker.status import describe
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection, throw
-from tests.scenarios.upstream import TOKEN_URL, Crash, ScriptedUpstream
-from tests.scenarios.words import CONNECTION, KEY_ARN, Json, Words, contacts, is_as_foreseen
+from local.fakes.services import Services, secret_name
+from local.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection, throw
+from tests.scenarios.upstream import Crash, ScriptedUpstream
+from tests.scenarios.words import CONNECTION, Json, Words, contacts, is_as_foreseen
 from token_broker.errors import TokenBrokerError
 from token_broker.issued_token import token_id_of
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from functions.broker.issue_token import Issued, TokenIssuer
 
-_TABLE, _PREFIX = "tokens", "token-broker/connections"
 _START = "2026-11-23T12:00:00Z"
 _RUN_TIME_S = 30.4
 _CALLS = {
@@ -83,10 +80,7 @@ class World:
         self._instances: dict[str, TokenIssuer] = {}
         self.problems: list[str] = []
 
-        wire = Wire(self._before, self._after)
-        self._dynamodb: Any = FakeDynamoDB(wire, table=_TABLE)
-        self._kms: Any = FakeKMS(wire, key_arn=KEY_ARN)
-        self._secrets: Any = FakeSecretsManager(wire)
+        self._services = Services(Wire(self._before, self._after))
         self._words = Words(self._start_epoch_s)
         self.upstream = ScriptedUpstream(
             scenario.get("upstream", []), self._exchange_begins, self._words.learn, self._start_epoch_s
@@ -202,7 +196,7 @@ class World:
                 case "secret":
                     self._rotate(value)
                 case "secret_deleted":
-                    self._secrets.delete(f"{_PREFIX}/{CONNECTION}")
+                    self._services.secrets.delete(secret_name(CONNECTION))
                 case "clock_off_s":
                     self._clocks_off_s.update(value)
                 case "item":
@@ -270,25 +264,25 @@ class World:
             value = {"client_id": "client-1", "client_secret": f"secret-of-{name}", **described["with"]}
         elif "binary" in described:
             value = described["binary"].encode()
-        new = self._secrets.put(f"{_PREFIX}/{CONNECTION}", described.get("value", value))
+        new = self._services.put_secret(CONNECTION, described.get("value", value))
         self._words.versions[new] = name
 
     def _put_item(self, item: Json | None) -> None:
         key = (CONNECTION, "token")
-        self._dynamodb.items.pop(key, None)
+        self._services.dynamodb.items.pop(key, None)
         if item is not None:
-            self._dynamodb.items[key] = self._words.to_attributes(item)
+            self._services.dynamodb.items[key] = self._words.to_attributes(item)
 
     # --- comparing ----------------------------------------------------------------------------------------------
 
     def _stored_item(self) -> dict[str, Any]:
-        return dict(self._dynamodb.items.get((CONNECTION, "token"), {}))
+        return dict(self._services.dynamodb.items.get((CONNECTION, "token"), {}))
 
     def _described_item(self) -> Json:
         return self._words.from_attributes(self._stored_item(), self._start_epoch_s + self._elapsed_s)
 
     def _compare_rows(self, foreseen: list[Json]) -> None:
-        stored = sorted(self._dynamodb.items.items())
+        stored = sorted(self._services.dynamodb.items.items())
         rows = [self._words.from_row(item) for (_, record), item in stored if record.startswith("mint#")]
         if len(rows) != len(foreseen):
             self.problems.append(f"the ledger has {len(rows)} rows, foreseen {len(foreseen)}: {rows}")
@@ -315,16 +309,6 @@ class World:
         def notice(event: str, facts: dict[str, object]) -> None:
             self._running[-1].events.append({"event": event, **facts})
 
-        settings = Settings(
-            token_table=_TABLE,
-            token_key_arn=KEY_ARN,
-            secret_prefix=_PREFIX,
-            upstream_hosts=frozenset(self._upstream_hosts),
-            upstream_ca_file=None,
-            default_token_url=TOKEN_URL,
-            lease_seconds=self._lease_s,
-            campaigns_role="campaigns-role",
-        )
         ports = Ports(
             clock=clock,
             monotonic=lambda: self._elapsed_s,
@@ -334,6 +318,9 @@ class World:
             notice=notice,
             notice_bug=throw,
         )
-        exchange = OAuthExchange(settings.upstream_hosts, None, clock)
-        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)
-        return assemble_policy(settings, clients, ports)
+        return self._services.new_issuer(
+            ports,
+            new_exchange=lambda settings: OAuthExchange(settings.upstream_hosts, None, clock),
+            LEASE_SECONDS=str(self._lease_s),
+            UPSTREAM_HOSTS=",".join(self._upstream_hosts),
+        )

@@ -9,9 +9,8 @@ from botocore.exceptions import ClientError
 
 from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
+from local.fakes.services import Services
+from local.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
 from tests.simulation import decisions as d
 from tests.simulation.decisions import CONNECTIONS, Fault, Weather
 from tests.simulation.instance import CrashedError
@@ -30,7 +29,7 @@ _YEAR_S = 365 * 86_400.0
 _ERRORS = {Fault.BUSY: "ThrottlingException", Fault.DENIED: "AccessDeniedException"}
 
 
-class Cloud:
+class Cloud(Services):
     """The fakes of one world, and the hooks on the wire to them.
 
     Attributes:
@@ -42,11 +41,7 @@ class Cloud:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        wire = Wire(self._before, self._after)
-        self.dynamodb = FakeDynamoDB(wire)
-        self.kms = FakeKMS(wire, key_arn="arn:key")
-        self.secrets = FakeSecretsManager(wire)
-        self.upstream = FakeUpstream(wire)
+        super().__init__(Wire(self._before, self._after))
         self.upstream.expires_in = world.setup.expires_in
         self.exchange_s = world.setup.exchange_s
         self.timers: list[tuple[float, Callable[[], None]]] = []
@@ -106,7 +101,7 @@ class Cloud:
         self._world.promises.on_lifetime(expires_in)
 
     def _rotate(self, connection: str, *, accepted: bool, old_stays: bool) -> None:
-        new, name = f"secret-{self._world.next_number()}", f"connections/{connection}"
+        new = f"secret-{self._world.next_number()}"
         if connection == "personal":
             self._world.promises.on_personal_token(new)
             value = {"type": "personal_access_token", "access_token": new}
@@ -114,7 +109,7 @@ class Cloud:
             value = {"client_id": connection, "client_secret": new}
             valid = self.upstream.secrets.get(connection, set()) if old_stays else set()
             self.upstream.secrets[connection] = {*valid, new} if accepted else set(valid)
-        self._world.promises.on_version(new, self.secrets.put(name, value))
+        self._world.promises.on_version(new, self.put_secret(connection, value))
 
     def _item(self, connection: int) -> dict[str, Any]:
         return self.dynamodb.items.get((CONNECTIONS[connection], "token"), {})

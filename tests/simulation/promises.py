@@ -17,7 +17,7 @@ from tests.simulation.records import (
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
-    from tests.fakes.wire import Operation
+    from local.fakes.wire import Operation
     from tests.simulation.instance import Instance, Plain, Request
     from tests.simulation.watched import Watched
     from token_broker.errors import TokenBrokerError

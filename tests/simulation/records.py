@@ -13,7 +13,7 @@ from token_broker.issued_token import token_id_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.fakes.wire import Operation
+    from local.fakes.wire import Operation
     from tests.simulation.instance import Instance, Request
     from tests.simulation.world import World
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
 
-from functions.broker import assembly
 from functions.broker.decide import TokenWanted
 from functions.broker.issue_token import Issued
 from functions.broker.ports import Ports
-from functions.broker.settings import Settings
-from tests.fakes.wire import throw
+from local.fakes.wire import throw
 from tests.simulation import decisions as d
 from tests.simulation.cloud import AWS_TIMEOUT_S, Cloud
 from tests.simulation.decisions import CONNECTIONS, Fault
@@ -31,7 +29,6 @@ from token_broker.errors import TokenBrokerError
 from token_broker.issued_token import token_id_of
 
 if TYPE_CHECKING:
-    from functions.broker.adapters.oauth_exchange import OAuthExchange
     from functions.broker.issue_token import TokenIssuer
 
 START_EPOCH_S = 1_800_000_000.0
@@ -307,23 +304,7 @@ class World:
             notice=self._notice,
             notice_bug=throw,
         )
-        settings = Settings(
-            token_table="tokens",
-            token_key_arn="arn:key",
-            secret_prefix="connections",
-            upstream_hosts=frozenset(),
-            upstream_ca_file=None,
-            default_token_url="https://api.digishare.ma/",
-            lease_seconds=instance.lease_s,
-            campaigns_role="campaigns-role",
-        )
-        clients = assembly.Clients(
-            cast("Any", self.cloud.dynamodb),
-            cast("Any", self.cloud.kms),
-            lambda: cast("Any", self.cloud.secrets),
-            lambda: cast("OAuthExchange", self.cloud.upstream),
-        )
-        return assembly.assemble_policy(settings, clients, ports)
+        return self.cloud.new_issuer(ports, LEASE_SECONDS=str(instance.lease_s))
 
     def _freeze_at_look(self, instance: Instance) -> None:
         if instance.freeze and self.current is instance:

@@ -19,7 +19,8 @@ from functions.broker.decide import TokenWanted
 from functions.broker.ports import Ports
 from functions.broker.settings import Settings, SettingsError
 from functions.broker.token import Lock, TokenRecord
-from tests.fakes.aws import FakeDynamoDB, FakeKMS
+from local.fakes.aws import FakeKMS
+from local.fakes.dynamodb import FakeDynamoDB
 from token_broker.issued_token import Token, token_id_of
 
 if TYPE_CHECKING:

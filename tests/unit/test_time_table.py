@@ -9,27 +9,22 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from greenlet import getcurrent, greenlet  # type: ignore[import-untyped] # it has none
 
 from functions.broker import lifetime
 from functions.broker.adapters.dynamodb import token_record
 from functions.broker.adapters.mint_ledger import mint_of
-from functions.broker.assembly import Clients, assemble_policy
 from functions.broker.decide import TokenWanted
 from functions.broker.ports import Ports
-from functions.broker.settings import Settings
 from functions.broker.token import MOST_EXCHANGES_AT_ONCE
-from tests.fakes.aws import FakeDynamoDB, FakeKMS, FakeSecretsManager
-from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Wire, throw
+from local.fakes.services import Services, VirtualTime
+from local.fakes.wire import Wire, throw
 from token_broker.errors import TemporarilyUnavailable
 from token_broker.ledger_row import Outcome
 
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
     from functions.broker.issue_token import TokenIssuer
     from functions.broker.token import TokenRecord
-    from tests.fakes.wire import Operation
+    from local.fakes.wire import Operation
 
 START_EPOCH_S = 1_800_000_000.0
 UPSTREAM_S = [3.0, 7.9, 8.9, 9.9]
@@ -108,7 +103,7 @@ def kill() -> None:
     raise Killed
 
 
-class Times:
+class Times(VirtualTime):
     """Instances of the real policy; every call of AWS and of the upstream takes its virtual time.
 
     Args:
@@ -116,7 +111,6 @@ class Times:
         aws_s: how long each AWS call takes.
 
     Attributes:
-        now: seconds since the start.
         takes_s: how long one kind of call takes, where that is not as above.
         then: what happens once the next call of a kind has taken effect.
         clocks_off_s: by how much everybody's wall clock is off.
@@ -125,7 +119,7 @@ class Times:
     """
 
     def __init__(self, *, upstream_s: float = 1.0, aws_s: float = 0.0) -> None:
-        self.now = 0.0
+        super().__init__(0.0)
         self.answers: list[str] = []
         self.takes_s = {"upstream.exchange": upstream_s}
         self.then: dict[str, Callable[[], None]] = {}
@@ -133,17 +127,11 @@ class Times:
         self.events: Counter[str] = Counter()
         self._aws_s = aws_s
         self._calls = 0
-        self._numbers = itertools.count()
-        self._waiting: list[tuple[float, int, Any]] = []
-        self._hub = getcurrent()
-        wire = Wire(before=self._pass_time, after=self._go_on)
-        self.upstream = FakeUpstream(wire)
+        self._owners = itertools.count()
+        self._services = Services(Wire(before=self._pass_time, after=self._go_on))
+        self._services.put_secret("digishare", {"client_id": "client", "client_secret": "secret"})
+        self.upstream = self._services.upstream
         self.upstream.secrets["client"] = {"secret"}
-        secrets = FakeSecretsManager(wire)
-        secrets.put("connections/digishare", {"client_id": "client", "client_secret": "secret"})
-        self._secrets: Any = secrets
-        self._dynamodb: Any = FakeDynamoDB(wire)
-        self._kms: Any = FakeKMS(wire)
 
     def instance(self, *, clock_ahead_s: float = 0.0, randomness: float = 1.0) -> TokenIssuer:
         """Return the policy of a cold instance; the longest pauses unless said otherwise."""
@@ -152,23 +140,11 @@ class Times:
             monotonic=lambda: self.now,
             sleep=self.sleep,
             randomness=lambda: randomness,
-            new_id=lambda: f"owner-{next(self._numbers)}",
+            new_id=lambda: f"owner-{next(self._owners)}",
             notice=lambda event, _facts: self.events.update([event]),
             notice_bug=throw,
         )
-        settings = Settings(
-            "tokens",
-            "arn:aws:kms:x:000000000000:key/a",
-            "connections",
-            frozenset({"api.digishare.ma"}),
-            None,
-            "https://api.digishare.ma/v1/oauth/token",
-            900,
-            "campaigns-role",
-        )
-        exchange: Any = self.upstream
-        clients = Clients(self._dynamodb, self._kms, lambda: self._secrets, lambda: exchange)
-        return assemble_policy(settings, clients, ports)
+        return self._services.new_issuer(ports)
 
     def let_ask(
         self, moment_s: float, issuer: TokenIssuer, *, most_times: int = 1, run_s: float = DEADLINE_S
@@ -196,27 +172,15 @@ class Times:
         deadline = issuer.ports.clock() + run_s
         return issuer.issue(TokenWanted("digishare", caller="caller"), deadline).clear.access_token
 
-    def at(self, moment_s: float, work: Callable[[], object]) -> None:
-        """Let something begin at a moment."""
-        heapq.heappush(self._waiting, (moment_s, next(self._numbers), greenlet(work)))
-
-    def sleep(self, seconds: float) -> None:
-        heapq.heappush(self._waiting, (self.now + seconds, next(self._numbers), getcurrent()))
-        self._hub.switch()
-
-    def run(self) -> None:
-        """Go on until nothing is left to do."""
-        while self._waiting:
-            self.now, _, waiting = heapq.heappop(self._waiting)
-            waiting.switch()
-
     def outcomes(self) -> Counter[Outcome]:
         """Return how many rows of the ledger say what."""
-        rows = [item for (_, record), item in self._dynamodb.items.items() if record.startswith("mint#")]
+        rows = [
+            item for (_, record), item in self._services.dynamodb.items.items() if record.startswith("mint#")
+        ]
         return Counter(mint_of(row).outcome for row in rows)
 
     def record(self) -> TokenRecord:
-        return token_record("digishare", self._dynamodb.items.get(("digishare", "token")))
+        return token_record("digishare", self._services.dynamodb.items.get(("digishare", "token")))
 
     def kill_a_holder(self, clock_ahead_s: float) -> None:
         """Let an instance take the lock now and be killed before it can do anything with it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from functions.broker.ports import MintFailedError
 from functions.broker.token import FailureKind
-from tests.fakes.wire import Wire
+from local.fakes.wire import Wire
 from token_broker.issued_token import TokenAnswer, token_id_of
 
 if TYPE_CHECKING:

@@ -88,3 +88,9 @@ def no_answer() -> BotoCoreError:
 def throw(bug: Exception) -> NoReturn:
     """Raise what the policy would bear: where everything is a fake, it is a test's own finding."""
     raise bug
+
+
+def refuse_unknown(request: Mapping[str, Any], known: str) -> None:
+    """Refuse members that a fake does not know; `known` names the others, with spaces between."""
+    if unknown := set(request) - set(known.split()):
+        raise NotImplementedError(", ".join(sorted(unknown)))

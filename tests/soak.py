@@ -1,4 +1,4 @@
-"""Runs simulation and races with fresh seeds for as long as you like: `python -m local.soak --minutes 10`.
+"""Runs simulation and races with fresh seeds for as long as you like: `python -m tests.soak --minutes 10`.
 
 Prints what was done, and at a broken promise what broke it (the shortest trace, for the simulation), then goes on; the
 exit status is then 1.
@@ -14,7 +14,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from local.races import race_until
+from tests.races.racing import race_until
 from tests.simulation.explore import explore
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ ACTIVITIES: Mapping[str, Callable[[float, Counter[str]], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m local.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="in all, shared by the activities")
     parser.add_argument(
         "--without-races", action="store_true", help="the simulation alone: it needs no local cloud"

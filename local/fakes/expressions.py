@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from tests.fakes.wire import aws_error
+from local.fakes.wire import aws_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,0 +1,173 @@
+"""In-memory KMS, Secrets Manager and EventBridge in the shape of botocore's clients, as far as they are used.
+
+They and the DynamoDB of `dynamodb.py` stand under the real adapters (TokenStore, SnapshotTable ...) where moto would be
+too slow (tens of thousands of calls a second instead of hundreds). tests/fakes holds them and moto to the same promises.
+What they do not know they refuse. The upstream's stand-in is in `upstream.py`, the hooks for faults in `wire.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from local.fakes.wire import Wire, aws_error, refuse_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_LONGEST_PLAINTEXT_BYTES = 4_096
+_LARGEST_EVENT_BYTES = 256 * 1_024
+
+
+class FakeKMS:
+    """Symmetric keys; a ciphertext opens only with its key and its encryption context, and shows nothing inside."""
+
+    def __init__(
+        self, wire: Wire | None = None, *, key_arn: str = "arn:aws:kms:x:000000000000:key/a"
+    ) -> None:
+        self._wire = wire or Wire()
+        self._key_arn = key_arn
+        self._nonces = itertools.count(1)
+
+    def encrypt(self, **request: Any) -> dict[str, Any]:
+        refuse_unknown(request, "KeyId Plaintext EncryptionContext")
+
+        def take_effect() -> dict[str, Any]:
+            plaintext: bytes = request["Plaintext"]
+            if request["KeyId"] != self._key_arn:
+                raise aws_error("NotFoundException", "Encrypt")
+            if not 1 <= len(plaintext) <= _LONGEST_PLAINTEXT_BYTES:
+                raise aws_error("ValidationException", "Encrypt")
+            nonce = next(self._nonces).to_bytes(8, "big")
+            tag = self._tag(nonce, request, plaintext)
+            return {"CiphertextBlob": nonce + tag + self._mask(nonce, plaintext), "KeyId": self._key_arn}
+
+        return self._wire.run("kms.encrypt", request, take_effect)
+
+    def decrypt(self, **request: Any) -> dict[str, Any]:
+        refuse_unknown(request, "KeyId CiphertextBlob EncryptionContext")
+
+        def take_effect() -> dict[str, Any]:
+            sealed: bytes = request["CiphertextBlob"]
+            nonce, tag = sealed[:8], sealed[8:24]
+            plaintext = self._mask(nonce, sealed[24:])
+            if request.get("KeyId", self._key_arn) != self._key_arn:
+                raise aws_error("IncorrectKeyException", "Decrypt")
+            if not hmac.compare_digest(tag, self._tag(nonce, request, plaintext)):
+                raise aws_error("InvalidCiphertextException", "Decrypt")
+            return {"Plaintext": plaintext, "KeyId": self._key_arn}
+
+        return self._wire.run("kms.decrypt", request, take_effect)
+
+    def _tag(self, nonce: bytes, request: Mapping[str, Any], plaintext: bytes) -> bytes:
+        context = json.dumps(request.get("EncryptionContext", {}), sort_keys=True)
+        return hmac.digest(self._key_arn.encode(), nonce + context.encode() + b"\0" + plaintext, "sha256")[
+            :16
+        ]
+
+    def _mask(self, nonce: bytes, text: bytes) -> bytes:
+        stream = hashlib.shake_128(self._key_arn.encode() + nonce).digest(len(text))
+        return bytes(a ^ b for a, b in zip(text, stream, strict=True))
+
+
+@dataclass(slots=True)
+class _Secret:
+    versions: dict[str, str | bytes]
+    stages: dict[str, str]
+    deleted: bool = False
+
+
+class FakeSecretsManager:
+    """Secrets with their versions; `put`, `delete` and `drop_previous` are what an operator does."""
+
+    def __init__(self, wire: Wire | None = None) -> None:
+        self._wire = wire or Wire()
+        self._secrets: dict[str, _Secret] = {}
+        self._numbers = itertools.count(1)
+
+    def put(self, name: str, value: object) -> str:
+        """Create the secret, or rotate it: the value (text, bytes, or what JSON can hold) becomes AWSCURRENT, the one before AWSPREVIOUS.
+
+        Returns:
+            The new VersionId.
+        """
+        secret = self._secrets.setdefault(name, _Secret({}, {}))
+        version_id = f"00000000-0000-4000-8000-{next(self._numbers):012d}"
+        if "AWSCURRENT" in secret.stages:
+            secret.stages["AWSPREVIOUS"] = secret.stages["AWSCURRENT"]
+        secret.stages["AWSCURRENT"] = version_id
+        secret.versions[version_id] = value if isinstance(value, str | bytes) else json.dumps(value)
+        secret.deleted = False
+        return version_id
+
+    def delete(self, name: str) -> None:
+        """Mark the secret for deletion: from now on it cannot be read."""
+        self._secrets[name].deleted = True
+
+    def get_secret_value(self, **request: Any) -> dict[str, Any]:
+        refuse_unknown(request, "SecretId VersionStage")
+
+        def take_effect() -> dict[str, Any]:
+            secret = self._secrets.get(request["SecretId"])
+            if secret is None:
+                raise aws_error("ResourceNotFoundException", "GetSecretValue")
+            if secret.deleted:
+                raise aws_error("InvalidRequestException", "GetSecretValue")
+            version_id = secret.stages.get(request.get("VersionStage", "AWSCURRENT"))
+            if version_id is None:
+                raise aws_error("ResourceNotFoundException", "GetSecretValue")
+            value = secret.versions[version_id]
+            return {
+                "VersionId": version_id,
+                "SecretBinary" if isinstance(value, bytes) else "SecretString": value,
+            }
+
+        return self._wire.run("secretsmanager.get_secret_value", request, take_effect)
+
+
+class FakeEventBridge:
+    """Buses that take events, and drop them without a word where there is no such bus.
+
+    Attributes:
+        buses: the names of those that are there.
+        events: every entry that was taken, in its order.
+    """
+
+    def __init__(self, wire: Wire | None = None) -> None:
+        self._wire = wire or Wire()
+        self.buses = {"default"}
+        self.events: list[dict[str, str]] = []
+        self.refuse: Callable[[], str] = lambda: ""
+
+    def describe_event_bus(self, **request: Any) -> dict[str, Any]:
+        refuse_unknown(request, "Name")
+
+        def take_effect() -> dict[str, Any]:
+            if request["Name"] not in self.buses:
+                raise aws_error("ResourceNotFoundException", "DescribeEventBus")
+            return {"Name": request["Name"]}
+
+        return self._wire.run("events.describe_event_bus", request, take_effect)
+
+    def put_events(self, **request: Any) -> dict[str, Any]:
+        refuse_unknown(request, "Entries")
+
+        def take_effect() -> dict[str, Any]:
+            results = [self._result(entry) for entry in request["Entries"]]
+            return {"Entries": results, "FailedEntryCount": sum("ErrorCode" in each for each in results)}
+
+        return self._wire.run("events.put_events", request, take_effect)
+
+    def _result(self, entry: dict[str, str]) -> dict[str, str]:
+        refuse_unknown(entry, "EventBusName Source DetailType Detail")
+        if len("".join(entry.values()).encode()) > _LARGEST_EVENT_BYTES:
+            raise aws_error("ValidationException", "PutEvents")
+        if code := self.refuse():
+            return {"ErrorCode": code, "ErrorMessage": code}
+        if entry["EventBusName"] in self.buses:
+            self.events.append(entry)
+        return {"EventId": f"event-{len(self.events)}"}
