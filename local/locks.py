@@ -1,4 +1,4 @@
-"""The locked requirements: `--write` resolves them again, `--check` fails when a lock doesn't answer its source.
+"""The locked requirements, of pyproject.toml: `--write` resolves them again, `--check` fails when a lock does not answer it.
 
 The locks hold hashes and neither an index nor a path: they install from whatever index pip or uv is set up for.
 The check resolves nothing new (what is locked is preferred), so that a release elsewhere cannot break it.
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Final
 
 PROJECT = Path(__file__).resolve().parent.parent
-# What is locked, and of what: paths from the project's root, with uv's options.
+# Every lock, and what of pyproject.toml it locks, as uv says it: paths from the project's root.
 LOCKS: Final = {
-    "local/requirements/uv.txt": ("local/requirements/uv.in",),
-    "local/requirements/sam.txt": ("local/requirements/sam.in",),
-    "local/requirements/cloud.txt": ("local/requirements/cloud.in",),
-    "local/requirements/audit.txt": ("local/requirements/audit.in",),
-    "layers/common/requirements.txt": ("layers/common/requirements.in",),
-    "tests/requirements.txt": ("tests/requirements.in",),
-    "tests/client/requirements.txt": ("tests/client/requirements.in",),
+    "local/requirements/uv.txt": ("--group", "uv"),
+    "local/requirements/sam.txt": ("--group", "sam"),
+    "local/requirements/cloud.txt": ("--group", "local-aws"),
+    "local/requirements/audit.txt": ("--group", "audit"),
+    "layers/common/requirements.txt": ("--group", "functions"),
+    "tests/requirements.txt": ("pyproject.toml", "--all-extras", "--group", "tests"),
+    "tests/client/requirements.txt": ("--group", "client-tests"),
     # The oldest versions that the wheel says it works with.
     "tests/client/lowest.txt": ("pyproject.toml", "--all-extras", "--resolution", "lowest-direct"),
 }
@@ -43,7 +43,7 @@ def resolve(lock: str, output: Path) -> None:
 
 
 def find_drift() -> list[str]:
-    """Return the locks that resolving their sources would change."""
+    """Return the locks that resolving pyproject.toml would change."""
     drifted = []
     with tempfile.TemporaryDirectory() as folder:
         for lock in LOCKS:
@@ -69,7 +69,7 @@ def main() -> int:
         return 0
     drifted = find_drift()
     for name in drifted:
-        print(f"{name} does not answer its source: run `make lock`", file=sys.stderr)
+        print(f"{name} does not answer pyproject.toml: run `make lock`", file=sys.stderr)
     return 1 if drifted else 0
 
 

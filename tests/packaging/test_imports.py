@@ -1,13 +1,15 @@
-"""Which way the modules look: handler, policy, adapters; and who alone may know the SDK and the HTTP stack."""
+"""Which way the modules look: tests, bench, local, functions, layers; handler, policy, adapters; and who alone knows the SDK."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-BROKER = Path(__file__).parents[2] / "functions" / "broker"
+PROJECT = Path(__file__).parents[2]
+BROKER = PROJECT / "functions" / "broker"
 ADAPTERS = BROKER / "adapters"
 
 THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
@@ -93,6 +95,65 @@ def test_what_reads_and_writes_texts_knows_neither_policy_nor_adapters(name: str
 
     assert not known & POLICY
     assert not [module for module in known if module.startswith("adapters")]
+
+
+# --- the whole repository -----------------------------------------------------------------------------------------
+
+LAYER = {"token_broker", "lambda_support"}
+# A folder, and what its modules may import of ours.
+DIRECTION = {
+    "layers/common/token_broker": {"token_broker"},
+    "layers/common/lambda_support": LAYER,
+    "functions/broker": {"functions.broker", *LAYER},
+    "functions/campaigns": {"functions.campaigns", *LAYER},
+    "local": {"local", "functions", *LAYER},
+    "bench": {"bench", "local", "functions", *LAYER},
+    "tests": {"tests", "bench", "local", "functions", *LAYER},
+}
+
+
+def own_modules() -> dict[str, Path]:
+    """Return every module of ours by the name that it is imported by."""
+    files = [path for folder in DIRECTION for path in (PROJECT / folder).rglob("*.py")]
+    return {module_name(path): path for path in files}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    parts = parts[2:] if parts[0] == "layers" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return the modules of ours that a file imports, each by its own name."""
+    found = set()
+    for name in imports(path):
+        while name and name not in modules:
+            name = name.rpartition(".")[0]  # noqa: PLW2901 - the name of a thing in the module before it
+        found.add(name)
+    return found - {""}
+
+
+@pytest.mark.parametrize("folder", DIRECTION)
+def test_a_folder_imports_what_stands_below_it(folder: str) -> None:
+    modules, allowed = own_modules(), tuple(f"{name}." for name in DIRECTION[folder])
+    astray = {
+        f"{module_name(path)} imports {name}"
+        for path in (PROJECT / folder).rglob("*.py")
+        for name in own_imports(path, modules)
+        if not f"{name}.".startswith(allowed)
+    }
+
+    assert not astray
+
+
+def test_no_modules_import_each_other() -> None:
+    modules = own_modules()
+    graph = {name: own_imports(path, modules) - {name} for name, path in modules.items()}
+
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+
+    assert len(order) == len(modules) > 200
 
 
 # --- the campaigns job, in the same order -------------------------------------------------------------------------
