@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BUILD: Final = PROJECT / ".aws-sam/build"
 CONTAINER_FOLDER: Final = PROJECT / ".local/container"
+FUNCTIONS: Final = {"broker": "BrokerFunction", "campaigns": "CampaignsFunction"}
+"""Logical ids by the names that `make invoke` takes."""
 CA_FILE_NAME: Final = "local-ca.pem"
 _TEMPLATE: Final = "template.json"
 _VARIABLES: Final = "env.json"

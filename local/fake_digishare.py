@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
-import threading
+from contextlib import closing
 from pathlib import Path
 
 from local.digishare.admin import AdminServer
@@ -39,36 +38,21 @@ def main(argv: list[str] | None = None) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(name)s %(message)s",
     )
-    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
-    with FakeDigishare(port=options.port, tls_dir=options.tls_dir) as digishare:
-        admin = AdminServer(digishare, options.admin_port)
+        signal.signal(number, lambda *_: sys.exit())
+    with (
+        FakeDigishare(port=options.port, tls_dir=options.tls_dir) as digishare,
+        closing(AdminServer(digishare, options.admin_port)) as admin,
+    ):
         admin.start()
         addresses = {
             "url": digishare.url,
             "admin_url": admin.url,
             "ca_file": str(digishare.ca_file.resolve()),
         }
-        _write_whole(options.ready_file, json.dumps(addresses))
-        stop.wait()
-        admin.close()
+        options.ready_file.write_text(json.dumps(addresses))
+        sys.stdin.read()
     return 0
-
-
-def _wait_for_end_of_input(stop: threading.Event) -> None:
-    # Not through sys.stdin: a thread that sits in its buffer's lock breaks the interpreter's exit.
-    while os.read(0, 4096):
-        pass
-    stop.set()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write so that a reader sees either no file or all of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":
