@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local.aws_gaps import close_gaps
-from local.function_url import FunctionFailed, FunctionUrl, FunctionUrlFront, Throttled
+from local.function_url import FunctionUrlFront, Throttled
+from local.payload import FunctionFailed, FunctionUrl
 from local.signature import Caller
 
 if TYPE_CHECKING:

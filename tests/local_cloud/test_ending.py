@@ -197,7 +197,10 @@ def test_a_server_that_dies_is_named_with_its_last_lines_and_everything_ends(
 def test_a_second_make_local_is_refused_and_leaves_the_first_one_alone(start: Callable[..., Run]) -> None:
     run = start()
     with _make_local(run.checkout) as second:
-        _, told = second.communicate(timeout=20)
+        try:
+            _, told = second.communicate(timeout=20)
+        finally:
+            second.kill()
     assert f"another one runs in this folder, or is about to end: process {run.pids['python']}" in told
     assert run.env_file.read_text() == "secret"
     assert run.make.poll() is None
