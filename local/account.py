@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from local.sdk import ROOT, Credentials, new_client, new_session
+from local.sdk import ROOT, Credentials, new_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import boto3
 
 REGION = "eu-west-3"
 ACCOUNT_ID = "000000000000"
@@ -36,10 +34,6 @@ class Account:
     def client(self, service: str, credentials: Credentials = ROOT) -> Any:
         """Return an SDK client of the local AWS; the operator's, unless `credentials` say otherwise."""
         return new_client(service, credentials, self.region, self.aws_endpoint_url)
-
-    def session(self, credentials: Credentials = ROOT) -> boto3.Session:
-        """Return an SDK session that reads nothing of the host's AWS settings."""
-        return new_session(credentials, self.region)
 
     def create_caller(self, name: str, managed_policy_arns: Iterable[str] = ()) -> Credentials:
         """Create an IAM role with these policies, and return the keys of a session of it."""

@@ -84,16 +84,13 @@ def derive_template(template: dict[str, Any], variables: Mapping[str, Mapping[st
 
 def read_properties(function: str, folder: Path = CONTAINER_FOLDER) -> dict[str, Any]:
     """Return what the template says of a function; raises FileNotFoundError while no local cloud is up."""
-    properties: dict[str, Any] = json.loads((folder / _TEMPLATE).read_text())["Resources"][function][
-        "Properties"
-    ]
-    return properties
+    template = json.loads((folder / _TEMPLATE).read_text())
+    return dict(template["Resources"][function]["Properties"])
 
 
 def read_variables(folder: Path = CONTAINER_FOLDER) -> dict[str, dict[str, str]]:
     """Return each function's variables; raises FileNotFoundError while no local cloud is up."""
-    variables: dict[str, dict[str, str]] = json.loads((folder / _VARIABLES).read_text())
-    return variables
+    return dict(json.loads((folder / _VARIABLES).read_text()))
 
 
 def write_private(path: Path, text: str) -> None:

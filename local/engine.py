@@ -256,7 +256,7 @@ def _install_runtime_client(folder: Path) -> None:
     assert pinned is not None  # noqa: S101 - the tests run the functions with it, too
     version, machine = RUNTIME.removeprefix("python"), f"{platform.machine()}-unknown-linux-gnu"
     uv = Path(sys.executable).with_name("uv")
-    install = (uv, *["pip", "install", "--require-hashes", "--only-binary=:all:"])
+    install = (uv, "pip", "install", "--require-hashes", "--only-binary=:all:")
     target = ("--python-version", version, "--python-platform", machine, "--target", folder)
     run(*install, *target, "-c", locked, pinned[0])
     (folder / "bootstrap").write_text(_BOOTSTRAP)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import signal
 import sys
 from contextlib import closing
@@ -23,26 +22,18 @@ __all__ = ["FakeDigishare", "main"]
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop; 0 unless something went wrong."""
     parser = argparse.ArgumentParser(prog="fake_digishare", description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, default=0, help="TLS port on 127.0.0.1; 0: a free one")
-    parser.add_argument("--admin-port", type=int, default=0, help="admin API's port; 0: a free one")
     parser.add_argument(
         "--ready-file", type=Path, required=True, help="JSON with the addresses, once it listens"
     )
     parser.add_argument(
         "--tls-dir", type=Path, required=True, help="where the throwaway CA's certificate goes"
     )
-    parser.add_argument("--verbose", action="store_true", help="one line a request on standard error")
     options = parser.parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(asctime)s %(name)s %(message)s",
-    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())
     with (
-        FakeDigishare(port=options.port, tls_dir=options.tls_dir) as digishare,
-        closing(AdminServer(digishare, options.admin_port)) as admin,
+        FakeDigishare(tls_dir=options.tls_dir) as digishare,
+        closing(AdminServer(digishare)) as admin,
     ):
         admin.start()
         addresses = {

@@ -75,11 +75,8 @@ class FunctionUrlFront:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        if scope["type"] == "lifespan":
-            await _acknowledge_lifespan(receive, send)
-            return
         if scope["type"] != "http":
-            return
+            return  # the server's own start and end need nothing here
         request_id = str(uuid.uuid4())
         body = await _read_body(receive)
         if body is None:
@@ -170,13 +167,3 @@ async def _read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
             return None
         if message["type"] != "http.request" or not message.get("more_body"):
             return bytes(body)
-
-
-async def _acknowledge_lifespan(
-    receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
