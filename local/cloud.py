@@ -259,13 +259,10 @@ class LocalCloud(Account):
         self.digishare_url, self.digishare_admin_url = digishare["url"], digishare["admin_url"]
         self.ca_file = Path(digishare["ca_file"])
 
-    @property
-    def _built_template(self) -> Path:
-        return self._template_folder / ".aws-sam/build/template.yaml"
-
     def _deploy_command(self, stack_name: str, parameters: dict[str, str]) -> list[str]:
+        template = str(self._template_folder / ".aws-sam/build/template.yaml")
         return [
-            SAM, "deploy", "--template-file", str(self._built_template), "--stack-name", stack_name,
+            SAM, "deploy", "--template-file", template, "--stack-name", stack_name,
             "--resolve-s3", "--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM",
             "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
             "--parameter-overrides", *(f'{name}="{value}"' for name, value in parameters.items()),

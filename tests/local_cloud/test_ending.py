@@ -269,6 +269,16 @@ def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
     assert not thing.exists()
 
 
+def test_what_a_live_reaper_is_about_to_do_is_left_to_it(tmp_path: Path, thing: Path) -> None:
+    reaper = Reaper(tmp_path)
+    reaper.remove_at_end(thing)
+    reaper._list.close()
+    sweep(tmp_path)
+    assert thing.exists()
+    reaper._process.communicate()
+    assert not thing.exists()
+
+
 def test_a_run_ends_in_order_also_where_its_list_is_gone(tmp_path: Path, thing: Path) -> None:
     reaper = Reaper(tmp_path)
     reaper.remove_at_end(thing)
