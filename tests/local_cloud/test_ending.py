@@ -292,6 +292,9 @@ def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(
 ) -> None:
     reaper = Reaper(tmp_path)
     assert reaper._process.stdin is not None
+    descriptors = PROC / str(reaper._process.pid) / "fd"
+    # It inherits one of the list, and opens one: it waits for its input then.
+    wait_until(lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1)
     duplicate = os.dup(reaper._process.stdin.fileno())
     reaper.remove_at_end(thing)
     reaper.act()
