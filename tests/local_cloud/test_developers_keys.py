@@ -184,7 +184,7 @@ def test_the_operator_looks_into_table_and_secrets(desk: Desk) -> None:
     operator = {name.removeprefix("OPERATOR_"): value for name, value in written.items() if prefix in name}
     program = """
 import boto3
-[stack] = boto3.client("cloudformation").describe_stacks()["Stacks"]
+[stack] = boto3.client("cloudformation").describe_stacks(StackName="token-broker")["Stacks"]
 names = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 items = boto3.client("dynamodb").scan(TableName=names["TokenTableName"])["Items"]
 secret_id = names["SecretPrefix"] + "/digishare"
