@@ -180,6 +180,7 @@ def test_make_demo_keeps_every_promise(desk: Desk) -> None:
 
 def test_the_operator_looks_into_table_and_secrets(desk: Desk) -> None:
     written = desk.env_file
+    written["AWS_ENDPOINT_URL_DYNAMODB"] = written["AWS_ENDPOINT_URL"]  # the developer's would come first
     prefix = "OPERATOR_AWS_"
     operator = {name.removeprefix("OPERATOR_"): value for name, value in written.items() if prefix in name}
     program = """
