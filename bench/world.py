@@ -15,7 +15,8 @@ import trustme
 from bench.aws_front import AwsFront
 from bench.instances import Instance, Stage
 from bench.stages import PROJECT, Artefacts
-from local.cloud import REGION, LocalCloud
+from local.account import REGION
+from local.cloud import LocalCloud
 from local.sdk import ROOT
 
 if TYPE_CHECKING:

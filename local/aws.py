@@ -1,25 +1,8 @@
 """The local AWS in one process: ministack behind its gateway, and a Function URL front for each stack beside it.
 
 Runs in its own environment (`.local/aws/bin/python -m local.aws`), because only inside ministack's process are keys,
-sessions and policies at hand. The version is pinned in local/requirements/cloud.txt, so leaning on these internals
-is safe; each is looked up at start, and a missing one stops the start:
-
-    app.app, app.AUTH                                   the ASGI application, and whether it checks signatures
-    core.iam_evaluator      is_root_access_key, find_iam_access_key_account, resolve_credential, enforce,
-                            AmbiguousAccessKeyError, ResolvedCredential, _resolve_condition_key
-    core.iam_actions        extract_resource_arn, request_tag_context
-    core.lambda_runtime     invalidate_worker
-    core.responses          set_request_account_id, set_request_region, _account_from_sts_session
-    core.concurrency        run_reentrant
-    services.cloudformation _stacks
-    services.cloudformation.provisioners _RESOURCE_HANDLERS, _lambda_function_for_cfn_ref
-    services.dynamodb       _tables
-    services.lambda_svc     _functions, function_policy_for_arn, _function_urls, _function_url_id,
-                            _get_func_record_for_ref_in_scope, _execution_record_for_config,
-                            _execute_function_with_config_scope
-    services.iam            _roles
-    services.scheduler      _SCHEDULE_TICK_INTERVAL, _schedule_last_fired, _tick_schedules, _at_time_epoch
-    services.eventbridge    _invoke_target, _parse_rate_seconds, _parse_cron_fields, _cron_next_fire
+sessions and policies at hand. The version is pinned in local/requirements/cloud.txt, so leaning on its internals is
+safe: those of INTERNALS are looked up at start, and a missing one stops the start.
 """
 
 from __future__ import annotations
@@ -34,11 +17,13 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local.aws_gaps import close_gaps
-from local.function_url import FunctionFailed, FunctionUrl, FunctionUrlFront, Throttled
+from local.function_url import FunctionUrlFront, Throttled
+from local.payload import FunctionFailed, FunctionUrl
 from local.signature import Caller
 
 if TYPE_CHECKING:
@@ -55,47 +40,24 @@ RETIRE_INSTANCES_PATH = "/_local/retire-instances/"
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
-_INTERNALS = {
-    "app": ("app", "AUTH"),
-    "core.iam_evaluator": (
-        "is_root_access_key",
-        "find_iam_access_key_account",
-        "resolve_credential",
-        "enforce",
-        "AmbiguousAccessKeyError",
-        "ResolvedCredential",
-        "_resolve_condition_key",
-    ),
-    "core.iam_actions": ("extract_resource_arn", "request_tag_context"),
-    "core.lambda_runtime": ("invalidate_worker",),
-    "core.responses": ("set_request_account_id", "set_request_region", "_account_from_sts_session"),
-    "core.concurrency": ("run_reentrant",),
-    "services.cloudformation": ("_stacks",),
-    "services.cloudformation.provisioners": ("_RESOURCE_HANDLERS", "_lambda_function_for_cfn_ref"),
-    "services.dynamodb": ("_tables",),
-    "services.lambda_svc": (
-        "_functions",
-        "function_policy_for_arn",
-        "_function_urls",
-        "_function_url_id",
-        "_get_func_record_for_ref_in_scope",
-        "_execution_record_for_config",
-        "_execute_function_with_config_scope",
-    ),
-    "services.iam": ("_roles",),
-    "services.scheduler": (
-        "_SCHEDULE_TICK_INTERVAL",
-        "_schedule_last_fired",
-        "_tick_schedules",
-        "_at_time_epoch",
-    ),
-    "services.eventbridge": (
-        "_invoke_target",
-        "_parse_rate_seconds",
-        "_parse_cron_fields",
-        "_cron_next_fire",
-    ),
+INTERNALS = {
+    "app": "app AUTH",  # the ASGI application, and whether it checks signatures
+    "core.iam_evaluator": "is_root_access_key find_iam_access_key_account resolve_credential enforce "
+    "AmbiguousAccessKeyError ResolvedCredential _resolve_condition_key",
+    "core.iam_actions": "extract_resource_arn request_tag_context",
+    "core.lambda_runtime": "invalidate_worker",
+    "core.responses": "set_request_account_id set_request_region _account_from_sts_session",
+    "core.concurrency": "run_reentrant",
+    "services.cloudformation": "_stacks",
+    "services.cloudformation.provisioners": "_RESOURCE_HANDLERS _lambda_function_for_cfn_ref",
+    "services.dynamodb": "_tables",
+    "services.lambda_svc": "_functions function_policy_for_arn _function_urls _function_url_id "
+    "_get_func_record_for_ref_in_scope _execution_record_for_config _execute_function_with_config_scope",
+    "services.iam": "_roles",
+    "services.scheduler": "_SCHEDULE_TICK_INTERVAL _schedule_last_fired _tick_schedules _at_time_epoch",
+    "services.eventbridge": "_invoke_target _parse_rate_seconds _parse_cron_fields _cron_next_fire",
 }
+"""What this module and aws_gaps.py use of ministack: names of a module, by the module."""
 
 
 class MinistackBackend:
@@ -259,38 +221,43 @@ def main() -> None:
     gateway_socket = _listen()
     # ministack reads its port when imported, and hands it to the functions that it starts.
     os.environ["GATEWAY_PORT"] = str(gateway_socket.getsockname()[1])
+    threading.Thread(target=_end_with_input, daemon=True).start()
     asyncio.run(_serve(gateway_socket, ready_file))
+
+
+def _end_with_input() -> None:
+    """Once the supervisor is gone, end this process and the functions that it has started, also those at work."""
+    # Not through sys.stdin: a thread that sits in its buffer's lock breaks the interpreter's exit.
+    while os.read(0, 4096):
+        pass
+    os.killpg(os.getpid(), signal.SIGKILL)  # and no other group, where this process leads none
 
 
 async def _serve(gateway_socket: socket.socket, ready_file: Path) -> None:
     backend = MinistackBackend()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as servers:
 
         @functools.cache
         def open_function_url(stack_name: str) -> str:
             front = FunctionUrlFront(backend, os.environ["MINISTACK_REGION"], stack_name)
             listener = _listen()
-            servers.create_task(_serve_one(front, listener, stop))
+            servers.create_task(_serve_one(front, listener))
             return _address(listener)
 
         gateway = Gateway(importlib.import_module("ministack.app").app, backend, open_function_url)
-        servers.create_task(_serve_one(gateway, gateway_socket, stop))
-        partial = ready_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"endpoint_url": _address(gateway_socket)}))
-        partial.rename(ready_file)
+        servers.create_task(_serve_one(gateway, gateway_socket))
+        ready = json.dumps({"endpoint_url": _address(gateway_socket)})
+        await asyncio.to_thread(ready_file.write_text, ready)
 
 
-async def _serve_one(application: Any, listener: socket.socket, stop: asyncio.Event) -> None:
+async def _serve_one(application: Any, listener: socket.socket) -> None:
     hypercorn = importlib.import_module("hypercorn.asyncio")
     config = importlib.import_module("hypercorn.config").Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = 75
     config.include_server_header = False
-    config.graceful_timeout = 0.1
-    await hypercorn.serve(application, config, shutdown_trigger=stop.wait)
+    # Without a trigger, the server would take the process's signals for itself.
+    await hypercorn.serve(application, config, shutdown_trigger=asyncio.Event().wait)
 
 
 def _load_internals() -> dict[str, Any]:
@@ -299,11 +266,11 @@ def _load_internals() -> dict[str, Any]:
     Raises:
         RuntimeError: this version lacks an internal, or does not check signatures.
     """
-    modules = {name: importlib.import_module(f"ministack.{name}") for name in _INTERNALS}
+    modules = {name: importlib.import_module(f"ministack.{name}") for name in INTERNALS}
     missing = [
         f"{module}.{name}"
-        for module, names in _INTERNALS.items()
-        for name in names
+        for module, names in INTERNALS.items()
+        for name in names.split()
         if not hasattr(modules[module], name)
     ]
     if missing:

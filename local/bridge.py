@@ -81,7 +81,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def _serve(address: str, ports: list[int], ready_file: Path) -> None:
     await forward(address, ports)
     await asyncio.to_thread(ready_file.write_text, json.dumps({"address": address}))
-    await asyncio.Event().wait()
+    await asyncio.to_thread(sys.stdin.read)  # it ends with its supervisor
 
 
 def main() -> None:

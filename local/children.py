@@ -1,12 +1,15 @@
-"""Starting the local cloud's programs: a clean environment, a log file, and an error that says what went wrong."""
+"""The local cloud's programs: a clean environment, a log file, and an error that says what went wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
+
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,17 +22,18 @@ _LOG_TAIL_LINES = 25
 
 
 class LocalCloudError(Exception):
-    """A part of the local cloud did not start or did not do its job; the text holds its last log lines."""
+    """A part of the local cloud did not start, has ended or did not do its job; the text holds its last log lines."""
 
 
 class Children:
-    """The programs of one local cloud. All of them, and the folder, are gone once `reaper` acts."""
+    """The programs of one local cloud. All of them end with it, and so does what `reaper` lists besides."""
 
     def __init__(self, project: Path, folder: Path, reaper: Reaper) -> None:
+        """Take the working directory of all programs, the folder for their logs, and the list that they go on."""
         self._project = project
         self._folder = folder
         self._reaper = reaper
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(
         self,
@@ -40,21 +44,18 @@ class Children:
     ) -> dict[str, str]:
         """Start a server that writes a JSON object to `--ready-file PATH` when it listens, and return that object.
 
+        Its standard input stays open as long as this process lives; the server must end when that ends.
+
         Raises:
             LocalCloudError: it ended, or did not get ready within `timeout_s`.
         """
         ready_file = self._folder / f"{name}.ready.json"
         child = self._spawn(name, [*command, "--ready-file", str(ready_file)], environment)
-        give_up_at_s = time.monotonic() + timeout_s
-        while child.poll() is None and time.monotonic() < give_up_at_s:
-            answer = _read_json(ready_file)
-            if answer is not None:
-                return answer
-            time.sleep(0.05)
-        fate = (
-            "did not get ready in time" if child.poll() is None else f"ended with status {child.returncode}"
-        )
-        raise LocalCloudError(f"{name} {fate}; its last lines:\n{self.last_lines(name)}")
+        wait_until(lambda: _read_json(ready_file) or child.poll() is not None, timeout_s)
+        self.check()
+        if answer := _read_json(ready_file):
+            return answer
+        raise self._failure(name, "did not get ready in time")
 
     def run(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
@@ -65,26 +66,36 @@ class Children:
             LocalCloudError: it failed or took longer than `timeout_s`.
         """
         child = self._spawn(name, ["nice", *command], environment)
-        _close_input(child)
         try:
-            status = child.wait(timeout_s)
+            child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            raise LocalCloudError(f"{name} took over {timeout_s:.0f} s:\n{self.last_lines(name)}") from None
-        self._reaper.forget(child)
-        self._running.remove(child)
-        if status:
-            raise LocalCloudError(f"{name} failed; its last lines:\n{self.last_lines(name)}")
+            raise self._failure(name, f"took over {timeout_s:.0f} s") from None
+        del self._running[name]
+        if child.returncode:
+            raise self._failure(name, f"failed with status {child.returncode}")
 
-    def last_lines(self, name: str) -> str:
-        log = self._log(name)
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:])
+    def check(self) -> None:
+        """Raise LocalCloudError if a server or the reaper has ended."""
+        for name, child in self._running.items():
+            if child.poll() is not None:
+                raise self._failure(name, f"has ended with status {child.returncode}")
+        if not self._reaper.is_alive:
+            raise LocalCloudError("local.reaper has ended, which ends all this if it is killed")
 
-    def collect(self) -> None:
-        """Take note of the children's end, after the reaper acted, so that none is left as a zombie."""
-        for child in self._running:
-            child.wait()
-            _close_input(child)
+    def end(self) -> None:
+        """End all programs with what they have started, and then have the reaper do the rest."""
+        for child in self._running.values():
+            # Also where the child itself has ended: something that it has started may be left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+        self._reaper.act()
+
+    def _failure(self, name: str, fate: str) -> LocalCloudError:
+        lines = self._log(name).read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return LocalCloudError(
+            "\n".join([f"{name} {fate}; its last lines:", *(f"  {line}" for line in lines)])
+        )
 
     def _spawn(
         self, name: str, command: Sequence[str], environment: Mapping[str, str]
@@ -94,22 +105,17 @@ class Children:
                 command,
                 cwd=self._project,
                 env=dict(environment),
-                stdin=subprocess.PIPE,  # stays open as long as we live: its end tells a child that we are gone
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._running[name] = child
         self._reaper.watch(child)
-        self._running.append(child)
         return child
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
-
-
-def _close_input(child: subprocess.Popen[bytes]) -> None:
-    if child.stdin is not None:
-        child.stdin.close()
 
 
 def clean_environment(folder: Path, **more: str) -> dict[str, str]:

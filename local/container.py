@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BUILD: Final = PROJECT / ".aws-sam/build"
 CONTAINER_FOLDER: Final = PROJECT / ".local/container"
+FUNCTIONS: Final = {"broker": "BrokerFunction", "campaigns": "CampaignsFunction"}
+"""Logical ids by the names that `make invoke` takes."""
 CA_FILE_NAME: Final = "local-ca.pem"
 _TEMPLATE: Final = "template.json"
 _VARIABLES: Final = "env.json"
@@ -82,16 +84,13 @@ def derive_template(template: dict[str, Any], variables: Mapping[str, Mapping[st
 
 def read_properties(function: str, folder: Path = CONTAINER_FOLDER) -> dict[str, Any]:
     """Return what the template says of a function; raises FileNotFoundError while no local cloud is up."""
-    properties: dict[str, Any] = json.loads((folder / _TEMPLATE).read_text())["Resources"][function][
-        "Properties"
-    ]
-    return properties
+    template = json.loads((folder / _TEMPLATE).read_text())
+    return dict(template["Resources"][function]["Properties"])
 
 
 def read_variables(folder: Path = CONTAINER_FOLDER) -> dict[str, dict[str, str]]:
     """Return each function's variables; raises FileNotFoundError while no local cloud is up."""
-    variables: dict[str, dict[str, str]] = json.loads((folder / _VARIABLES).read_text())
-    return variables
+    return dict(json.loads((folder / _VARIABLES).read_text()))
 
 
 def write_private(path: Path, text: str) -> None:

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import requests
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningCredentials
@@ -20,7 +19,8 @@ from botocore.credentials import Credentials as SigningCredentials
 from local.children import LocalCloudError
 from local.cloud import LocalCloud, end_in_order_on_signals
 from local.promises import Line, render, verdict
-from local.sdk import Credentials
+from local.sdk import Credentials, send
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CAMPAIGNS = 250
 CAMPAIGNS_TIMEOUT_S = 45.0
 LOG_TIMEOUT_S = 10.0
+_CALL_TIMEOUT_S = 40.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Demo:
             SigV4Auth(key, "lambda", self._cloud.region).add_auth(request)
         lines_before = len(self._audit_lines())
         started_s = time.monotonic()
-        answer = _send("POST", url, dict(request.headers), body)
+        answer = send("POST", url, _CALL_TIMEOUT_S, headers=dict(request.headers), data=body)
         duration_ms = round(1000 * (time.monotonic() - started_s))
         is_the_brokers_own = "Message" not in answer.json()  # and not AWS's
         source = self._next_source(lines_before) if is_the_brokers_own else "none"
@@ -159,15 +160,12 @@ class Demo:
 
     def _next_source(self, lines_before: int) -> str:
         """Return what the next line of the log says; a busy machine writes it after the answer."""
-        give_up_at_s = time.monotonic() + LOG_TIMEOUT_S
-        while time.monotonic() < give_up_at_s:
-            if audit := self._audit_lines()[lines_before:]:
-                return str(audit[-1].get("source", "none"))
-            time.sleep(0.1)
+        if audit := wait_until(lambda: self._audit_lines()[lines_before:], LOG_TIMEOUT_S):
+            return str(audit[-1].get("source", "none"))
         raise LocalCloudError(f"no line of the last answer in the log within {LOG_TIMEOUT_S:.0f} s")
 
     def _audit_lines(self) -> list[dict[str, Any]]:
-        return [line for line in _json_lines(self._cloud.function_logs(self._broker)) if "_aws" in line]
+        return [line for line in self._cloud.function_reports(self._broker) if "_aws" in line]
 
     def _count_mints(self) -> int:
         return int(self._cloud.steer_digishare("GET", "/state")["mint_count"])
@@ -175,7 +173,7 @@ class Demo:
     def _status_at_digishare(self, token: str) -> int:
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         url = f"{self._cloud.digishare_url}/v1/campaigns?limit=1"
-        return _send("GET", url, headers, ca_file=str(self._cloud.ca_file)).status_code
+        return send("GET", url, headers=headers, verify=str(self._cloud.ca_file)).status_code
 
     def _run_campaigns_job(self) -> str:
         line = self._cloud.run_campaigns_job(CAMPAIGNS_TIMEOUT_S)
@@ -188,25 +186,6 @@ class Demo:
         line = Line(what, promised, text)
         print(f"  {'✓' if line.holds else '✗'} {what}: {text}", flush=True)
         self.lines.append(line)
-
-
-def _json_lines(lines: list[str]) -> list[dict[str, Any]]:
-    values = []
-    for line in lines:
-        if line.startswith("{"):
-            value = json.loads(line)
-            values.append(value)
-    return values
-
-
-def _send(
-    verb: str, url: str, headers: dict[str, str], body: str = "", ca_file: str | None = None
-) -> requests.Response:
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.request(
-            verb, url, headers=headers, data=body, verify=ca_file or True, timeout=40, allow_redirects=False
-        )
 
 
 def main(show: Callable[[str], None] = print) -> int:

@@ -15,12 +15,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from local.cloud import PROJECT
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,6 +31,7 @@ RUNTIME: Final = "python3.13"
 BRIDGE: Final = "docker0"
 _DEBIAN_WITH_RUNTIME: Final = "trixie"
 _PACKAGES: Final = ("docker.io", "iptables", "debootstrap")
+_INSIDE: Final = f"{RUNTIME},ca-certificates"
 _NEEDED: Final = ("apt-get", "dpkg", "unshare", "ip", "gpgv")
 _TIMEOUT_S: Final = 600.0
 _START_TIMEOUT_S: Final = 30.0
@@ -135,14 +136,8 @@ class Engine:
         """
         folder, log_file = self._folder, self._folder / "dockerd.log"
         _cover_system_folders(folder)
-        folders = (
-            "--data-root",
-            folder / "data",
-            "--exec-root",
-            folder / "exec",
-            "--pidfile",
-            folder / "dockerd.pid",
-        )
+        folders = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "dockerd.pid"}
+        places = [f"{option}={folder / name}" for option, name in folders.items()]
         names = ("-H", self.environment["DOCKER_HOST"], "--cgroup-parent", f"/{folder.name}")
         libraries = [str(path) for path in (folder / "engine/usr/lib").glob("*-linux-gnu")]
         environment = self.environment | {
@@ -150,7 +145,7 @@ class Engine:
             "XTABLES_LIBDIR": os.pathsep.join(f"{path}/xtables" for path in libraries),
         }
         with log_file.open("wb") as log:
-            process = subprocess.Popen(["dockerd", *folders, *names], env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(["dockerd", *places, *names], env=environment, stdout=log, stderr=log)
         try:
             self._wait_until_it_answers(process, log_file)
             yield
@@ -172,15 +167,14 @@ class Engine:
         return name
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
-        give_up_at_s = time.monotonic() + _START_TIMEOUT_S
-        while process.poll() is None and time.monotonic() < give_up_at_s:
-            try:
-                self.docker("version")
-            except EngineError:
-                time.sleep(0.1)
-            else:
-                return
-        raise EngineError(f"dockerd did not start:\n{log_file.read_text(errors='replace')[-3000:]}")
+        def answers() -> bool:
+            with contextlib.suppress(EngineError):
+                return bool(self.docker("version"))
+            return False
+
+        wait_until(lambda: answers() or process.poll() is not None, _START_TIMEOUT_S)
+        if not answers():
+            raise EngineError(f"dockerd did not start:\n{log_file.read_text(errors='replace')[-3000:]}")
 
 
 def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:
@@ -250,12 +244,7 @@ def _make_root_file_system(folder: Path, root: Path) -> None:
         environment["DEBOOTSTRAP_DIR"] = str(scripts)
     # In namespaces, so that nothing that it mounts or starts outlives it.
     namespace = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-    options = (
-        "--force-check-gpg",
-        f"--keyring={_KEYRING}",
-        "--variant=minbase",
-        f"--include={RUNTIME},ca-certificates",
-    )
+    options = ("--force-check-gpg", f"--keyring={_KEYRING}", "--variant=minbase", f"--include={_INSIDE}")
     run(*namespace, "debootstrap", *options, _DEBIAN_WITH_RUNTIME, root, mirror, environment=environment)
     for name in _UNUSED:
         shutil.rmtree(root / name, ignore_errors=True)
@@ -266,13 +255,8 @@ def _install_runtime_client(folder: Path) -> None:
     pinned = re.search(r"^awslambdaric==[\w.]+", locked.read_text(), re.MULTILINE)
     assert pinned is not None  # noqa: S101 - the tests run the functions with it, too
     version, machine = RUNTIME.removeprefix("python"), f"{platform.machine()}-unknown-linux-gnu"
-    install = (
-        Path(sys.executable).with_name("uv"),
-        "pip",
-        "install",
-        "--require-hashes",
-        "--only-binary=:all:",
-    )
+    uv = Path(sys.executable).with_name("uv")
+    install = (uv, "pip", "install", "--require-hashes", "--only-binary=:all:")
     target = ("--python-version", version, "--python-platform", machine, "--target", folder)
     run(*install, *target, "-c", locked, pinned[0])
     (folder / "bootstrap").write_text(_BOOTSTRAP)

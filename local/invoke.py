@@ -15,26 +15,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import requests
-
+from local import sdk
 from local.cloud import PROJECT
 from local.container import (
     CA_FILE_NAME,
     CONTAINER_FOLDER,
+    FUNCTIONS,
     lambda_architecture,
     read_properties,
     read_variables,
 )
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FUNCTIONS = {"broker": "BrokerFunction", "campaigns": "CampaignsFunction"}
 START_TIMEOUT_S = 15.0
 _ANSWER_TIMEOUT_S = 310.0  # the campaigns job has 300
 _PATH = "/2015-03-31/functions/function/invocations"
@@ -100,21 +99,19 @@ def emulated(logical_id: str, log: int) -> Iterator[str]:
 
 def send(url: str, event: object) -> object:
     """Send one event and return the function's answer."""
-    with requests.Session() as session:
-        session.trust_env = False
-        answer = session.post(url, json=event, timeout=_ANSWER_TIMEOUT_S, allow_redirects=False)
+    answer = sdk.send("POST", url, _ANSWER_TIMEOUT_S, json=event)
     answer.raise_for_status()
     return answer.json()
 
 
 def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    give_up_at_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < give_up_at_s and process.poll() is None:
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise InvokeError("the runtime interface emulator did not start")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(lambda: listens() or process.poll() is not None, START_TIMEOUT_S)
+    if not listens():
+        raise InvokeError("the runtime interface emulator did not start")
 
 
 def _free_port() -> int:

@@ -1,98 +1,174 @@
-"""Ends processes and removes files once the process that asked for it is gone, however it went: SIGKILL included.
+"""Ends the processes and removes the files of a run once it is over, however it went: SIGKILL included.
 
-The reaper is a process of its own that reads orders from its standard input and acts when that input ends. The
-operating system closes the pipe when the supervisor dies, so a crash and an orderly end take the same path.
+A run lists what must not outlive it in a file of `.local/runs`, which it locks. A process of its own, the reaper, has
+the lock, too, and waits for the end of its standard input, which the operating system closes when the run dies.
+
+    the run ends                    it does what its list says
+    the run is killed               the reaper does
+    the reaper is killed            the run does, at its end; `make local` ends at once
+    both are killed                 each server ends with its standard input; the next run finds the list
+                                    unlocked, and does what it says
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
-_REMOVAL_PATIENCE_S = 5.0
+_REMOVAL_TIMEOUT_S = 5.0
+
+
+class AlreadyRunningError(Exception):
+    """There is a live run of this name; the text says which."""
 
 
 class Reaper:
-    """The supervisor's end of the pipe. Every process given to it must lead its own process group."""
+    """The list of one run, and the process that waits for its end. Every listed process must lead its own group."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, name: str = "") -> None:
+        """Do first what the lists of dead runs say.
+
+        Args:
+            project: the folder whose `.local/runs` has the lists.
+            name: which only one live run can have at a time; "" for a run beside which there may be any others.
+
+        Raises:
+            AlreadyRunningError: a live run has this name.
+        """
+        with _alone(project) as runs:
+            _sweep(runs)
+            path = runs / (name or uuid.uuid4().hex)
+            if path.exists():
+                raise AlreadyRunningError(
+                    f"another one runs in this folder, or is about to end: process {path.read_text().split()[1]}"
+                )
+            self._list = path.open("x+")
+            fcntl.flock(self._list, fcntl.LOCK_EX)
+            self._add("run", os.getpid())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "local.reaper"],
+            [sys.executable, "-m", "local.reaper", path],
             stdin=subprocess.PIPE,
-            cwd=project,
-            text=True,
-            bufsize=1,
+            pass_fds=[self._list.fileno()],
+            cwd=Path(__file__).parent.parent,
             start_new_session=True,  # a Ctrl-C in the terminal must not reach it
         )
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def watch(self, child: subprocess.Popen[bytes]) -> None:
         """Kill `child` and everything in its process group at the end."""
-        self._order("group", str(child.pid))
-
-    def forget(self, child: subprocess.Popen[bytes]) -> None:
-        """`child` has ended: its number may soon belong to somebody else."""
-        self._order("forget", str(child.pid))
+        self._add("process", child.pid, _start_time(child.pid))
 
     def remove_at_end(self, path: Path) -> None:
         """Remove this file or folder, after the processes are gone."""
-        self._order("remove", str(path))
+        self._add("path", path)
 
     def act(self) -> None:
         """Do everything now; returns when it is done."""
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
-        # In words, too: somebody may have inherited or duplicated our end of the pipe, which then never ends.
-        self._order("act", "")
-        self._process.stdin.close()
-        self._process.wait()
+        _obey(self._list)
+        self._list.close()
+        # It has nothing left to do, and may never see the end of the pipe: somebody may have duplicated our end.
+        self._process.kill()
+        self._process.communicate()
 
-    def _order(self, verb: str, argument: str) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
-        self._process.stdin.write(f"{verb} {argument}\n")
+    def _add(self, *words: object) -> None:
+        print(*words, file=self._list, flush=True)
 
 
-def obey(orders: Iterable[str]) -> None:
-    """Read orders until they end, then kill the groups and remove the paths; blocks."""
-    groups: set[int] = set()
-    paths: list[Path] = []
-    for order in orders:
-        verb, _, argument = order.rstrip("\n").partition(" ")
-        if verb == "group":
-            groups.add(int(argument))
-        elif verb == "forget":
-            groups.discard(int(argument))
-        elif verb == "remove":
-            paths.append(Path(argument))
-        elif verb == "act":
-            break
-    for group in groups:
+def sweep(project: Path) -> None:
+    """End the processes and remove the files that dead runs of this folder have left."""
+    with _alone(project) as runs:
+        _sweep(runs)
+
+
+@contextmanager
+def _alone(project: Path) -> Iterator[Path]:
+    """Yield the folder of the lists; nobody else makes or looks for any meanwhile."""
+    runs = project / ".local/runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(runs, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield runs
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(runs: Path) -> None:
+    for path in runs.iterdir():
+        # Locked: the run or its reaper is alive. Not there any more: it has just ended.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open() as listed:
+            fcntl.flock(listed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _obey(listed)
+
+
+def _obey(listed: IO[str]) -> None:
+    """Kill the groups, remove the paths, and then the list itself."""
+    listed.seek(0)
+    entries = [line.rstrip("\n").partition(" ") for line in listed]
+    for kind, _, argument in entries:
+        if kind == "process":
+            _kill_group(*argument.split(" ", maxsplit=1))
+    for kind, _, argument in entries:
+        if kind == "path":
+            _remove(Path(argument))
+    Path(listed.name).unlink(missing_ok=True)
+
+
+def _kill_group(pid: str, started: str) -> None:
+    # By now, the number alone may be somebody else's.
+    if started and _start_time(int(pid)) == started:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-    for path in paths:
-        _remove(path)
+            os.killpg(int(pid), signal.SIGKILL)
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process has started, to the second; "" where there is none, or no `ps` to ask."""
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    environment = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return shown.stdout.strip()
 
 
 def _remove(path: Path) -> None:
     """A killed process can still be writing for an instant: try again until the path stays gone."""
-    give_up_at_s = time.monotonic() + _REMOVAL_PATIENCE_S
-    while path.exists() and time.monotonic() < give_up_at_s:
+
+    def is_gone() -> bool:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-        time.sleep(0.05)
+        return not path.exists()
+
+    wait_until(is_gone, _REMOVAL_TIMEOUT_S)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with Path(sys.argv[1]).open() as listed:  # now: it can still be read after somebody has removed `.local`
+        sys.stdin.read()
+        _obey(listed)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    obey(sys.stdin)
+    main()

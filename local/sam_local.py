@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import requests
 
-from local.cloud import ENV_FILE, PROJECT, end_in_order_on_signals
-from local.container import CONTAINER_FOLDER, lambda_architecture
+from local.cloud import PROJECT, end_in_order_on_signals
+from local.container import CONTAINER_FOLDER, FUNCTIONS, lambda_architecture
 from local.engine import (
     BRIDGE,
     NAMESPACES,
@@ -41,9 +41,10 @@ from local.engine import (
     prepare,
     run,
 )
-from local.promises import Line, render
-from local.reaper import Reaper
+from local.promises import Line, render, verdict
+from local.reaper import Reaper, sweep
 from local.samples import ANSWERS, EVENTS, describe, function_for
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -130,20 +131,16 @@ class Proof:
 
     def _source_after(self, count_before: int) -> str:
         """Return the next one; SAM may write a container's lines later than it answers."""
-        give_up_at_s = time.monotonic() + _LOG_TIMEOUT_S
-        while len(sources := self._sources()) <= count_before and time.monotonic() < give_up_at_s:
-            time.sleep(0.1)
-        return ", ".join(sources[count_before:]) or "nowhere"
+        sources = wait_until(lambda: self._sources()[count_before:], _LOG_TIMEOUT_S)
+        return ", ".join(sources) or "nowhere"
 
     def _show_what_is_inside(self) -> None:
         containers = {
             self._engine.docker("exec", id_, "printenv", "AWS_LAMBDA_FUNCTION_NAME").strip(): id_
             for id_ in self._engine.docker("ps", "--quiet").split()
         }
-        functions = ("BrokerFunction", "CampaignsFunction")
-        self._note(
-            "  containers, kept for the next call", ", ".join(functions), ", ".join(sorted(containers))
-        )
+        promised, seen = (", ".join(sorted(names)) for names in (FUNCTIONS.values(), containers))
+        self._note("  containers, there for the next call", promised, seen)
         for name, container in sorted(containers.items()):
             told = self._engine.docker("inspect", container)
             count = sum(told.count(text) for text in (_MARK, _DEVELOPER["AWS_REGION"]))
@@ -174,11 +171,15 @@ class Proof:
                 start_new_session=True,
             )
         try:
-            give_up_at_s = time.monotonic() + _START_TIMEOUT_S
-            while ready not in (written := log_file.read_text(errors="replace")):
-                if process.poll() is not None or time.monotonic() > give_up_at_s:
-                    raise EngineError(f"`{command}` did not start:\n{written[-3000:]}")
-                time.sleep(0.1)
+
+            def is_ready() -> bool:
+                return ready in log_file.read_text(errors="replace")
+
+            wait_until(lambda: is_ready() or process.poll() is not None, _START_TIMEOUT_S)
+            if not is_ready():
+                raise EngineError(
+                    f"`{command}` did not start:\n{log_file.read_text(errors='replace')[-3000:]}"
+                )
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -206,9 +207,8 @@ def prove_inside(folder: Path) -> int:
         proof = Proof(engine, folder)
         proof.run()
     print(f"\n{render(proof.lines)}\n")
-    broken = sum(not line.holds for line in proof.lines)
-    print(f"{broken} of {len(proof.lines)} are not as promised" if broken else "every line is as promised")
-    return 1 if broken else 0
+    print(verdict(proof.lines))
+    return 0 if all(line.holds for line in proof.lines) else 1
 
 
 def prepare_and_enter(folder: Path) -> NoReturn:
@@ -225,6 +225,7 @@ def prove() -> int:
     if obstacle := find_obstacle():
         print(f"not possible here: {obstacle}", file=sys.stderr)
         return NOT_POSSIBLE
+    sweep(PROJECT)  # also what a `make local` that was killed has left
     if CONTAINER_FOLDER.exists():
         print("error: end `make local` first; both would write .local/container", file=sys.stderr)
         return 1
@@ -233,7 +234,7 @@ def prove() -> int:
     before = find_leftovers(folder)  # an engine of the machine's own
     folder.mkdir(mode=0o700)
     reaper = Reaper(PROJECT)
-    for path in (*lasting_paths(folder), CONTAINER_FOLDER, ENV_FILE):
+    for path in lasting_paths(folder):
         reaper.remove_at_end(path)
     try:
         child = subprocess.Popen([*_SELF, "--prepare", folder], cwd=PROJECT, start_new_session=True)
@@ -241,6 +242,7 @@ def prove() -> int:
         status = child.wait()
     finally:
         reaper.act()
+        sweep(PROJECT)  # the files of the local cloud inside, where that was killed
     leftovers = [text for text in find_leftovers(folder) if text not in before]
     print("\n".join(["left behind:", *leftovers]) if leftovers else "nothing is left of it", end="")
     print(f"; {time.monotonic() - started_s:.0f} s")

@@ -1,4 +1,4 @@
-"""SDK sessions for the local AWS that read none of the host's AWS settings."""
+"""SDK sessions and HTTP requests for the local cloud, which read none of the host's settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import botocore.session
+import requests
 from botocore.config import Config
 
 
@@ -18,6 +19,15 @@ class Credentials:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which the SDKs take this key, and no session token of another one."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_SESSION_TOKEN": self.session_token or "",
+        }
 
 
 ROOT = Credentials("test", "test")
@@ -45,3 +55,10 @@ def new_client(service: str, credentials: Credentials, region: str, endpoint_url
         endpoint_url=endpoint_url,
         config=Config(proxies={}, connect_timeout=5, read_timeout=60, retries={"max_attempts": 1}),
     )
+
+
+def send(verb: str, url: str, timeout_s: float = 10.0, **options: Any) -> requests.Response:
+    """Send one request, past any proxy, with these options of `requests`; a redirect is not followed."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(verb, url, timeout=timeout_s, allow_redirects=False, **options)

@@ -15,7 +15,8 @@ from cfnlint.decode import decode_str
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from local.cloud import PROJECT, REGION
+from local.account import REGION
+from local.cloud import PROJECT
 from local.sdk import ROOT, new_session
 
 if TYPE_CHECKING:

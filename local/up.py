@@ -4,33 +4,34 @@ While it is up there are, for their owner's eyes only, and gone at the end:
 
     .local/env          KEY=VALUE lines: `set -a; . .local/env; set +a` makes the shell the granted caller
     .local/container/   what `make invoke` and `sam local` need (local/container.py)
+
+Both belong to one cloud: a second `make local` of the same checkout is refused. It ends with the process that has
+started it, and when a part of it ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import secrets
-import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from local.children import LocalCloudError
 from local.cloud import ENV_FILE, LocalCloud, end_in_order_on_signals
-from local.container import CONTAINER_FOLDER, write_container_files, write_private
-
-if TYPE_CHECKING:
-    from local.sdk import Credentials
-
-FUNCTIONS = ("BrokerFunction", "CampaignsFunction")
+from local.container import CONTAINER_FOLDER, FUNCTIONS, write_container_files, write_private
+from local.sdk import ROOT, Credentials
 
 
-def keep_up(bridge: str | None) -> None:
+def keep_up(bridge: str | None) -> NoReturn:
     """Start everything, write the files, and wait for a signal.
 
     Args:
         bridge: the network interface by which containers reach the cloud, such as "docker0"; only Linux needs one.
+
+    Raises:
+        LocalCloudError: there is one in this checkout; or a part of it did not start, or has ended.
     """
-    with LocalCloud() as cloud:
+    with LocalCloud(name="make-local") as cloud:
         if bridge:
             cloud.open_to_containers(bridge)
         cloud.build()
@@ -43,10 +44,10 @@ def keep_up(bridge: str | None) -> None:
         not_granted = cloud.create_caller("local-not-granted")
         variables = {
             "TOKEN_BROKER_URL": cloud.function_url,
-            "AWS_REGION": cloud.region,
-            "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
-            **_keys(granted),
-            **{f"NOT_GRANTED_{name}": value for name, value in _keys(not_granted).items()},
+            **cloud.environment,
+            **granted.environment,
+            **_prefixed("NOT_GRANTED_", not_granted),
+            **_prefixed("OPERATOR_", ROOT),
             "DIGISHARE_BASE_URL": f"{cloud.digishare_url}/v1",
             "DIGISHARE_ADMIN_URL": cloud.digishare_admin_url,
             "DIGISHARE_CA_FILE": str(cloud.ca_file),
@@ -55,19 +56,14 @@ def keep_up(bridge: str | None) -> None:
         cloud.remove_at_end(ENV_FILE)
         write_private(ENV_FILE, "\n".join(lines) + "\n")
         cloud.remove_at_end(CONTAINER_FOLDER)
-        its_variables = {name: cloud.function_environment(f"{name}Name") for name in FUNCTIONS}
+        its_variables = {name: cloud.function_environment(f"{name}Name") for name in FUNCTIONS.values()}
         write_container_files(its_variables, cloud.ca_file.read_text())
         print("\n".join(["", *lines, "", "also in .local/env; Ctrl-C ends it all"]), flush=True)
-        while True:
-            signal.pause()
+        cloud.wait_for_an_end()
 
 
-def _keys(key: Credentials) -> dict[str, str]:
-    return {
-        "AWS_ACCESS_KEY_ID": key.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": key.secret_access_key,
-        "AWS_SESSION_TOKEN": key.session_token or "",
-    }
+def _prefixed(prefix: str, key: Credentials) -> dict[str, str]:
+    return {f"{prefix}{name}": value for name, value in key.environment.items()}
 
 
 def main() -> int:
@@ -80,7 +76,6 @@ def main() -> int:
     except LocalCloudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

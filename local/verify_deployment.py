@@ -21,6 +21,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local.promises import Line, render, verdict
+from local.sdk import send
 from token_broker import BrokerClient
 from token_broker.errors import AccessDenied, TokenBrokerError
 
@@ -42,9 +43,8 @@ class Deployment:
         self._config = Config(
             connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3}
         )
-        self._stack: dict[str, Any] = self.client("cloudformation").describe_stacks(StackName=stack_name)[
-            "Stacks"
-        ][0]
+        described = self.client("cloudformation").describe_stacks(StackName=stack_name)
+        self._stack: dict[str, Any] = described["Stacks"][0]
         self._outputs = {output["OutputKey"]: output["OutputValue"] for output in self._stack["Outputs"]}
         self._parameters = {
             each["ParameterKey"]: each["ParameterValue"] for each in self._stack["Parameters"]
@@ -79,21 +79,15 @@ class Deployment:
         region = self._session.region_name
         request = AWSRequest("GET", f"{self.url}/status")
         SigV4Auth(Credentials("AKIAIOSFODNN7EXAMPLE", "no such key"), "lambda", region).add_auth(request)
-        return ", ".join(str(self._get(headers)) for headers in ({}, dict(request.headers)))
-
-    def _get(self, headers: dict[str, str]) -> int:
-        with requests.Session() as session:
-            return session.get(
-                f"{self.url}/status", headers=headers, timeout=40, allow_redirects=False
-            ).status_code
+        answers = (
+            send("GET", f"{self.url}/status", 40.0, headers=each) for each in ({}, dict(request.headers))
+        )
+        return ", ".join(str(answer.status_code) for answer in answers)
 
     def signed_call(self) -> str:
         found = self._client().status()["connections"]
-        names = (
-            [f"{each['connection']} ({each['state']})" for each in found if isinstance(each, dict)]
-            if isinstance(found, list)
-            else []
-        )
+        shown = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        names = [f"{each['connection']} ({each['state']})" for each in shown]
         return f"answered: may use {', '.join(names) or 'no connection by name: add a line to grants.json'}"
 
     def call_for_another_connection(self) -> str:
@@ -132,11 +126,9 @@ class Deployment:
         }
         allowed = [name for name, call in calls.items() if not self.is_refused(call)]
         state = client.describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
-        return (
-            f"allowed: {', '.join(allowed)}"
-            if allowed
-            else f"denied, the key is {state}".replace("the key is Enabled", "key enabled")
-        )
+        if allowed:
+            return f"allowed: {', '.join(allowed)}"
+        return "denied, key enabled" if state == "Enabled" else f"denied, the key is {state}"
 
     def roles(self) -> str:
         """Ask IAM what the functions' roles may not: nothing is called."""
@@ -145,18 +137,14 @@ class Deployment:
             client.get_function_configuration(FunctionName=self._outputs[name])["Role"]
             for name in ("BrokerFunctionName", "CampaignsFunctionName")
         )
-        table = self.client("dynamodb").describe_table(TableName=self._outputs["TokenTableName"])["Table"][
-            "TableArn"
-        ]
+        described = self.client("dynamodb").describe_table(TableName=self._outputs["TokenTableName"])
+        table = described["Table"]["TableArn"]
         partition, region, account = table.split(":")[1], table.split(":")[3], table.split(":")[4]
         secrets = f"arn:{partition}:secretsmanager:{region}:{account}:secret"
+        client_secret = f"{secrets}:{self._outputs['SecretPrefix']}/digishare-AbCdEf"
         asked = [
             (campaigns, "dynamodb:GetItem", table),
-            (
-                campaigns,
-                "secretsmanager:GetSecretValue",
-                f"{secrets}:{self._outputs['SecretPrefix']}/digishare-AbCdEf",
-            ),
+            (campaigns, "secretsmanager:GetSecretValue", client_secret),
             (broker, "secretsmanager:GetSecretValue", f"{secrets}:another-AbCdEf"),
             (broker, "dynamodb:DeleteItem", table),
         ]
@@ -177,51 +165,35 @@ class Deployment:
 
     def what_stays(self) -> str:
         client, name = self.client("dynamodb"), self._outputs["TokenTableName"]
+        table = client.describe_table(TableName=name)["Table"]
         backups = client.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
-        groups = self.client("logs").describe_log_groups(
-            logGroupNamePrefix=self._outputs["BrokerLogGroupName"]
-        )["logGroups"]
-        missing = [
-            what
-            for what, is_there in {
-                "deletion protection": client.describe_table(TableName=name)["Table"].get(
-                    "DeletionProtectionEnabled"
-                ),
-                "point-in-time recovery": backups.get("PointInTimeRecoveryDescription", {}).get(
-                    "PointInTimeRecoveryStatus"
-                )
-                == "ENABLED",
-                "expiry of rows": client.describe_time_to_live(TableName=name)["TimeToLiveDescription"].get(
-                    "AttributeName"
-                )
-                == "delete_after_epoch_s",
-                f"a log of {TOKEN_LIFE_DAYS} days": any(
-                    group.get("retentionInDays", TOKEN_LIFE_DAYS) >= TOKEN_LIFE_DAYS for group in groups
-                ),
-            }.items()
-            if not is_there
-        ]
-        return (
-            f"without {', '.join(missing)}"
-            if missing
-            else f"protected, logs for {TOKEN_LIFE_DAYS} days or more"
-        )
+        recovery = backups.get("PointInTimeRecoveryDescription", {})
+        expiry = client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
+        prefix = self._outputs["BrokerLogGroupName"]
+        groups = self.client("logs").describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]
+        days = [group.get("retentionInDays", TOKEN_LIFE_DAYS) for group in groups]
+        stays = {
+            "deletion protection": table.get("DeletionProtectionEnabled"),
+            "point-in-time recovery": recovery.get("PointInTimeRecoveryStatus") == "ENABLED",
+            "expiry of rows": expiry.get("AttributeName") == "delete_after_epoch_s",
+            f"a log of {TOKEN_LIFE_DAYS} days": max(days, default=0) >= TOKEN_LIFE_DAYS,
+        }
+        if missing := [what for what, is_there in stays.items() if not is_there]:
+            return f"without {', '.join(missing)}"
+        return f"protected, logs for {TOKEN_LIFE_DAYS} days or more"
 
     def who_is_told(self) -> str:
-        alarms = self.client("cloudwatch").describe_alarms(AlarmNamePrefix=self._stack["StackName"])[
-            "MetricAlarms"
-        ]
+        described = self.client("cloudwatch").describe_alarms(AlarmNamePrefix=self._stack["StackName"])
         namespace = f"TokenBroker/{self._stack['StackName']}"
-        own = [alarm for alarm in alarms if alarm["Namespace"] == namespace]
+        own = [alarm for alarm in described["MetricAlarms"] if alarm["Namespace"] == namespace]
         ringing = [alarm["MetricName"] for alarm in own if alarm["StateValue"] == "ALARM"]
         queue = self.client("sqs").get_queue_attributes(
             QueueUrl=self._outputs["CampaignsDeadLetterQueueUrl"],
             AttributeNames=["ApproximateNumberOfMessages"],
         )["Attributes"]["ApproximateNumberOfMessages"]
         told = "a topic" if self._parameters.get("AlarmTopicArn") else "nobody: set AlarmTopicArn"
-        trouble = [f"in alarm: {', '.join(ringing)}"] * bool(ringing) + [
-            f"failed runs in the queue: {queue}"
-        ] * (queue != "0")
+        trouble = [f"in alarm: {', '.join(ringing)}"] * bool(ringing)
+        trouble += [f"failed runs in the queue: {queue}"] * (queue != "0")
         return "; ".join(trouble) or f"{len(own)} alarms, no failed run; told: {told}"
 
     @staticmethod
@@ -255,9 +227,8 @@ def look(deployment: Deployment, what: str, promised: str, check: Callable[[Depl
     try:
         return Line(what, promised, check(deployment))
     except ClientError as error:
-        return Line(
-            what, promised, f"cannot be looked at: {error.operation_name}: {error.response['Error']['Code']}"
-        )
+        refusal = f"{error.operation_name}: {error.response['Error']['Code']}"
+        return Line(what, promised, f"cannot be looked at: {refusal}")
     except (TokenBrokerError, BotoCoreError, requests.RequestException, LookupError) as error:
         return Line(what, promised, f"{type(error).__name__}: {error}")
 

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from local.digishare.campaigns import CampaignList, Invalid
+from local.digishare.campaigns import CampaignList
 from local.digishare.faults import Fault, FaultQueue, Target
 from local.digishare.model import (
     READ_SCOPE,
@@ -27,6 +27,7 @@ from local.digishare.model import (
     Settings,
 )
 from local.digishare.pages import PATH as CAMPAIGNS_PATH
+from local.digishare.queries import Invalid
 from local.digishare.tokens import sign_access_token, token_id
 
 if TYPE_CHECKING:

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 from local.digishare.contacts import contacts_of
 from local.digishare.pages import Page, render
+from local.digishare.queries import (
+    FILTERS,
+    Campaign,
+    Invalid,
+    Order,
+    decode_cursor,
+    encode_cursor,
+    invalid,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping
 
-    from local.digishare.model import Settings, TieOrder
-
-Campaign = dict[str, object]
+    from local.digishare.model import Settings
 
 STATUSES = ("planned", "in_progress", "completed", "cancelled", "draft", "failed", "paused")
-SORT_COLUMNS = ("created_at", "updated_at", "start_datetime", "end_datetime", "title", "status")
 DEFAULT_LIMIT, MAX_LIMIT = 25, 100
 BULK = 40  # campaigns of a new list that were made in one second
 
 _SOMETIMES_MISSING = frozenset({"status", "tags", "created_at"})
 _BASE_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _HOUR_S, _DAY_S = 3600, 86_400
-
-
-class Invalid(Exception):
-    """The request is refused with this status and JSON body."""
-
-    def __init__(self, status: int, body: Mapping[str, object]) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body
 
 
 class CampaignList:
@@ -62,7 +57,7 @@ class CampaignList:
         self._campaigns: dict[str, Campaign] = {}
         self._made = 0
         self._calls = 0
-        self._sorted: dict[_Order, list[Campaign]] = {}
+        self._sorted: dict[Order, list[Campaign]] = {}
         self._own_changes = cycle((self._create_one, self._change_one, self._delete_one))
 
     # --- changes ----------------------------------------------------------------------------------------------
@@ -136,8 +131,8 @@ class CampaignList:
         self._calls += 1
         if self.settings.change_every and self._calls % self.settings.change_every == 0:
             next(self._own_changes)()
-        order = _Order.of(query, self.settings.tie_order)
-        limit = _whole_number(query, "limit", default=DEFAULT_LIMIT, highest=MAX_LIMIT)
+        order = Order.of(query, self.settings.tie_order)
+        limit = whole_number(query, "limit", default=DEFAULT_LIMIT, highest=MAX_LIMIT)
         limit = min(limit, self.settings.largest_page)
         shape = self.settings.campaign_shape
         if shape in ("cursor", "cursor_resource"):
@@ -149,8 +144,8 @@ class CampaignList:
             page = self._numbered_page(query, order, limit)
         return render(page, shape)
 
-    def _numbered_page(self, query: Mapping[str, str], order: _Order, limit: int) -> Page:
-        number = _whole_number(query, "page", default=1, highest=None)
+    def _numbered_page(self, query: Mapping[str, str], order: Order, limit: int) -> Page:
+        number = whole_number(query, "page", default=1, highest=None)
         counted = len(self._matching(query, order))
         self.between_count_and_select()
         total, last_number = self._claims(number, counted, limit)
@@ -188,39 +183,39 @@ class CampaignList:
             case "404":
                 raise Invalid(404, {"message": "Not Found"})
             case "422":
-                raise _invalid("page", "The page must not be greater than the last page.")
+                raise invalid("page", "The page must not be greater than the last page.")
 
-    def _page_behind_cursor(self, query: Mapping[str, str], order: _Order, limit: int) -> Page:
+    def _page_behind_cursor(self, query: Mapping[str, str], order: Order, limit: int) -> Page:
         """Return the rows behind the last one's sort values: rows that tie with it are lost, as in the framework."""
         matching = self._matching(query, order)
         number, start = 1, 0
-        if cursor := _decode_cursor(query.get("cursor", "")):
+        if cursor := decode_cursor(query.get("cursor", "")):
             number, behind = cursor
             start = next(
                 (at for at, row in enumerate(matching) if order.is_behind(row, behind)), len(matching)
             )
         rows = self._select(matching, start, start + limit, order)
         is_last = start + limit >= len(matching) or number == self._pages_served
-        next_cursor = None if is_last else _encode_cursor(number + 1, order.key(rows[-1]))
+        next_cursor = None if is_last else encode_cursor(number + 1, order.key(rows[-1]))
         return Page(rows, number, limit, len(matching), number, next_cursor)
 
-    def _matching(self, query: Mapping[str, str], order: _Order) -> list[Campaign]:
+    def _matching(self, query: Mapping[str, str], order: Order) -> list[Campaign]:
         """Return the campaigns that pass the query's filters, in their order; not to be changed."""
         if order not in self._sorted:
             self._sorted[order] = sorted(self._campaigns.values(), key=order.key, reverse=order.is_descending)
         rows = self._sorted[order]
-        for name, is_match in _FILTERS.items():
+        for name, is_match in FILTERS.items():
             if wanted := query.get(name):
                 rows = [row for row in rows if is_match(row, wanted)]
         return rows
 
-    def _select(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
+    def _select(self, rows: list[Campaign], start: int, stop: int, order: Order) -> list[Campaign]:
         """Return rows `start` to `stop` as they are listed."""
         is_drawn = self.settings.tie_order != "stable"
         selected = self._draw(rows, start, stop, order) if is_drawn else rows[start:stop]
         return [self._with_contacts(self._spoil(row)) for row in selected]
 
-    def _draw(self, rows: list[Campaign], start: int, stop: int, order: _Order) -> list[Campaign]:
+    def _draw(self, rows: list[Campaign], start: int, stop: int, order: Order) -> list[Campaign]:
         """Return what stands from `start` to `stop` if all rows that tie with one of these are put in a new order."""
         first, last = start, min(stop, len(rows))
         if first >= last:
@@ -250,37 +245,6 @@ class CampaignList:
         return campaign
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What the database sorts by."""
-
-    column: str
-    is_descending: bool
-    tie_order: TieOrder
-
-    @classmethod
-    def of(cls, query: Mapping[str, str], tie_order: TieOrder) -> _Order:
-        column = query.get("sort_by") or "created_at"
-        direction = query.get("sort_direction") or "desc"
-        if column not in SORT_COLUMNS:
-            raise _invalid("sort_by", "The selected sort by is invalid.")
-        if direction not in ("asc", "desc"):
-            raise _invalid("sort_direction", "The selected sort direction is invalid.")
-        return cls(column, direction == "desc", tie_order)
-
-    def key(self, campaign: Campaign) -> tuple[str, ...]:
-        match self.tie_order:
-            case "stable":
-                return str(campaign[self.column]), str(campaign["id"])
-            case "unstable":
-                return (str(campaign[self.column]),)
-            case "sort_ignored":
-                return ()
-
-    def is_behind(self, campaign: Campaign, values: tuple[str, ...]) -> bool:
-        return self.key(campaign) < values if self.is_descending else self.key(campaign) > values
-
-
 def _new_campaign(campaign_id: str, number: int) -> Campaign:
     return {
         "id": campaign_id,
@@ -298,40 +262,5 @@ def _new_campaign(campaign_id: str, number: int) -> Campaign:
     }
 
 
-_FILTERS: dict[str, Callable[[Campaign, str], bool]] = {
-    "status": lambda campaign, wanted: campaign["status"] == wanted,
-    "search": lambda campaign, wanted: wanted.lower() in str(campaign["title"]).lower(),
-    "tags": lambda campaign, wanted: wanted in str(campaign["tags"]),
-    "start_date_from": lambda campaign, wanted: str(campaign["start_datetime"]) >= wanted,
-    "start_date_to": lambda campaign, wanted: str(campaign["start_datetime"])[: len(wanted)] <= wanted,
-}
-
-
 def _text(epoch_s: float) -> str:
     return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _encode_cursor(number: int, behind: tuple[str, ...]) -> str:
-    return base64.urlsafe_b64encode(json.dumps([number, *behind]).encode()).decode().rstrip("=")
-
-
-def _decode_cursor(text: str) -> tuple[int, tuple[str, ...]] | None:
-    """Return the page's number and the values that it starts behind; a cursor that cannot be read is no cursor."""
-    try:
-        number, *behind = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except ValueError:
-        return None
-    return number, tuple(behind)
-
-
-def _whole_number(query: Mapping[str, str], name: str, *, default: int, highest: int | None) -> int:
-    text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):  # noqa: PLR2004 - fits an int32
-        raise _invalid(name, f"The {name} must be a whole number of at least 1.")
-    if highest is not None and int(text) > highest:
-        raise _invalid(name, f"The {name} must not be greater than {highest}.")
-    return int(text)
-
-
-def _invalid(field: str, message: str) -> Invalid:
-    return Invalid(422, {"message": message, "errors": {field: [message]}})

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from functions.campaigns.adapters.campaigns_api import page_of
-from local.digishare.campaigns import CampaignList, Invalid
+from local.digishare.campaigns import CampaignList
+from local.digishare.queries import Invalid
 
 if TYPE_CHECKING:
     from functions.campaigns.walk import Page

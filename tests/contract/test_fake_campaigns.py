@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from local.digishare import campaigns as campaigns_module
 from local.digishare import faults
 from local.digishare.admin import AdminServer
-from local.digishare.campaigns import BULK, SORT_COLUMNS, STATUSES, CampaignList, Invalid
+from local.digishare.campaigns import BULK, STATUSES, CampaignList
 from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
 from local.digishare.model import Settings
+from local.digishare.queries import SORT_COLUMNS, Invalid, Order
 from tests.contract.conftest import PERSONAL, bearer, list_page
 
 if TYPE_CHECKING:
@@ -461,13 +461,13 @@ def test_a_cursor_ends_with_the_last_full_page() -> None:
 
 def test_10_000_campaigns_are_not_sorted_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     keys_read: Counter[str] = Counter()
-    key = campaigns_module._Order.key
+    key = Order.key
 
     def count_and_read(order: Json, campaign: Json) -> tuple[str, ...]:
         keys_read[campaign["id"]] += 1
         return key(order, campaign)
 
-    monkeypatch.setattr(campaigns_module._Order, "key", count_and_read)
+    monkeypatch.setattr(Order, "key", count_and_read)
     campaigns = new_list(10_000)
     pages = [answer(campaigns, limit=100, page=page) for page in range(1, 101)]
     assert len(set(ids_of(*pages))) == 10_000

@@ -383,7 +383,7 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str,
         cwd=Path(__file__).parents[2],
     ) as child:
         deadline = time.monotonic() + 20
-        while not ready.exists():
+        while not ready.exists() or not ready.read_text():
             assert time.monotonic() < deadline
             assert child.poll() is None
             time.sleep(0.02)  # waiting for another process, with a deadline

@@ -9,7 +9,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningCredentials
 
-from local.cloud import REGION
+from local.account import REGION
 
 if TYPE_CHECKING:
     from local.cloud import LocalCloud, Stack

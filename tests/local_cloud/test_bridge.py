@@ -32,11 +32,9 @@ SHOWN = """[{}, {"ifname": "docker0", "addr_info": [{"family": "inet", "local": 
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
     """Starts the program on a machine on which docker0 has that address."""
     _put_ip_command(tmp_path, monkeypatch, f"echo '{SHOWN.replace('172.17.0.1', BRIDGE_ADDRESS)}'")
-    reaper = Reaper(PROJECT)
-    children = Children(PROJECT, tmp_path, reaper)
+    children = Children(PROJECT, tmp_path, Reaper(PROJECT))
     yield children
-    reaper.act()
-    children.collect()
+    children.end()
 
 
 def forward(children: Children, port: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from cfnlint.decode import decode_str
 from moto import mock_aws
 
+from local.sdk import ROOT, new_session
 from tests.local_cloud.waiting import wait_until
 from tests.recipes.page import DOCS, read_blocks, texts
 
@@ -180,7 +181,7 @@ def outputs(echo_cloud: LocalCloud) -> dict[str, str]:
 
 
 def deployed_table(cloud: LocalCloud, outputs: dict[str, str]) -> Any:
-    dynamodb = cloud.session().resource("dynamodb", endpoint_url=cloud.aws_endpoint_url)
+    dynamodb = new_session(ROOT, cloud.region).resource("dynamodb", endpoint_url=cloud.aws_endpoint_url)
     return dynamodb.Table(outputs["CampaignsName"])
 
 

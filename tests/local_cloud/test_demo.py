@@ -33,9 +33,9 @@ def test_table_marks_each_line() -> None:
 
 
 def test_a_line_that_a_busy_machine_writes_after_the_answer_is_waited_for() -> None:
-    reads = iter([["REPORT"], ["REPORT"], ["REPORT", '{"_aws": {}, "source": "table"}']])
+    reads = iter([[], [], [{"_aws": {}, "source": "table"}]])
     cloud: Any = SimpleNamespace(
-        outputs={"BrokerFunctionName": "broker"}, function_logs=lambda _name: next(reads)
+        outputs={"BrokerFunctionName": "broker"}, function_reports=lambda _name: next(reads)
     )
 
     assert Demo(cloud)._next_source(lines_before=0) == "table"

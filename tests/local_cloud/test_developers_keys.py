@@ -42,6 +42,7 @@ class Desk:
     environment: dict[str, str]
     real_aws: FakeAws
     demo: subprocess.Popen[bytes]
+    local: subprocess.Popen[bytes]
     seen: dict[str, bytes]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +55,11 @@ class Desk:
             timeout=120,
             check=False,
         )
+
+    @property
+    def env_file(self) -> dict[str, str]:
+        lines = (self.checkout / ".local/env").read_text().splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def variables(self, function: str) -> dict[str, str]:
         variables: dict[str, str] = json.loads((self.checkout / ".local/container/env.json").read_text())[
@@ -78,7 +84,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         log = checkout / "local.log"
         wait_until(lambda: "Ctrl-C" in log.read_text() or local.poll() is not None, 120)
         assert local.poll() is None, log.read_text()
-        yield Desk(checkout, environment, real_aws, demo, seen)
+        yield Desk(checkout, environment, real_aws, demo, local, seen)
 
 
 def test_make_invoke_runs_with_the_functions_own_role(desk: Desk) -> None:
@@ -92,10 +98,7 @@ def test_make_invoke_runs_with_the_functions_own_role(desk: Desk) -> None:
 
 
 def test_the_deployed_functions_have_nothing_of_the_developers(desk: Desk) -> None:
-    lines = (line.partition("=") for line in (desk.checkout / ".local/env").read_text().splitlines())
-    environment = {name: value for name, _, value in lines}
-
-    token = desk.run(".venv/bin/token-broker", "token", **environment)
+    token = desk.run(".venv/bin/token-broker", "token", **desk.env_file)
 
     assert token.returncode == 0, token.stderr
     assert desk.real_aws.asked == []
@@ -173,6 +176,46 @@ def test_make_demo_keeps_every_promise(desk: Desk) -> None:
     assert desk.demo.wait(180) == 0, (desk.checkout / "demo.log").read_text()
     _assert_none_has_the_developers(desk.seen, "_worker.py")
     assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
+
+
+def test_the_operator_looks_into_table_and_secrets(desk: Desk) -> None:
+    written = desk.env_file
+    written["AWS_ENDPOINT_URL_DYNAMODB"] = written["AWS_ENDPOINT_URL"]  # the developer's would come first
+    prefix = "OPERATOR_AWS_"
+    operator = {name.removeprefix("OPERATOR_"): value for name, value in written.items() if prefix in name}
+    program = """
+import boto3
+[stack] = boto3.client("cloudformation").describe_stacks(StackName="token-broker")["Stacks"]
+names = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+items = boto3.client("dynamodb").scan(TableName=names["TokenTableName"])["Items"]
+secret_id = names["SecretPrefix"] + "/digishare"
+print("client_secret" in boto3.client("secretsmanager").get_secret_value(SecretId=secret_id)["SecretString"])
+"""
+    looked = desk.run(".venv/bin/python", "-c", program, **(written | operator))
+
+    assert looked.stdout == "True\n", looked.stderr
+    refused = desk.run(".venv/bin/python", "-c", program, **written)
+    assert "AccessDenied" in refused.stderr
+
+
+def test_the_end_of_a_demo_leaves_the_files_of_make_local(desk: Desk) -> None:
+    assert desk.demo.wait(180) == 0
+    assert desk.env_file
+    assert desk.variables("BrokerFunction")
+
+
+# The last test: it ends what the others use.
+def test_when_the_local_aws_dies_make_local_says_so_and_ends(desk: Desk) -> None:
+    desk.demo.wait(180)
+    pids = [entry.split()[0] for entry in desk.seen if "local.aws" in entry]
+    [aws] = [int(pid) for pid in pids if Path("/proc", pid).exists()]
+    os.kill(aws, signal.SIGKILL)
+
+    assert desk.local.wait(30) != 0
+    log = (desk.checkout / "local.log").read_text()
+    assert "error: aws has ended with status -9; its last lines:" in log
+    assert not (desk.checkout / ".local/env").exists()
+    assert not (desk.checkout / ".local/container").exists()
 
 
 def _assert_container_is_set_up(desk: Desk, function: str, container: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
-"""Nothing of a local cloud is left, whatever ends it."""
+"""Nothing of a local cloud is left, whatever ends it, and nothing of another one goes with it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +17,26 @@ import pytest
 
 from local.children import Children, LocalCloudError, clean_environment
 from local.cloud import PROJECT
-from local.reaper import Reaper
+from local.reaper import Reaper, sweep
+from tests.local_cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROC = Path("/proc")
+pytestmark = pytest.mark.skipif(not PROC.exists(), reason="looks the processes up in /proc")
 
-# A cloud with a function that is busy, so that there is a worker of a server of ours to find.
-SUPERVISOR = """
-import io, sys, time, zipfile
-from pathlib import Path
-from local.cloud import LocalCloud, end_in_order_on_signals
-end_in_order_on_signals()
-with LocalCloud(say=lambda line: None) as cloud:
+# `make local` without a stack: build and deployment take a quarter of a minute and leave nothing of their own.
+PROGRAM = """
+import io, json, os, sys, zipfile
+from local import up
+from local.cloud import ENV_FILE, LocalCloud
+
+class DigishareAlone(LocalCloud):
+    def _start(self):
+        self._start_digishare()
+
+def keep_a_function_busy(cloud):
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("busy.py", "import time\\ndef handle(event, context):\\n    time.sleep(60)\\n")
@@ -39,64 +45,276 @@ with LocalCloud(say=lambda line: None) as cloud:
     aws_lambda.create_function(FunctionName="busy", Runtime="python3.13", Handler="busy.handle", Role=role,
                                Timeout=60, Code={"ZipFile": code.getvalue()})
     aws_lambda.invoke(FunctionName="busy", InvocationType="Event", Payload=b"{}")
-    cloud.remove_at_end(Path(sys.argv[1]))
-    print(cloud.ca_file.parent, flush=True)
-    time.sleep(60)
+
+def keep_up(bridge):
+    has_aws = "--with-aws" in sys.argv
+    with (LocalCloud if has_aws else DigishareAlone)(say=lambda line: None, name="make-local") as cloud:
+        if has_aws:
+            keep_a_function_busy(cloud)
+        cloud.remove_at_end(ENV_FILE)
+        ENV_FILE.write_text("secret")
+        pids = {"python": os.getpid(), "reaper": cloud._reaper._process.pid}
+        pids |= {name: child.pid for name, child in cloud._children._running.items()}
+        print(json.dumps({"folder": str(cloud.ca_file.parent), "pids": pids}), flush=True)
+        cloud.wait_for_an_end()
+
+up.keep_up = keep_up
+up.argparse.ArgumentParser.parse_args = lambda self: up.argparse.Namespace(bridge=None)
+sys.exit(up.main())
 """
 
 
-@pytest.mark.cloud
-@pytest.mark.skipif(not PROC.exists(), reason="looks the processes up in /proc")
+@dataclass
+class Run:
+    """A `make local` in a checkout of its own."""
+
+    checkout: Path
+    make: subprocess.Popen[str]
+    folder: Path
+    pids: dict[str, int]
+
+    def kill(self, *names: str, number: signal.Signals = signal.SIGKILL) -> None:
+        # Stopped first: none of them has time to notice the end of another.
+        for step in (signal.SIGSTOP, number, signal.SIGCONT):
+            for name in names:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pids[name], step)
+
+    @property
+    def processes(self) -> list[str]:
+        """The command lines of those that are alive."""
+        found = []
+        for process in PROC.glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ended while we looked
+                place = (process / "cwd").readlink()
+                if place.is_relative_to(self.checkout) or place.is_relative_to(self.folder):
+                    found.append((process / "cmdline").read_bytes().decode())
+        return found
+
+    @property
+    def files(self) -> list[Path]:
+        runs = self.checkout / ".local/runs"
+        return [path for path in (self.folder, self.env_file, *runs.iterdir()) if path.exists()]
+
+    @property
+    def env_file(self) -> Path:
+        return self.checkout / ".local/env"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    shutil.copytree(PROJECT / "local", folder / "local", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".local").mkdir()
+    (folder / ".local/aws").symlink_to(PROJECT / ".local/aws")
+    (folder / "program.py").write_text(PROGRAM)
+    (folder / "Makefile").write_text(f".PHONY: local\nlocal:\n\t@{sys.executable} program.py $(WITH)\n")
+    return folder
+
+
+@pytest.fixture
+def start(checkout: Path) -> Iterator[Callable[..., Run]]:
+    with contextlib.ExitStack() as ending:
+
+        def start_run(*options: str) -> Run:
+            make = ending.enter_context(_make_local(checkout, *options))
+            assert make.stdout is not None
+            told = json.loads(make.stdout.readline())
+            run = Run(checkout, make, Path(told["folder"]), {"make": make.pid, **told["pids"]})
+            ending.callback(run.kill, *run.pids)
+            return run
+
+        yield start_run
+
+
+def _make_local(checkout: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - the test's own command
+        ["make", "local", *options],  # noqa: S607 - as a developer's shell finds it
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: signal.Signals(n).name
+    "killed",
+    [["make"], ["python"], ["reaper"], ["make", "python"], ["make", "reaper"]],
+    ids=" and ".join,
 )
-def test_processes_and_files_are_gone_after(number: signal.Signals, tmp_path: Path) -> None:
-    extra_file = tmp_path / "env"
-    extra_file.write_text("secret")
-    command = [sys.executable, "-c", SUPERVISOR, str(extra_file)]
-    with subprocess.Popen(  # noqa: S603 - the test's own command
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as supervisor:
-        assert supervisor.stdout is not None
-        folder = Path(supervisor.stdout.readline().strip())
-        assert folder.is_dir()
-        _wait_until(lambda: any("_worker.py" in command for command in _commands_with(folder).values()))
-        assert len(_commands_with(folder)) >= 3  # the local AWS, its worker, the fake Digishare
-        supervisor.send_signal(number)
-        supervisor.wait(20)
-    _wait_until(lambda: not folder.exists() and not extra_file.exists() and not _commands_with(folder))
+def test_nothing_is_left_after_a_kill_of(killed: list[str], start: Callable[..., Run]) -> None:
+    run = start()
+    run.kill(*killed)
+    wait_until(lambda: not run.processes and not run.files)
+
+
+def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
+    run = start()
+    run.kill("python", number=signal.SIGINT)
+    run.make.communicate(timeout=20)
+    assert not run.processes
+    assert not run.files
+
+
+@pytest.mark.cloud
+def test_functions_at_work_end_on_sigterm(start: Callable[..., Run]) -> None:
+    run = start("WITH=--with-aws")
+    wait_until(lambda: any("_worker.py" in command for command in run.processes))
+    run.kill("python", number=signal.SIGTERM)
+    run.make.communicate(timeout=20)
+    assert not run.processes
+    assert not run.files
+
+
+@pytest.mark.cloud
+def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_removes_the_files(
+    start: Callable[..., Run],
+) -> None:
+    run = start("WITH=--with-aws")
+    wait_until(lambda: any("_worker.py" in command for command in run.processes))
+    run.kill("python", "reaper")
+    wait_until(lambda: not run.processes)
+    assert len(run.files) == 3  # the folder, the file with the keys, and the list of both
+    Reaper(run.checkout).act()
+    assert not run.files
+
+
+def test_a_server_that_dies_is_named_with_its_last_lines_and_everything_ends(
+    start: Callable[..., Run],
+) -> None:
+    run = start()
+    with next(run.folder.glob("digishare.log")).open("a") as log:
+        log.write("the reason\n")
+    run.kill("digishare")
+    _, told = run.make.communicate(timeout=20)
+    assert "digishare has ended with status -9; its last lines:\n  the reason" in told
+    assert "Error 1" in told  # make, of the status of what it ran
+    assert not run.processes
+    assert not run.files
+
+
+def test_a_second_make_local_is_refused_and_leaves_the_first_one_alone(start: Callable[..., Run]) -> None:
+    run = start()
+    with _make_local(run.checkout) as second:
+        try:
+            _, told = second.communicate(timeout=20)
+        finally:
+            second.kill()
+    assert f"another one runs in this folder, or is about to end: process {run.pids['python']}" in told
+    assert run.env_file.read_text() == "secret"
+    assert run.make.poll() is None
+
+
+# --- lists of runs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does not end with its standard input."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command, start_new_session=True) as process:  # noqa: S603 - the test's own command
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def thing(tmp_path: Path) -> Path:
+    (tmp_path / "thing").touch()
+    return tmp_path / "thing"
+
+
+def die(reaper: Reaper) -> None:
+    """Do what the operating system does for a run that is killed together with its reaper."""
+    reaper._process.kill()
+    reaper._process.communicate()
+    reaper._list.close()
+
+
+def test_the_next_start_ends_processes_and_removes_files_of_a_dead_run(
+    tmp_path: Path, thing: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    dead = Reaper(tmp_path)
+    dead.watch(sleeper)
+    dead.remove_at_end(thing)
+    die(dead)
+    assert thing.exists()
+    Reaper(tmp_path).act()
+    assert sleeper.wait(5) == -signal.SIGKILL
+    assert not thing.exists()
+
+
+def test_a_process_that_has_only_the_number_of_a_dead_runs_is_left_alone(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    dead = Reaper(tmp_path)
+    dead._add("process", sleeper.pid, "Thu Jan  1 00:00:00 1970")
+    die(dead)
+    sweep(tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        sleeper.wait(0.2)
+    assert not list((tmp_path / ".local/runs").iterdir())
+
+
+def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
+    tmp_path: Path, thing: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    live = Reaper(tmp_path)
+    live.watch(sleeper)
+    live.remove_at_end(thing)
+    Reaper(tmp_path).act()
+    assert thing.exists()
+    assert sleeper.poll() is None
+    live.act()
+    assert not thing.exists()
+
+
+def test_what_a_live_reaper_is_about_to_do_is_left_to_it(tmp_path: Path, thing: Path) -> None:
+    reaper = Reaper(tmp_path)
+    reaper.remove_at_end(thing)
+    reaper._list.close()
+    sweep(tmp_path)
+    assert thing.exists()
+    reaper._process.communicate()
+    assert not thing.exists()
+
+
+def test_a_run_ends_in_order_also_where_its_list_is_gone(tmp_path: Path, thing: Path) -> None:
+    reaper = Reaper(tmp_path)
+    reaper.remove_at_end(thing)
+    shutil.rmtree(tmp_path / ".local")  # make clean
+    reaper.act()
+    assert not thing.exists()
+
+
+def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(
+    tmp_path: Path, thing: Path
+) -> None:
+    reaper = Reaper(tmp_path)
+    assert reaper._process.stdin is not None
+    descriptors = PROC / str(reaper._process.pid) / "fd"
+    # It inherits one of the list, and opens one: it waits for its input then.
+    wait_until(lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1)
+    duplicate = os.dup(reaper._process.stdin.fileno())
+    reaper.remove_at_end(thing)
+    reaper.act()
+    os.close(duplicate)
+    assert not thing.exists()
+
+
+# --- programs ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def children(tmp_path: Path) -> Iterator[Children]:
-    reaper = Reaper(PROJECT)
-    children = Children(tmp_path, tmp_path, reaper)
+    children = Children(tmp_path, tmp_path, Reaper(PROJECT))
     yield children
-    reaper.act()
-    children.collect()
-
-
-def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(tmp_path: Path) -> None:
-    reaper = Reaper(PROJECT)
-    process = reaper._process
-    assert process.stdin is not None
-    duplicate = os.dup(process.stdin.fileno())
-    left_over = tmp_path / "left-over"
-    left_over.touch()
-    reaper.remove_at_end(left_over)
-    ending = threading.Thread(target=reaper.act, daemon=True)
-    try:
-        ending.start()
-        ending.join(10)
-        assert not ending.is_alive()
-        assert not left_over.exists()
-    finally:
-        os.close(duplicate)
+    children.end()
 
 
 def test_child_that_dies_at_start_is_named_with_its_last_lines(children: Children, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"]
-    with pytest.raises(LocalCloudError, match=r"broken ended with status 3(.|\n)*the reason"):
+    with pytest.raises(LocalCloudError, match=r"broken has ended with status 3(.|\n)*the reason"):
         children.start("broken", command, clean_environment(tmp_path))
 
 
@@ -124,21 +342,3 @@ def test_clean_environment_keeps_nothing_of_the_host(tmp_path: Path, monkeypatch
     environment = clean_environment(tmp_path)
     assert "canary" not in json.dumps(environment)
     assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
-
-
-def _commands_with(folder: Path) -> dict[int, str]:
-    """Return the live processes whose environment names `folder`, with their command lines."""
-    found = {}
-    for process in PROC.iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            with contextlib.suppress(OSError):  # it ended while we looked
-                if str(folder).encode() in (process / "environ").read_bytes():
-                    found[int(process.name)] = (process / "cmdline").read_bytes().decode(errors="replace")
-    return found
-
-
-def _wait_until(condition: Callable[[], bool], within_s: float = 15) -> None:
-    give_up_at_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "did not happen in time"
-        time.sleep(0.05)

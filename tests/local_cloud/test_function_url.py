@@ -16,7 +16,8 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from local.function_url import MAX_BODY_BYTES, FunctionFailed, FunctionUrl, FunctionUrlFront, Throttled
+from local.function_url import MAX_BODY_BYTES, FunctionUrlFront, Throttled
+from local.payload import FunctionFailed, FunctionUrl
 from local.signature import Caller
 
 if TYPE_CHECKING:

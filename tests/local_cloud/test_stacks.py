@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
+from local.account import ACCOUNT_ID, REGION
 from local.aws import FUNCTION_URL_PATH
-from local.cloud import ACCOUNT_ID, PROJECT, REGION, LocalCloud, Stack
+from local.cloud import PROJECT, LocalCloud, Stack
 from tests.local_cloud.calling import call, call_url, echo
 from tests.local_cloud.waiting import wait_until
 
