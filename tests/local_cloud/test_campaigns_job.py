@@ -146,7 +146,11 @@ def test_the_first_run_counts_10_000_campaigns_and_sends_one_summary(job: Job) -
     assert report["duration_ms"] < 60_000
     assert job.known() == upstream
     (summary,) = job.received(1)
-    assert (summary["kind"], summary["campaigns"], summary["is_complete"]) == ("summary", MOST_CAMPAIGNS, True)
+    assert (summary["kind"], summary["campaigns"], summary["is_complete"]) == (
+        "summary",
+        MOST_CAMPAIGNS,
+        True,
+    )
     assert summary["by_status"] == report["by_status"]
     assert summary["scheduled_time"] == report["scheduled_time"]
     job.replace_campaigns(CAMPAIGNS)

@@ -142,6 +142,8 @@ def test_listeners_of_function_urls_end_with_the_local_aws(tmp_path: Path) -> No
         [PROJECT / ".local/aws/bin/python", "-m", "local.aws", "--ready-file", ready_file],
         cwd=PROJECT,
         env={"PATH": os.defpath, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), **environment},
+        stdin=subprocess.PIPE,  # at whose end it would kill its process group
+        start_new_session=True,
     ) as local_aws:
         try:
             wait_until(ready_file.exists)
