@@ -31,7 +31,8 @@ from tests.client.fake_broker import (
     failure,
 )
 from token_broker import bounded_http, errors
-from token_broker.client import BrokerClient, Lease
+from token_broker.client import BrokerClient
+from token_broker.lease import Lease
 from token_broker.sdk_settings import region_of_url
 
 if TYPE_CHECKING:

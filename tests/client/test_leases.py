@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.client.fake_broker import Answer, FakeBroker, failure
-from token_broker.client import _Need, _Question
+from token_broker.client import _Question
 from token_broker.errors import (
     AccessDenied,
     BrokerUnreachable,
@@ -19,12 +19,14 @@ from token_broker.errors import (
     SlowDown,
     TemporarilyUnavailable,
 )
+from token_broker.lease import Need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.client.conftest import Clock
-    from token_broker.client import BrokerClient, Lease
+    from token_broker.client import BrokerClient
+    from token_broker.lease import Lease
 
     NewClient = Callable[..., BrokerClient]
 
@@ -469,7 +471,7 @@ def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
 
     def fork_meanwhile(*given: object, **more: object) -> object:
         client._renew_after_fork()  # as in a child that goes on from here
-        client._question = others = _Question(_Need())
+        client._question = others = _Question(Need())
         answer = call(*given, **more)  # type: ignore[arg-type] # passed on as they came
         assert client._question is others
         return answer

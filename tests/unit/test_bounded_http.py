@@ -24,7 +24,7 @@ from local.digishare import faults
 from local.digishare.model import Client
 from local.digishare.server import FakeDigishare
 from tests.raw_servers import RawTlsServer, drip_handshake, drips_for_ever, plain_listener, sends
-from token_broker import bounded_http
+from token_broker import bounded_http, connector
 from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
@@ -104,7 +104,7 @@ def assert_holds_no_secret(error: BaseException) -> None:
     assert CANARY not in f"{error}{error!r}{error.args}{vars(error)}"
     assert error.__cause__ is None
     assert error.__context__ is None
-    ours = {__file__, bounded_http.__file__, upstream_http.__file__}
+    ours = {__file__, bounded_http.__file__, connector.__file__, upstream_http.__file__}
     step = error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename not in ours:
@@ -379,10 +379,10 @@ def test_an_addresss_share_of_the_time_to_connect_does_not_bound_its_handshake(t
 
 
 def test_a_timer_that_comes_too_late_cuts_nothing() -> None:
-    call = bounded_http._Call("api.example", 1, 1)
-    call._finish()
-    call._cut()
-    assert not call._was_cut
+    with connector.Connector(10, 10) as over:
+        pass
+    over._cut()
+    assert not over.was_cut
 
 
 # --- size -------------------------------------------------------------------------------------------------------
