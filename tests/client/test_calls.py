@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -30,6 +28,7 @@ from tests.client.fake_broker import (
     FakeBroker,
     failure,
 )
+from tests.client.forks import forks, in_child
 from token_broker import bounded_http, errors
 from token_broker.client import BrokerClient
 from token_broker.lease import Lease
@@ -492,21 +491,6 @@ def test_no_error_and_no_log_record_holds_token_or_key(
 
 
 # --- forks --------------------------------------------------------------------------------------------------------
-
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
-
-def in_child(act: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> bool:
-    """Tell whether `act` returned True in a forked child within 5 seconds; `meanwhile` runs in the parent."""
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(5)  # ends a child that waits for ever
-            os._exit(0 if act() else 1)
-        finally:
-            os._exit(2)
-    meanwhile()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @forks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from botocore.credentials import RefreshableCredentials
 
 from tests.client.conftest import everything_of
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Answer, FakeBroker
+from tests.client.forks import forks, in_child
 from token_broker import errors
 from token_broker.client import BrokerClient
 from token_broker.credentials import CredentialSource
@@ -588,7 +588,7 @@ def test_what_botocore_logs_for_others_stays_as_it_is(caplog: pytest.LogCaptureF
 # --- forks --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@forks
 def test_a_child_that_is_forked_during_a_refresh_of_a_given_session_gets_its_token(
     broker: FakeBroker, new_client: NewClient
 ) -> None:
@@ -614,15 +614,11 @@ def test_a_child_that_is_forked_during_a_refresh_of_a_given_session_gets_its_tok
     asking.start()
     assert is_refreshing.wait(10)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(10)  # ends a child that waits for ever
-            client._time_budget_s = 5
-            os._exit(0 if client.token().token_id == broker.token_id else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    def act() -> bool:
+        client._time_budget_s = 5
+        return bool(client.token().token_id == broker.token_id)
+
+    assert in_child(act)
     may_end.set()
     asking.join(10)
 
