@@ -304,6 +304,23 @@ def test_lease_with_an_unusable_field_is_refused(
         new_client().token()
 
 
+@pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
+def test_a_validity_that_is_no_number_of_seconds_is_told(
+    min_ttl_s: float, broker: FakeBroker, new_client: NewClient
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match="min_ttl_s"):
+        new_client().token(min_ttl_s=min_ttl_s)
+    assert not broker.calls
+
+
+def test_status_asks_for_one_connection_or_all(broker: FakeBroker, new_client: NewClient) -> None:
+    client = new_client()
+    broker.script.append(Answer(502, b"Internal Server Error"))
+
+    assert client.status() == {"connections": [{"asked": {}}]}
+    assert client.status("a b/ü&c=d") == {"connections": [{"asked": {"connection": "a b/ü&c=d"}}]}
+
+
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 

@@ -10,13 +10,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.client.fake_broker import Answer, FakeBroker, failure
+from tests.client.fake_broker import FakeBroker, failure
 from token_broker.client import _Question
 from token_broker.errors import (
     AccessDenied,
     BrokerUnreachable,
     CredentialsUnavailable,
-    InvalidRequest,
     SlowDown,
     TemporarilyUnavailable,
 )
@@ -442,19 +441,3 @@ def test_a_process_that_can_start_no_thread_says_so_and_serves_what_it_has(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more)
         assert client.token() is lease
-
-
-@pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
-def test_a_validity_that_is_no_number_of_seconds_is_told(
-    min_ttl_s: float, broker: FakeBroker, new_client: NewClient
-) -> None:
-    with pytest.raises(InvalidRequest, match="min_ttl_s"):
-        new_client().token(min_ttl_s=min_ttl_s)
-    assert not broker.calls
-
-
-def test_status_asks_for_one_connection_or_all(broker: FakeBroker, client: BrokerClient) -> None:
-    broker.script.append(Answer(502, b"Internal Server Error"))
-
-    assert client.status() == {"connections": [{"asked": {}}]}
-    assert client.status("a b/ü&c=d") == {"connections": [{"asked": {"connection": "a b/ü&c=d"}}]}
