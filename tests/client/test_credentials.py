@@ -266,11 +266,11 @@ def failures(count: int, ask: Callable[[], object]) -> list[errors.TokenBrokerEr
 def test_every_caller_keeps_to_its_own_budget_where_the_chain_hangs(
     broker: FakeBroker, hanging: Path
 ) -> None:
-    client = BrokerClient(broker.url, region=REGION, time_budget_s=0.3)
+    client = BrokerClient(broker.url, region=REGION, time_budget_s=0.8)
 
     started_s = time.monotonic()
     seen = failures(8, client.status)  # unlike `token`, each for itself
-    assert time.monotonic() - started_s < 1.5
+    assert time.monotonic() - started_s < 1.8
     assert {type(error) for error in seen} == {errors.CredentialsUnavailable}
     assert len(hanging.read_text().splitlines()) == 1
 
