@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
 
-    from token_broker.client import Lease
+    from token_broker.lease import Lease
 
 SERVICE: Final = "campaigns"
 DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"

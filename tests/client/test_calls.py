@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import botocore.session
 import pytest
 import trustme
-from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import UnauthorizedSSOTokenError
 
 import token_broker
 from tests.client.conftest import everything_of
@@ -30,19 +25,20 @@ from tests.client.fake_broker import (
     FakeBroker,
     failure,
 )
+from tests.client.forks import forks, in_child
 from token_broker import bounded_http, errors
-from token_broker.client import BrokerClient, Lease
+from token_broker.client import BrokerClient
+from token_broker.lease import Lease
 from token_broker.sdk_settings import region_of_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from tests.client.conftest import Clock
-    from token_broker.credentials import AwsSession
 
     NewClient = Callable[..., BrokerClient]
 
+OTHER_URL = "https://broker.test/"
 FUNCTION_URL = "https://abc123.lambda-url.eu-west-3.on.aws/"
 
 
@@ -129,16 +125,11 @@ def signed_region(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("eu-north-1", FUNCTION_URL, "eu-west-1", {"AWS_REGION": "eu-west-2"}, "eu-north-1"),
         (None, FUNCTION_URL, "eu-west-1", {"AWS_REGION": "eu-west-2"}, "eu-west-3"),
-        (None, "https://broker.test/", "eu-west-1", {"AWS_REGION": "eu-west-2"}, "eu-west-1"),
-        (
-            None,
-            "https://broker.test/",
-            None,
-            {"AWS_REGION": "eu-west-2", "AWS_DEFAULT_REGION": "eu-south-1"},
-            "eu-west-2",
-        ),
-        (None, "https://broker.test/", None, {"AWS_DEFAULT_REGION": "eu-south-1"}, "eu-south-1"),
+        (None, OTHER_URL, "eu-west-1", {"AWS_REGION": "eu-west-2"}, "eu-west-1"),
+        (None, OTHER_URL, None, {"AWS_REGION": "eu-west-2", "AWS_DEFAULT_REGION": "eu-south-1"}, "eu-west-2"),
+        (None, OTHER_URL, None, {"AWS_DEFAULT_REGION": "eu-south-1"}, "eu-south-1"),
     ],
+    ids=["argument", "URL", "session", "AWS_REGION", "AWS_DEFAULT_REGION"],
 )
 def test_argument_url_session_and_environment_tell_the_region_in_this_order(  # noqa: PLR0917 - a table's columns
     argument: str | None,
@@ -158,24 +149,11 @@ def test_argument_url_session_and_environment_tell_the_region_in_this_order(  # 
     assert signed_region(new_client(url, region=argument), monkeypatch) == expected
 
 
-@pytest.mark.parametrize("source", ["argument", "botocore session", "boto3 session", "environment"])
-def test_region_of_other_hosts_comes_from_argument_session_or_environment(
-    source: str,
-    broker: FakeBroker,
-    aws_session: botocore.session.Session,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    session: AwsSession = aws_session
-    if source == "botocore session":
-        aws_session.set_config_variable("region", REGION)
-    if source == "boto3 session":
-        boto3 = pytest.importorskip("boto3")
-        session = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
-    if source == "environment":
-        monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    client = BrokerClient(broker.url, session=session, region=REGION if source == "argument" else None)
+def test_session_of_boto3_gives_keys_and_region(broker: FakeBroker) -> None:
+    boto3 = pytest.importorskip("boto3")
+    session = boto3.Session(ACCESS_KEY_ID, SECRET_ACCESS_KEY, region_name=REGION)
 
-    assert client.token().token_id == broker.token_id
+    assert BrokerClient(broker.url, session=session).token().token_id == broker.token_id
 
 
 def test_a_session_whose_profile_is_not_there_is_told(new_client: NewClient) -> None:
@@ -199,76 +177,6 @@ def test_what_is_no_url_names_no_region(url: str) -> None:
 def test_unknown_region_says_what_to_set(new_client: NewClient) -> None:
     with pytest.raises(errors.NotConfigured, match="AWS_REGION"):
         new_client(region=None).token()
-
-
-# --- credentials --------------------------------------------------------------------------------------------------
-
-
-def test_no_credentials_says_how_to_get_some(broker: FakeBroker) -> None:
-    with pytest.raises(errors.NoCredentials, match="aws sso login"):
-        BrokerClient(broker.url, region=REGION).token()
-    assert not broker.calls
-
-
-def test_unknown_profile_is_named(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "nowhere")
-
-    with pytest.raises(errors.NoCredentials, match="nowhere"):
-        BrokerClient(broker.url, region=REGION).token()
-
-
-@pytest.mark.parametrize("refresh_error", [UnauthorizedSSOTokenError(), RuntimeError("still expired")])
-def test_credentials_that_cannot_be_refreshed_say_sign_in_again(
-    refresh_error: Exception, broker: FakeBroker, new_client: NewClient
-) -> None:
-    def refresh() -> dict[str, str]:
-        raise refresh_error
-
-    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    session = botocore.session.Session()
-    credentials = RefreshableCredentials("a", "b", "c", an_hour_ago, refresh, "test")
-    vars(session)["_credentials"] = credentials  # botocore has no public way to set refreshable ones
-
-    with pytest.raises(errors.CredentialsExpired, match="sign in again"):
-        new_client(session=session).token()
-
-
-def test_a_refresh_that_fails_in_another_way_is_no_expiry(broker: FakeBroker, new_client: NewClient) -> None:
-    def refresh() -> dict[str, str]:
-        raise RuntimeError("canary-of-a-refresh")
-
-    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    session = botocore.session.Session()
-    vars(session)["_credentials"] = RefreshableCredentials("a", "b", "c", an_hour_ago, refresh, "test")
-
-    with pytest.raises(errors.NoCredentials, match="RuntimeError") as raised:
-        new_client(session=session).token()
-    assert "canary" not in everything_of(raised.value)
-
-
-def test_output_of_a_credential_process_is_not_shown(
-    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    (tmp_path / "config").write_text(
-        "[default]\ncredential_process = sh -c 'echo canary-secret >&2; exit 1'\n"
-    )
-
-    with pytest.raises(errors.NoCredentials, match="CredentialRetrievalError") as raised:
-        BrokerClient(broker.url, region=REGION).token()
-    assert "canary-secret" not in everything_of(raised.value)
-
-
-def test_rotated_credentials_are_used_by_the_next_call(
-    broker: FakeBroker, new_client: NewClient, aws_session: botocore.session.Session, clock: Clock
-) -> None:
-    client = new_client()
-    client.token()
-    broker.session_token = "next"
-    aws_session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY, "next")
-    clock.now += 900
-
-    assert client.token().expires_at == clock.now + 900
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -328,9 +236,8 @@ def test_credentials_that_aws_calls_expired_say_sign_in_again(
         ),
         Answer(502, b'{"message":"Internal Server Error"}'),
         Answer(504, b"<html>"),
-        Answer(200, b'{"access_token":"canary-token-1"', {}, cut_after=9),
     ],
-    ids=["throttled", "crashed", "timed out", "cut off"],
+    ids=["throttled", "crashed", "timed out"],
 )
 def test_answer_in_the_place_of_the_broker_is_retried(
     answer: Answer, broker: FakeBroker, new_client: NewClient, pauses: list[float]
@@ -397,27 +304,24 @@ def test_lease_with_an_unusable_field_is_refused(
         new_client().token()
 
 
-def test_dripping_answer_is_given_up_within_the_time_budget(
-    broker: FakeBroker, new_client: NewClient
+@pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
+def test_a_validity_that_is_no_number_of_seconds_is_told(
+    min_ttl_s: float, broker: FakeBroker, new_client: NewClient
 ) -> None:
-    broker.script.append(Answer(200, b" " * 300, drips=True))
+    with pytest.raises(errors.InvalidRequest, match="min_ttl_s"):
+        new_client().token(min_ttl_s=min_ttl_s)
+    assert not broker.calls
 
-    with pytest.raises(errors.BrokerUnreachable, match="timed out while waiting"):
-        new_client(time_budget_s=0.3).token()
+
+def test_status_asks_for_one_connection_or_all(broker: FakeBroker, new_client: NewClient) -> None:
+    client = new_client()
+    broker.script.append(Answer(502, b"Internal Server Error"))
+
+    assert client.status() == {"connections": [{"asked": {}}]}
+    assert client.status("a b/ü&c=d") == {"connections": [{"asked": {"connection": "a b/ü&c=d"}}]}
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
-
-
-def test_broker_is_reached_over_tls_with_the_certificates_of_the_aws_set_up(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    broker.speak_tls(authority.issue_cert("localhost"))
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-
-    assert new_client().token().token_id == broker.token_id
 
 
 def test_unknown_certificate_is_not_trusted(broker: FakeBroker, new_client: NewClient) -> None:
@@ -428,13 +332,6 @@ def test_unknown_certificate_is_not_trusted(broker: FakeBroker, new_client: NewC
     assert not broker.calls
 
 
-def test_missing_certificates_say_what_to_fix(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_CA_BUNDLE", "nowhere.pem")
-
-    with pytest.raises(errors.NotConfigured, match="AWS_CA_BUNDLE"):
-        new_client(FUNCTION_URL).token()
-
-
 # --- what must never be seen --------------------------------------------------------------------------------------
 
 
@@ -442,16 +339,8 @@ def test_token_is_in_no_repr_or_text(new_client: NewClient) -> None:
     client = new_client()
     lease = client.token()
 
-    seen = [
-        repr(lease),
-        str(lease),
-        f"{lease}",
-        repr([lease]),
-        repr(client),
-        repr(client._fetched),
-        repr(client._http),
-    ]
-    assert "canary-token" not in "".join(seen)
+    seen = [lease, client, client._fetched, client._http]
+    assert "canary-token" not in f"{seen} {lease} {client}"
     assert isinstance(lease, Lease)
 
 
@@ -491,21 +380,6 @@ def test_no_error_and_no_log_record_holds_token_or_key(
 
 
 # --- forks --------------------------------------------------------------------------------------------------------
-
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
-
-def in_child(act: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> bool:
-    """Tell whether `act` returned True in a forked child within 5 seconds; `meanwhile` runs in the parent."""
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(5)  # ends a child that waits for ever
-            os._exit(0 if act() else 1)
-        finally:
-            os._exit(2)
-    meanwhile()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @forks

@@ -5,28 +5,35 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
-from tests.client.fake_broker import Answer, FakeBroker, failure
-from token_broker.client import _Need, _Question
+from tests.client.fake_broker import FakeBroker, failure
+from token_broker.client import _Question
 from token_broker.errors import (
     AccessDenied,
     BrokerUnreachable,
     CredentialsUnavailable,
-    InvalidRequest,
     SlowDown,
     TemporarilyUnavailable,
 )
+from token_broker.lease import Need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.client.conftest import Clock
-    from token_broker.client import BrokerClient, Lease
+    from token_broker.client import BrokerClient
+    from token_broker.lease import Lease
 
     NewClient = Callable[..., BrokerClient]
+
+
+@pytest.fixture
+def client(new_client: NewClient) -> BrokerClient:
+    return new_client()
 
 
 def in_threads(count: int, act: Callable[[], Lease]) -> list[Lease]:
@@ -60,9 +67,8 @@ def test_32_threads_make_one_call(broker: FakeBroker, new_client: NewClient) -> 
 
 
 def test_lease_is_served_from_memory_until_80_percent(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     first = client.token()
 
     clock.now += 719
@@ -75,9 +81,8 @@ def test_lease_is_served_from_memory_until_80_percent(
 
 
 def test_all_but_one_thread_are_served_the_old_lease_while_the_next_is_fetched(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     old = client.token()
     clock.now += 800
     broker.was_asked.clear()
@@ -94,13 +99,18 @@ def test_all_but_one_thread_are_served_the_old_lease_while_the_next_is_fetched(
     assert len(broker.calls) == 2
 
 
-def test_valid_lease_is_served_while_the_broker_is_away(
-    broker: FakeBroker, new_client: NewClient, clock: Clock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("status", "code"), [(503, "temporarily_unavailable"), (403, "access_denied")])
+def test_valid_lease_is_served_while_the_broker_gives_no_other(
+    status: int,
+    code: str,
+    broker: FakeBroker,
+    client: BrokerClient,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = new_client()
     old = client.token()
     clock.now += 800
-    broker.script.append(failure(503, "temporarily_unavailable"))
+    broker.script.append(failure(status, code))
 
     assert client.token() is old
     assert client.token() is old  # and the broker is left alone for a while
@@ -111,31 +121,21 @@ def test_valid_lease_is_served_while_the_broker_is_away(
     assert client.token() is not old
 
 
-def test_refusal_to_renew_leaves_a_valid_lease_in_service(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+def test_expired_lease_is_never_served_and_a_refusal_not_repeated(
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
-    old = client.token()
-    clock.now += 800
-    broker.script.append(failure(403, "access_denied"))
-
-    assert client.token() is old
-
-
-def test_expired_lease_is_never_served(broker: FakeBroker, new_client: NewClient, clock: Clock) -> None:
-    client = new_client()
     client.token()
     clock.now += 900
     broker.script.append(failure(403, "access_denied"))
 
     with pytest.raises(AccessDenied):
         client.token()
+    assert len(broker.calls) == 2
 
 
 def test_lease_that_expires_during_the_failed_refresh_is_not_served(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     client.token()
     clock.now += 899
     broker.script.append(failure(403, "access_denied"))
@@ -151,65 +151,48 @@ def test_lease_that_expires_during_the_failed_refresh_is_not_served(
 
 
 def test_lease_is_not_trusted_after_the_clock_went_back(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     client.token()
     clock.now -= 3600
 
     assert client.token().expires_at == clock.now + 900
 
 
-def test_threads_that_wait_for_a_failing_call_share_its_failure(
-    broker: FakeBroker, new_client: NewClient
-) -> None:
-    client = new_client()
-    broker.may_answer.clear()
-    broker.script.append(failure(403, "access_denied"))
-    seen: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            client.token()
-        except AccessDenied as error:
-            seen.append(error)
-
-    leader = threading.Thread(target=ask)
-    leader.start()
-    assert broker.was_asked.wait(10)
-    waiting = [_Waiting(client, ask) for _ in range(4)]
-    for waiter in waiting:
-        waiter.start()
-    for waiter in waiting:
-        assert waiter.is_waiting.wait(10)
-    broker.may_answer.set()
-    for thread in (leader, *waiting):
-        thread.join(10)
-
-    assert len(broker.calls) == 1
-    assert len({id(error) for error in seen}) == 5  # each its own, because a raise writes into it
-
-
-class _Waiting(threading.Thread):
-    """Says when it is about to wait for the call that is under way."""
-
-    def __init__(self, client: BrokerClient, act: Callable[[], None]) -> None:
-        super().__init__()
-        self.is_waiting = threading.Event()
+def ask_one_after_the_other(
+    client: BrokerClient, acts: list[Callable[[], Lease]], asked: threading.Event, may_end: threading.Event
+) -> list[Any]:
+    """Return what each returned or raised: the first has `asked`, all others wait for it before it `may_end`."""
+    with ThreadPoolExecutor(len(acts)) as pool:
+        outcomes = [pool.submit(acts[0])]
+        assert asked.wait(10)
         question = client._question
         assert question is not None
-        wait = question.is_over.wait
-        is_waiting = self.is_waiting
+        waiting, wait = threading.Semaphore(0), question.is_over.wait
 
         def wait_and_tell(timeout: float | None = None) -> bool:
-            is_waiting.set()
+            waiting.release()
             return wait(timeout)
 
         question.is_over.wait = wait_and_tell  # type: ignore[method-assign] # observed, not replaced
-        self._act = act
+        outcomes += map(pool.submit, acts[1:])
+        for _ in acts[1:]:
+            assert waiting.acquire(timeout=10)
+        may_end.set()
+        return [outcome.exception(10) or outcome.result() for outcome in outcomes]
 
-    def run(self) -> None:
-        self._act()
+
+def test_threads_that_wait_for_a_failing_call_share_its_failure(
+    broker: FakeBroker, client: BrokerClient
+) -> None:
+    broker.may_answer.clear()
+    broker.script.append(failure(403, "access_denied"))
+
+    seen = ask_one_after_the_other(client, [client.token] * 5, broker.was_asked, broker.may_answer)
+
+    assert [type(error) for error in seen] == [AccessDenied] * 5
+    assert len({id(error) for error in seen}) == 5  # each its own, because a raise writes into it
+    assert len(broker.calls) == 1
 
 
 def test_unavailable_broker_is_asked_again_after_its_retry_after(
@@ -244,22 +227,6 @@ def test_broker_is_asked_four_times_at_most(
     assert 0.1 <= pauses[0] < pauses[2] <= 1.2
 
 
-def test_refusal_is_not_repeated(broker: FakeBroker, new_client: NewClient) -> None:
-    broker.script.append(failure(403, "access_denied"))
-
-    with pytest.raises(AccessDenied):
-        new_client().token()
-    assert len(broker.calls) == 1
-
-
-def test_silent_broker_is_given_up_within_the_time_budget(broker: FakeBroker, new_client: NewClient) -> None:
-    broker.may_answer.clear()
-
-    with pytest.raises(BrokerUnreachable):
-        new_client(time_budget_s=0.3).token()
-    assert len(broker.calls) == 1
-
-
 def test_waiting_thread_gives_up_within_its_time_budget(broker: FakeBroker, new_client: NewClient) -> None:
     client = new_client(time_budget_s=20)
     broker.may_answer.clear()
@@ -274,9 +241,8 @@ def test_waiting_thread_gives_up_within_its_time_budget(broker: FakeBroker, new_
 
 
 def test_min_ttl_reaches_the_broker_only_if_the_lease_in_memory_is_too_short(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     client.token()
 
     client.token(min_ttl_s=900)
@@ -285,15 +251,13 @@ def test_min_ttl_reaches_the_broker_only_if_the_lease_in_memory_is_too_short(
     assert broker.calls[1].body == {"connection": "digishare", "min_ttl": 1200}
 
 
-def test_min_ttl_above_the_cap_does_not_ask_at_every_call(broker: FakeBroker, new_client: NewClient) -> None:
-    client = new_client()
+def test_min_ttl_above_the_cap_does_not_ask_at_every_call(broker: FakeBroker, client: BrokerClient) -> None:
     for _ in range(3):
         assert client.token(min_ttl_s=99_999).token_id == broker.token_id
     assert len(broker.calls) == 1
 
 
-def test_rejection_by_many_threads_is_reported_once(broker: FakeBroker, new_client: NewClient) -> None:
-    client = new_client()
+def test_rejection_by_many_threads_is_reported_once(broker: FakeBroker, client: BrokerClient) -> None:
     rejected = client.token().token_id
 
     leases = in_threads(32, lambda: client.report_rejected(rejected))
@@ -302,25 +266,23 @@ def test_rejection_by_many_threads_is_reported_once(broker: FakeBroker, new_clie
     assert [call.body.get("rejected_token_id") for call in broker.calls] == [None, rejected]
 
 
-def test_report_about_a_token_no_longer_held_returns_the_held_one(
-    broker: FakeBroker, new_client: NewClient
+def test_report_about_a_token_that_is_not_in_memory_returns_the_one_that_is(
+    broker: FakeBroker, client: BrokerClient
 ) -> None:
-    client = new_client()
-    held = client.token()
+    lease = client.token()
 
-    assert client.report_rejected("0123456789abcdef") is held
+    assert client.report_rejected("0123456789abcdef") is lease
     assert len(broker.calls) == 1
 
 
-def test_broker_may_stand_by_a_rejected_token(broker: FakeBroker, new_client: NewClient) -> None:
-    client = new_client()
+def test_broker_may_stand_by_a_rejected_token(broker: FakeBroker, client: BrokerClient) -> None:
     rejected = client.token().token_id
     broker.replaces_rejected = False
 
     assert client.report_rejected(rejected).token_id == rejected
 
 
-def test_too_many_reports_are_an_error_although_a_lease_is_held(
+def test_too_many_reports_are_an_error_although_there_is_a_lease(
     broker: FakeBroker, new_client: NewClient
 ) -> None:
     client = new_client(time_budget_s=5)
@@ -333,143 +295,81 @@ def test_too_many_reports_are_an_error_although_a_lease_is_held(
 
 
 def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = new_client()
-    may_fail, calls, seen = threading.Event(), [0], [0]
+    asked, may_end, calls = threading.Event(), threading.Event(), [0]
 
     def fail(*_: object, **__: object) -> float:
         calls[0] += 1
-        may_fail.wait(10)
+        asked.set()
+        may_end.wait(10)
         return 1 / 0
-
-    def ask() -> None:
-        with pytest.raises(ZeroDivisionError):
-            client.token()
-        seen[0] += 1
 
     with monkeypatch.context() as patch:
         patch.setattr(client._http, "call", fail)
-        leader = threading.Thread(target=ask)
-        leader.start()
-        while not calls[0]:
-            leader.join(0.01)
-        waiting = [_Waiting(client, ask) for _ in range(4)]
-        for waiter in waiting:
-            waiter.start()
-        for waiter in waiting:
-            assert waiter.is_waiting.wait(10)
-        may_fail.set()
-        for thread in (leader, *waiting):
-            thread.join(10)
+        seen = ask_one_after_the_other(client, [client.token] * 5, asked, may_end)
 
-    assert (calls, seen) == ([1], [5])
+    assert (calls, [type(error) for error in seen]) == ([1], [ZeroDivisionError] * 5)
     assert client.token().token_id == broker.token_id
 
 
 def test_a_valid_lease_is_served_whatever_goes_wrong(
     broker: FakeBroker,
-    new_client: NewClient,
+    client: BrokerClient,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = new_client()
     lease = client.token()
     clock.now += 800
 
-    def fail(*_: object, **__: object) -> None:
-        raise KeyError("canary-of-a-bug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client._http, "call", fail)
-        assert client.token() is lease
-        assert client.token(min_ttl_s=600) is lease
+    monkeypatch.setattr(client._http, "call", Mock(side_effect=KeyError("canary-of-a-bug")))
+    assert client.token() is lease
+    assert client.token(min_ttl_s=600) is lease
     assert "KeyError" in caplog.text
     assert "canary-of-a-bug" not in caplog.text
 
 
-def test_an_interrupted_caller_leaves_its_question_to_the_next(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = new_client()
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client._http, "call", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            client.token()
-    assert client.token().token_id == broker.token_id
-
-
 def test_those_who_wait_for_an_interrupted_caller_ask_themselves(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = new_client()
-    may_end, calls = threading.Event(), [0]
+    asked, may_end = threading.Event(), threading.Event()
     call = client._http.call
 
-    def interrupt_the_first(*given: object, **more: object) -> object:
-        calls[0] += 1
-        if calls[0] == 1:
+    def interrupt_the_first(*given: Any, **more: Any) -> object:
+        if not asked.is_set():
+            asked.set()
             may_end.wait(10)
             raise KeyboardInterrupt
-        return call(*given, **more)  # type: ignore[arg-type] # passed on as they came
-
-    def ask_and_be_interrupted() -> None:
-        with pytest.raises(KeyboardInterrupt):
-            client.token()
+        return call(*given, **more)
 
     monkeypatch.setattr(client._http, "call", interrupt_the_first)
-    leases: list[Lease] = []
-    leader = threading.Thread(target=ask_and_be_interrupted)
-    leader.start()
-    while not calls[0]:
-        leader.join(0.01)
-    waiting = [_Waiting(client, lambda: leases.append(client.token())) for _ in range(3)]
-    for waiter in waiting:
-        waiter.start()
-    for waiter in waiting:
-        assert waiter.is_waiting.wait(10)
-    may_end.set()
-    for thread in (leader, *waiting):
-        thread.join(10)
+    interrupted, *leases = ask_one_after_the_other(client, [client.token] * 4, asked, may_end)
 
+    assert isinstance(interrupted, KeyboardInterrupt)
     assert [lease.token_id for lease in leases] == [broker.token_id] * 3
     assert len(broker.calls) == 1
 
 
 def test_who_needs_more_than_what_is_being_asked_for_asks_next(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     broker.may_answer.clear()
-    leases: list[Lease] = []
-    leader = threading.Thread(target=client.token)
-    leader.start()
-    assert broker.was_asked.wait(10)
-    waiter = _Waiting(client, lambda: leases.append(client.token(min_ttl_s=1200)))
-    waiter.start()
-    assert waiter.is_waiting.wait(10)
-    broker.may_answer.set()
-    for thread in (leader, waiter):
-        thread.join(10)
+    acts = [client.token, lambda: client.token(min_ttl_s=1200)]
+    _, longer = ask_one_after_the_other(client, acts, broker.was_asked, broker.may_answer)
 
     assert [call.body.get("min_ttl") for call in broker.calls] == [None, 1200]
-    assert leases[0].expires_at == clock.now + 1200
+    assert longer.expires_at == clock.now + 1200
 
 
 def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = new_client()
     call = client._http.call
 
     def fork_meanwhile(*given: object, **more: object) -> object:
         client._renew_after_fork()  # as in a child that goes on from here
-        client._question = others = _Question(_Need())
+        client._question = others = _Question(Need())
         answer = call(*given, **more)  # type: ignore[arg-type] # passed on as they came
         assert client._question is others
         return answer
@@ -480,10 +380,9 @@ def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
 
 
 def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with_the_whole_budget(
-    broker: FakeBroker, new_client: NewClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    broker: FakeBroker, client: BrokerClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
-    client = new_client()
     client.token()
     clock.now += 899
     broker.was_asked.clear()
@@ -493,9 +392,8 @@ def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with
         assert broker.was_asked.wait(10)
         clock.now += 2
         end_s = time.monotonic() + 10
-        while (
-            len(broker.calls) < 3 and time.monotonic() < end_s
-        ):  # the first, the one in vain, the one after it
+        # The first, the one in vain, the one after it.
+        while len(broker.calls) < 3 and time.monotonic() < end_s:
             time.sleep(0.01)
         broker.may_answer.set()
         assert asking.result(10).expires_at == clock.now + 900
@@ -517,9 +415,8 @@ def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
 
 
 def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being_asked(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
+    broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client()
     client.token()
     clock.now += 895
     broker.script.append(failure(503, "temporarily_unavailable"))
@@ -534,32 +431,13 @@ def test_a_process_that_can_start_no_thread_says_so_and_serves_what_it_has(
 ) -> None:
     client = new_client(time_budget_s=1)
 
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
+    no_more = Mock(side_effect=RuntimeError("can't start new thread"))
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
+        patch.setattr(threading.Thread, "start", no_more)
         with pytest.raises(CredentialsUnavailable, match="no thread"):
             client.token()
     lease = client.token()
     clock.now += 800
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
+        patch.setattr(threading.Thread, "start", no_more)
         assert client.token() is lease
-
-
-@pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
-def test_a_validity_that_is_no_number_of_seconds_is_told(
-    min_ttl_s: float, broker: FakeBroker, new_client: NewClient
-) -> None:
-    with pytest.raises(InvalidRequest, match="min_ttl_s"):
-        new_client().token(min_ttl_s=min_ttl_s)
-    assert not broker.calls
-
-
-def test_status_asks_for_one_connection_or_all(broker: FakeBroker, new_client: NewClient) -> None:
-    client = new_client()
-    broker.script.append(Answer(502, b"Internal Server Error"))
-
-    assert client.status() == {"connections": [{"asked": {}}]}
-    assert client.status("a b/ü&c=d") == {"connections": [{"asked": {"connection": "a b/ü&c=d"}}]}

@@ -71,14 +71,14 @@ def test_a_connection_that_is_kept_would_be_noticed(
 ) -> None:
     """The planted fault: the connection goes back to a pool, for the next call."""
     kept: list[_Kept] = []
-    make = bounded_http._Call._connection
+    make = bounded_http._connection
 
-    def make_or_reuse(call: bounded_http._Call, *where: Any) -> _Kept:
+    def make_or_reuse(*where: Any) -> _Kept:
         if not kept:
-            kept.append(_Kept(make(call, *where)))
+            kept.append(_Kept(make(*where)))
         return kept[0]
 
-    monkeypatch.setattr(bounded_http._Call, "_connection", make_or_reuse)
+    monkeypatch.setattr(bounded_http, "_connection", make_or_reuse)
     digishare.fail("token", LEFTOVERS["204 with an answer behind"])
     with suppress(MintFailedError):
         exchange_for("one", exchange, digishare)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import time
 import zlib
 from contextlib import suppress
 
 import pytest
 
+from token_broker.bounded_http import AnswerNotJson, BoundedResponse
 from token_broker.http_answer import (
     MAX_HEAD_BYTES,
     MAX_HEAD_LINES,
@@ -19,6 +21,7 @@ from token_broker.http_answer import (
     read_answer,
 )
 
+CANARY = "canary-5b1f0c"
 CAP_BYTES = 1000
 BODY = b'{"access_token":"' + b"t" * 40 + b'"}'
 
@@ -244,3 +247,75 @@ def test_garbled_answers_raise_nothing_else() -> None:
             garbled[randomness.randrange(len(garbled))] = randomness.randrange(256)
         with suppress(UnreadableError, TooLongError):
             assert len(read(bytes(garbled))[2]) <= CAP_BYTES
+
+
+# --- what an answer says ------------------------------------------------------------------------------------------
+
+
+def test_repr_of_an_answer_shows_neither_body_nor_headers() -> None:
+    assert CANARY not in repr(BoundedResponse(200, {"X": CANARY}, CANARY.encode()))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html; charset=UTF-8", b"{}"),
+        ("", b"{}"),
+        ("application/json", b""),
+        ("application/json", b'{"access_token":"' + CANARY.encode()),
+        ("application/json", b'{"access_token":NaN,"x":"' + CANARY.encode() + b'"}'),
+        ("application/json", b"\xff\xfe{}" + CANARY.encode()),
+        ("application/json", b"[" * 200_000),
+        ("application/json", b'["' + CANARY.encode() + b'"]'),
+        ("application/json", b'{"n":' + b"9" * 10_000 + b"}"),
+    ],
+)
+def test_an_answer_that_is_no_json_object_is_refused(content_type: str, body: bytes) -> None:
+    with pytest.raises(AnswerNotJson) as raised:
+        BoundedResponse(200, {"Content-Type": content_type}, body).json_object()
+    assert CANARY not in f"{raised.value!r}{vars(raised.value)}"
+    assert raised.value.__context__ is None
+
+
+def test_a_bare_array_is_json() -> None:
+    assert BoundedResponse(200, {"Content-Type": "Application/Problem+JSON; x=y"}, b"[1]").json() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("1.5", 1.5),
+        ("9" * 300, 1e300),
+        ("Sat, 01 Jan 2000 00:01:40 GMT", 100),
+        ("Saturday, 01-Jan-00 00:01:40 GMT", 100),
+        ("Sat Jan  1 00:01:40 2000", 100),
+        ("Sat, 01 Jan 2000 00:01:40 -0000", 100),
+        ("Fri, 31 Dec 1999 00:00:00 GMT", 0),
+        ("Mon, 01 Jan 0150 00:00:00 +2359", 0),
+        ("", None),
+        ("-1", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("9" * 400, None),
+        ("\u0663", None),
+        ("5, 7", None),
+        ("soon", None),
+        ("Sat, 01 Jan 99999 00:00:00 GMT", None),
+        ("Sat, 99 Jan 2000 25:61:61 GMT", None),
+        ("Sat, 01 Jan 2000 00:00:00 +999999999999", None),
+        (", ", None),
+        (":" * 50, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_or_nonsense(
+    text: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ-5")  # a date without a zone is no local time
+    time.tzset()
+    request.addfinalizer(time.tzset)
+    request.addfinalizer(monkeypatch.undo)
+    response = BoundedResponse(429, {"Retry-After": text}, b"")
+    assert response.retry_after_s(now_epoch_s=946_684_800.0) == seconds

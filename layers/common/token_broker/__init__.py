@@ -6,14 +6,15 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from token_broker.client import BrokerClient, Lease
+    from token_broker.client import BrokerClient
     from token_broker.errors import TokenBrokerError
+    from token_broker.lease import Lease
 
 __all__ = ["BrokerClient", "Lease", "TokenBrokerError"]
 
 _HOME = {
     "BrokerClient": "token_broker.client",
-    "Lease": "token_broker.client",
+    "Lease": "token_broker.lease",
     "TokenBrokerError": "token_broker.errors",
 }
 

@@ -2,49 +2,41 @@
 
 Every call has a connection of its own, closed afterwards: what a server leaves on one (an interim answer, a late
 duplicate, junk behind a 204) must not become the answer to another call.
-
-A read time-out alone bounds nothing: it starts again with every byte, so a server that drips can hold a caller for
-as long as it likes. Here a timer shuts the connection's socket down when the whole call's time is over, which ends
-a handshake, a send or a read at once. A lookup of the host's name cannot be ended: it is left behind in a thread.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 import ssl
-import threading
-import time
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection, ProxyConfig
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import parse_url
 
+from token_broker.connector import Connector
 from token_broker.http_answer import TooLongError, UnreadableError, read_answer
 from token_broker.token_hosts import is_private_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from urllib3.util import Url
-
-_T = TypeVar("_T")
 
 _PORTS: Final = {"http": 80, "https": 443}
 _CAUSES: Final = (UnreadableError, HTTPError, HTTPException, OSError, ValueError, RuntimeError)
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET: Final = re.compile(r"[!-~]+")
+_SENT: Final = "waiting for the answer"
 _SECONDS: Final = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,15})?")
 
 
@@ -207,45 +199,16 @@ def call(
     """
     sent_headers = {"User-Agent": "token-broker", **headers}
     sent_headers |= {"Accept-Encoding": "identity", "Connection": "close"}
-    outcome: BoundedResponse | CallError
     target = _checked(url, sent_headers, tls)
     if isinstance(target, UnusableRequest):
-        outcome = target
-    else:
-        bounded = _Call(str(target.host), total_timeout_s, connect_timeout_s)
-        outcome = bounded.send((method, target, body, sent_headers), tls, proxy, max_body_bytes)
+        raise target
+    connector = Connector(total_timeout_s, connect_timeout_s)
+    outcome = _exchange((method, target, body, sent_headers), connector, tls, proxy, max_body_bytes)
     if isinstance(outcome, CallError):
         # Raised here and not where it was found: there it would carry the original error, with the request's body
         # and bearer, as its context, which `from None` hides but keeps.
         raise outcome
     return outcome
-
-
-def in_background(what: str, act: Callable[[], _T], outcome: Future[_T] | None = None) -> Future[_T]:
-    """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end.
-
-    Args:
-        what: names the thread.
-        act: what is run.
-        outcome: where its answer or error is put; default: a new one.
-
-    The answer has the error RuntimeError where no thread can be started.
-    """
-    future: Future[_T] = outcome or Future()
-
-    def run() -> None:
-        try:
-            answer = act()
-        except BaseException as error:  # noqa: BLE001 - handed on to the one who waits
-            future.set_exception(error)
-        else:
-            future.set_result(answer)
-
-    try:
-        threading.Thread(target=run, name=f"token-broker: {what}", daemon=True).start()
-    except RuntimeError as error:  # the process has too many, or is ending
-        future.set_exception(error)
-    return future
 
 
 def _checked(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> Url | UnusableRequest:
@@ -271,138 +234,61 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-class _Call:
-    """One request: how far it got, and the timer that cuts its connection.
+def _exchange(
+    request: tuple[str, Url, bytes | None, Mapping[str, str]],
+    connector: Connector,
+    tls: ssl.SSLContext | None,
+    proxy: Proxy | None,
+    max_body_bytes: int,
+) -> BoundedResponse | CallError:
+    method, target, body, headers = request
+    host = str(target.host).strip("[]")
+    try:
+        with connector, closing(_connection(target, connector, tls, proxy)) as connection:
+            connection.connect()
+            connector.stage = _SENT
+            connection.request(method, target.request_uri, body, headers)
+            with connection.sock.makefile("rb") as stream:
+                answer = BoundedResponse(*read_answer(stream, max_body_bytes))
+        # If cut in the middle of what has no declared length, it looks whole.
+        return _failure(host, connector, timed_out=True) if connector.was_cut else answer
+    except TooLongError:
+        return AnswerTooLarge(f"{host}: the answer has more than {max_body_bytes} bytes")
+    except ssl.SSLCertVerificationError as error:
+        return CertificateRefused(f"{host}: the certificate is refused: {error.verify_message}")
+    except _CAUSES as error:
+        return _failure(host, connector, timed_out=connector.was_cut or isinstance(error, TimeoutError))
 
-    The timer works on a duplicate of the socket's descriptor, because the socket itself passes into TLS, while shutting
-    the duplicate down ends whatever its owner is blocked in.
-    """
 
-    def __init__(self, host: str, total_timeout_s: float, connect_timeout_s: float) -> None:
-        self._host = host.strip("[]")
-        self._was_cut = False
-        self._connect_timeout_s = connect_timeout_s
-        self._stage = "preparing"
-        self._way = ""
-        self._is_sent = False
-        self._is_over = False
-        self._watched: socket.socket | None = None
-        self._lock = threading.Lock()
-        self._total_timeout_s = total_timeout_s
-        self._end_s = time.monotonic() + total_timeout_s
-        self._timer = threading.Timer(total_timeout_s, self._cut)
-        self._timer.daemon = True
+def _connection(
+    target: Url, connector: Connector, tls: ssl.SSLContext | None, proxy: Proxy | None
+) -> HTTPConnection:
+    """Return what speaks HTTP and TLS for one call, on the socket that the connector opens."""
+    first = target if proxy is None else parse_url(proxy.url)
+    host, port = str(first.host).strip("[]"), first.port or _PORTS[str(first.scheme)]
+    connection: HTTPConnection
+    if target.scheme == "http":
+        connection = HTTPConnection(host, port, timeout=connector.left_s())
+    else:
+        connection = HTTPSConnection(
+            host,
+            port,
+            timeout=connector.left_s(),
+            ssl_context=tls,
+            proxy=None if proxy is None else first,
+            # The proxy's own certificate, if it has one, is checked with the same roots.
+            proxy_config=ProxyConfig(
+                tls, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
+            ),
+        )
+    if proxy is not None:
+        connector.way = f" through the proxy {host}:{port}"
+        tunnel = str(target.host).strip("[]"), target.port or _PORTS["https"]
+        connection.set_tunnel(*tunnel, proxy.headers, scheme=str(first.scheme))
+    connection._new_conn = partial(connector.connect, host, port)  # type: ignore[method-assign] # noqa: SLF001 - where urllib3's own SOCKS support steps in, too
+    return connection
 
-    def send(
-        self,
-        request: tuple[str, Url, bytes | None, Mapping[str, str]],
-        tls: ssl.SSLContext | None,
-        proxy: Proxy | None,
-        max_body_bytes: int,
-    ) -> BoundedResponse | CallError:
-        method, target, body, headers = request
-        try:
-            self._timer.start()
-            with closing(self._connection(target, tls, proxy)) as connection:
-                connection.connect()
-                self._stage, self._is_sent = "waiting for the answer", True
-                connection.request(method, target.request_uri, body, headers)
-                with connection.sock.makefile("rb") as stream:
-                    answer = BoundedResponse(*read_answer(stream, max_body_bytes))
-            self._finish()
-            # If cut in the middle of what has no declared length, it looks whole.
-            return self._failure() if self._was_cut else answer
-        except TooLongError:
-            return AnswerTooLarge(f"{self._host}: the answer has more than {max_body_bytes} bytes")
-        except ssl.SSLCertVerificationError as error:
-            return CertificateRefused(f"{self._host}: the certificate is refused: {error.verify_message}")
-        except _CAUSES as error:
-            return self._failure(timed_out=isinstance(error, TimeoutError))
-        finally:
-            self._finish()
 
-    def _connection(self, target: Url, tls: ssl.SSLContext | None, proxy: Proxy | None) -> HTTPConnection:
-        """Return what speaks HTTP and TLS for this call, on the sockets that `_open_socket` makes."""
-        first = target if proxy is None else parse_url(proxy.url)
-        host, port = str(first.host).strip("[]"), first.port or _PORTS[str(first.scheme)]
-        connection: HTTPConnection
-        if target.scheme == "http":
-            connection = HTTPConnection(host, port, timeout=self._total_timeout_s)
-        else:
-            connection = HTTPSConnection(
-                host,
-                port,
-                timeout=self._total_timeout_s,
-                ssl_context=tls,
-                proxy=None if proxy is None else first,
-                # The proxy's own certificate, if it has one, is checked with the same roots.
-                proxy_config=ProxyConfig(
-                    tls, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
-                ),
-            )
-        if proxy is not None:
-            self._way = f" through the proxy {host}:{port}"
-            tunnel_port = target.port or _PORTS["https"]
-            connection.set_tunnel(self._host, tunnel_port, proxy.headers, scheme=str(first.scheme))
-        connection._new_conn = partial(self._open_socket, host, port)  # type: ignore[method-assign] # noqa: SLF001 - where urllib3's own SOCKS support steps in, too
-        return connection
-
-    def _open_socket(self, host: str, port: int) -> socket.socket:
-        self._stage = "looking up the host's name"
-        lookup = in_background("name lookup", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        addresses = [str(address[0]) for *_, address in lookup.result(self._left_s())]
-        self._stage = f"connecting{self._way}"
-        plain = self._connect_to_one_of(addresses, port)
-        self._stage = f"agreeing on TLS{self._way}"
-        try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            plain.settimeout(self._left_s())
-            self._watch(plain)
-            plain.getpeername()  # a TLS socket made of one that the peer has left would not be closed
-        except BaseException:
-            plain.close()
-            raise
-        return plain
-
-    def _connect_to_one_of(self, addresses: list[str], port: int) -> socket.socket:
-        """Give each address its share of the connect time-out, which is for all of them together."""
-        end_s = min(self._end_s, time.monotonic() + self._connect_timeout_s)
-        for index, address in enumerate(addresses):
-            share_s = (end_s - time.monotonic()) / (len(addresses) - index)
-            if share_s > 0:
-                with suppress(OSError):
-                    return socket.create_connection((address, port), share_s)
-        raise TimeoutError if time.monotonic() >= end_s else ConnectionError
-
-    def _left_s(self) -> float:
-        return max(self._end_s - time.monotonic(), 0.001)
-
-    def _failure(self, *, timed_out: bool = False) -> CallError:
-        how = "timed out" if timed_out or self._was_cut else "failed"
-        text = f"{self._host}: {how} while {self._stage}"
-        return NoAnswer(text) if self._is_sent else ConnectFailed(text)
-
-    def _watch(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._watched = connection.dup()
-            if self._was_cut:
-                raise TimeoutError
-
-    def _cut(self) -> None:
-        with self._lock:
-            if not self._is_over:
-                self._was_cut = True
-                self._shut_down()
-
-    def _shut_down(self) -> None:
-        if self._watched is not None:
-            with suppress(OSError):  # the other end was faster
-                self._watched.shutdown(socket.SHUT_RDWR)
-
-    def _finish(self) -> None:
-        """End the timer's power over the connection. Safe to call again."""
-        self._timer.cancel()
-        with self._lock:
-            self._is_over = True
-            if self._watched is not None:
-                self._watched.close()
+def _failure(host: str, connector: Connector, *, timed_out: bool) -> CallError:
+    text = f"{host}: {'timed out' if timed_out else 'failed'} while {connector.stage}"
+    return NoAnswer(text) if connector.stage == _SENT else ConnectFailed(text)

@@ -18,18 +18,17 @@ import logging
 import math
 import os
 import random
-import re
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from token_broker import errors
+from token_broker.lease import Fetched, Lease, Need, read_lease
 from token_broker.signed_http import URL_FORM, SignedHttp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from token_broker.credentials import AwsSession
 
@@ -39,78 +38,23 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
-_DUE_AFTER_SHARE_OF_LEASE: Final = 0.8
 _ASK_AHEAD_TIMEOUT_S: Final = 3.0
 _ASK_AHEAD_PAUSE_S: Final = 10.0
 _LONGEST_ASK_AHEAD_PAUSE_S: Final = 60.0
 _MAX_ATTEMPTS: Final = 4
 _FIRST_RETRY_PAUSE_S: Final = 0.2
-# Anything else could break out of a header, or end up in the text of the error that a header library raises.
-_BEARER_TOKEN: Final = re.compile(r"[!-~]+")
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A token and for how long it may be used.
-
-    Attributes:
-        access_token: the bearer token; never part of `repr` or `str`.
-        token_id: names the token in logs and reports without revealing it.
-        connection: the upstream credential that it belongs to.
-        expires_at: epoch seconds; counted from before the request, so that it is never too late.
-    """
-
-    access_token: str = field(repr=False)
-    token_id: str
-    connection: str
-    expires_at: float
-
-    def expires_in_s(self, now_epoch_s: float | None = None) -> float:
-        """Return the seconds that are left; negative once the lease has expired."""
-        return self.expires_at - (time.time() if now_epoch_s is None else now_epoch_s)
-
-
-@dataclass(frozen=True)
-class _Need:
-    """What one caller asks for."""
-
-    min_ttl_s: float = 0.0
-    rejected_token_id: str | None = None
-
-
-@dataclass(frozen=True)
-class _Fetched:
-    """The lease in memory and how it was got."""
-
-    lease: Lease
-    fetched_at: float
-    need: _Need
-
-    def is_due(self, now: float) -> bool:
-        lifetime_s = self.lease.expires_at - self.fetched_at
-        return now >= self.fetched_at + _DUE_AFTER_SHARE_OF_LEASE * lifetime_s
-
-    def is_usable(self, need: _Need, now: float) -> bool:
-        clock_went_back = now < self.fetched_at
-        is_refused = self.lease.token_id == need.rejected_token_id
-        return self.lease.expires_in_s(now) > 0 and not clock_went_back and not is_refused
-
-    def lasts(self, need: _Need, now: float) -> bool:
-        # The broker caps min_ttl: where it was asked for as much, asking again at once would bring no more.
-        gave_its_best = self.need.min_ttl_s >= need.min_ttl_s and not self.is_due(now)
-        return self.lease.expires_in_s(now) >= need.min_ttl_s or gave_its_best
 
 
 class _Question:
     """What the broker is being asked by one thread, and what became of it."""
 
-    def __init__(self, need: _Need) -> None:
+    def __init__(self, need: Need) -> None:
         self.need = need
         self.is_over = threading.Event()
         self.lease: Lease | None = None
         self.error: Exception | None = None
 
-    def covers(self, need: _Need) -> bool:
+    def covers(self, need: Need) -> bool:
         return self.need.rejected_token_id == need.rejected_token_id and self.need.min_ttl_s >= need.min_ttl_s
 
 
@@ -155,7 +99,7 @@ class BrokerClient:
         self._clock = clock
         self._sleep = sleep
         self._http = SignedHttp(url, session=session, region=region, connect_timeout_s=connect_timeout_s)
-        self._fetched: _Fetched | None = None
+        self._fetched: Fetched | None = None
         self._next_attempt_at = 0.0
         self._lock = threading.Lock()
         self._question: _Question | None = None
@@ -177,23 +121,23 @@ class BrokerClient:
         """
         if not 0 <= (min_ttl_s or 0.0) < math.inf:
             raise errors.InvalidRequest("min_ttl_s must be a number of seconds, 0 or more")
-        return self._obtain(_Need(min_ttl_s=min_ttl_s or 0.0))
+        return self._obtain(Need(min_ttl_s=min_ttl_s or 0.0))
 
     def report_rejected(self, token_id: str) -> Lease:
         """Report that the upstream refused this token with 401, and return the lease to go on with. Blocks.
 
         Where the lease in memory is another one by now, that is the answer and the broker hears nothing. The answer
-        has the *same* token id while the broker holds the token for too young to be bad: then do not repeat the
+        has the *same* token id while the broker thinks that the token is too young to be bad: then do not repeat the
         upstream request.
 
         Raises:
             TokenBrokerError: as for `token`; `SlowDown` after too many reports.
         """
-        return self._obtain(_Need(rejected_token_id=token_id))
+        return self._obtain(Need(rejected_token_id=token_id))
 
     def fresh_lease(self) -> Lease | None:
         """Return the lease in memory if `token` would return it at once; never blocks, for event loops."""
-        fetched, now, need = self._fetched, self._clock(), _Need()
+        fetched, now, need = self._fetched, self._clock(), Need()
         if fetched and fetched.is_usable(need, now) and self._is_served_at_once(fetched, need, now):
             return fetched.lease
         return None
@@ -213,7 +157,7 @@ class BrokerClient:
             lambda timeout_s: self._http.call("GET", "/status", query=query, timeout_s=timeout_s), deadline_s
         )
 
-    def _obtain(self, need: _Need) -> Lease:
+    def _obtain(self, need: Need) -> Lease:
         deadline_s = time.monotonic() + self._time_budget_s
         while True:
             with self._lock:
@@ -234,13 +178,13 @@ class BrokerClient:
                 if question.error:
                     raise _own_copy(question.error)
 
-    def _is_served_at_once(self, usable: _Fetched, need: _Need, now: float) -> bool:
+    def _is_served_at_once(self, usable: Fetched, need: Need, now: float) -> bool:
         # A longer pause than any is the work of a clock that was ahead.
         if 0 < self._next_attempt_at - now <= _LONGEST_ASK_AHEAD_PAUSE_S:
             return True
         return usable.lasts(need, now) and (not usable.is_due(now) or self._question is not None)
 
-    def _ask(self, question: _Question, usable: _Fetched | None, deadline_s: float) -> Lease:
+    def _ask(self, question: _Question, usable: Fetched | None, deadline_s: float) -> Lease:
         """Ask the broker on behalf of all that wait for `question`; `usable` is the answer if that fails."""
         try:
             self._fetched = fetched = self._fetch_next(question.need, usable, deadline_s)
@@ -258,7 +202,7 @@ class BrokerClient:
             question.is_over.set()
         return question.lease
 
-    def _fetch_next(self, need: _Need, usable: _Fetched | None, deadline_s: float) -> _Fetched:
+    def _fetch_next(self, need: Need, usable: Fetched | None, deadline_s: float) -> Fetched:
         if usable and usable.lasts(need, self._clock()):
             try:
                 return self._fetch(need, min(_ASK_AHEAD_TIMEOUT_S, self._time_budget_s))
@@ -278,7 +222,7 @@ class BrokerClient:
             error if is_ours else type(error).__name__,
         )
 
-    def _fetch(self, need: _Need, timeout_s: float) -> _Fetched:
+    def _fetch(self, need: Need, timeout_s: float) -> Fetched:
         body: dict[str, object] = {"connection": self.connection}
         if need.min_ttl_s:
             body["min_ttl"] = math.ceil(need.min_ttl_s)
@@ -286,7 +230,7 @@ class BrokerClient:
             body["rejected_token_id"] = need.rejected_token_id
         asked_at = self._clock()
         answer = self._http.call("POST", "/token", body=body, timeout_s=timeout_s)
-        return _Fetched(_read_lease(answer, asked_at), asked_at, need)
+        return Fetched(read_lease(answer, asked_at), asked_at, need)
 
     def _repeat(self, ask: Callable[[float], _T], deadline_s: float) -> _T:
         """Return `ask(timeout_s)`, repeated while that can help and fits before `deadline_s` (monotonic)."""
@@ -312,22 +256,6 @@ class BrokerClient:
 def _own_copy(error: Exception) -> Exception:
     """Return what this thread may raise: a raise writes a traceback into what it raises."""
     return copy.copy(error) if isinstance(error, errors.TokenBrokerError) else error
-
-
-def _read_lease(answer: Mapping[str, object], asked_at: float) -> Lease:
-    token, token_id = answer.get("access_token"), answer.get("token_id")
-    connection, expires_in_s = answer.get("connection"), answer.get("expires_in")
-    if (
-        not isinstance(token, str)
-        or not _BEARER_TOKEN.fullmatch(token)
-        or not isinstance(token_id, str)
-        or not isinstance(connection, str)
-        or not isinstance(expires_in_s, int | float)
-        or isinstance(expires_in_s, bool)
-        or not 0 < expires_in_s < math.inf
-    ):
-        raise errors.UnusableAnswer("the broker's answer lacks a usable token, id, connection or lifetime")
-    return Lease(token, token_id, connection, asked_at + expires_in_s)
 
 
 _clients: weakref.WeakSet[BrokerClient] = weakref.WeakSet()

@@ -29,7 +29,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from token_broker.bounded_http import in_background
+from token_broker.background import in_background
 from token_broker.errors import CredentialsExpired, CredentialsUnavailable, NoCredentials, TokenBrokerError
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ _NO_CREDENTIALS: Final = (
     "no AWS credentials found to sign with; attach a role, sign in (aws sso login), set AWS_PROFILE, or set "
     f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {CHECK_IDENTITY}"
 )
+_NO_ANSWER: Final = "the source of AWS credentials does not answer"
 _SIGN_IN: Final = "sign in again (aws sso login or aws login)"
 _KEY: Final = re.compile(r"[!-~]+")
 _AWS_CODE: Final = re.compile(r"[A-Za-z0-9._]{1,80}")
 _VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _NUMBERS: Final = ("AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS")
-_NUMBER_NEEDED: Final = f"{' and '.join(_NUMBERS)} must be whole numbers"
 _KEPT_IN_FILES: Final = frozenset({"env", "shared-credentials-file", "config-file"})
 """botocore's names for sources that hand out the same keys for ever, even if there are others now."""
 _SIGNED_OUT: Final = (
@@ -118,13 +118,9 @@ class CredentialSource:
         try:
             found = search.result(max(deadline_s - time.monotonic(), 0))
         except TimeoutError:
-            found = CredentialsUnavailable(
-                f"the source of AWS credentials does not answer in time; {CHECK_IDENTITY}"
-            )
+            found = CredentialsUnavailable(f"{_NO_ANSWER} in time; {CHECK_IDENTITY}")
         except RuntimeError:
-            found = CredentialsUnavailable(
-                "no thread can be started to look for AWS credentials: there are too many"
-            )
+            found = CredentialsUnavailable("no thread can be started to look for AWS credentials")
         if isinstance(found, TokenBrokerError):
             raise copy.copy(found)  # an own one, because a raise writes a traceback into it
         return found
@@ -212,9 +208,7 @@ def _error_of(error: Exception) -> TokenBrokerError:
     if isinstance(error, RuntimeError) and "still expired" in str(error):
         return CredentialsExpired(f"the AWS credentials have expired; {_SIGN_IN}; {CHECK_IDENTITY}")
     if isinstance(error, _MAY_PASS) and not _is_of_a_process(error):
-        return CredentialsUnavailable(
-            f"the source of AWS credentials does not answer ({name}); {CHECK_IDENTITY}"
-        )
+        return CredentialsUnavailable(f"{_NO_ANSWER} ({name}); {CHECK_IDENTITY}")
     return NoCredentials(f"AWS credentials could not be loaded ({name}): {_hint(error)}; {CHECK_IDENTITY}")
 
 
@@ -249,10 +243,8 @@ def _hint(error: Exception) -> str:
         hint = "set AWS_DEFAULT_REGION, so that STS can be asked for the role"
     elif isinstance(error, OSError):
         hint = f"{error.filename}: {error.strerror}"
+    elif not all(os.environ.get(name, "1").isdecimal() for name in _NUMBERS):
+        hint = f"{' and '.join(_NUMBERS)} must be whole numbers"
     else:
-        hint = _NUMBER_NEEDED if _has_odd_number() else "check the AWS_ variables and the files in ~/.aws"
+        hint = "check the AWS_ variables and the files in ~/.aws"
     return hint
-
-
-def _has_odd_number() -> bool:
-    return not all(os.environ.get(name, "1").isdecimal() for name in _NUMBERS)

@@ -150,10 +150,8 @@ def _unpacked(body: bytes, headers: Mapping[str, str], max_body_bytes: int) -> b
     codings = _codings(headers, "Content-Encoding")
     if len(codings) != 1 or codings[0] not in ("gzip", "x-gzip", "deflate"):
         return body
-    for wbits in (
-        _GZIP_OR_ZLIB,
-        _DEFLATE,
-    ):  # `deflate` means zlib's format, and some send it without the frame
+    # `deflate` means zlib's format, and some send it without the frame.
+    for wbits in (_GZIP_OR_ZLIB, _DEFLATE):
         try:
             return _inflated(body, wbits, max_body_bytes)
         except zlib.error:

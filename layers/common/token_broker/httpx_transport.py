@@ -17,7 +17,7 @@ import anyio
 import httpx
 from anyio.lowlevel import current_token
 
-from token_broker.bounded_http import in_background
+from token_broker.background import in_background
 from token_broker.errors import TokenBrokerError
 from token_broker.renewal import authorization, lease_to_repeat_with
 from token_broker.token_hosts import DIGISHARE_HOSTS, host_names, may_carry_token
@@ -25,7 +25,8 @@ from token_broker.token_hosts import DIGISHARE_HOSTS, host_names, may_carry_toke
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from token_broker.client import BrokerClient, Lease
+    from token_broker.client import BrokerClient
+    from token_broker.lease import Lease
 
 
 class BrokerTransport(httpx.BaseTransport):
@@ -96,14 +97,7 @@ class AsyncBrokerTransport(httpx.AsyncBaseTransport):
     While the broker is asked, requests wait for one thread, together and in any number of event loops. One that is
     cancelled ends at once; the thread goes on for the others, within the client's time budget.
 
-    Args:
-        client: where tokens come from; share it.
-        transport: what sends the requests, and is closed with this one; default: `httpx.AsyncHTTPTransport()`.
-            Proxy, roots and limits are settings of it.
-        hosts: host names that may see the token, over HTTPS (loopback hosts also over HTTP).
-
-    Raises:
-        ValueError: an entry of `hosts` is not a host name.
+    It takes the same arguments; `httpx.AsyncHTTPTransport()` sends where no other transport is given.
     """
 
     def __init__(
@@ -155,9 +149,8 @@ class AsyncBrokerTransport(httpx.AsyncBaseTransport):
         question = (os.getpid(), *what)  # a forked child has none of its parent's threads
         new: Future[Lease] = Future()
         new.add_done_callback(lambda _: self._asked.pop(question))
-        answer = self._asked.setdefault(
-            question, new
-        )  # at once, because event loops can be in several threads
+        # At once, because event loops can be in several threads.
+        answer = self._asked.setdefault(question, new)
         if answer is new:
             in_background("lease", partial(ask, *what), new)
         await _wait_for(answer)

@@ -9,7 +9,7 @@ from token_broker.errors import TokenBrokerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from token_broker.client import Lease
+    from token_broker.lease import Lease
 
 
 def authorization(lease: Lease) -> str:

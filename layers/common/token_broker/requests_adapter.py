@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
-    from token_broker.client import BrokerClient, Lease
+    from token_broker.client import BrokerClient
+    from token_broker.lease import Lease
 
 
 class BrokerAdapter(HTTPAdapter):

@@ -100,6 +100,4 @@ def _variable(session: botocore.session.Session, name: str) -> str | None:
         problem = type(error).__name__
     else:
         return str(value) if value else None
-    raise NotConfigured(
-        f"the AWS configuration cannot be read ({problem}); correct AWS_PROFILE or ~/.aws/config"
-    )
+    raise NotConfigured(f"the AWS configuration cannot be read ({problem}); fix AWS_PROFILE or ~/.aws/config")

@@ -253,10 +253,7 @@ def _refused_by_aws(
 ) -> errors.TokenBrokerError:
     message = _text(fields.get("Message")) or _text(fields.get("message"))
     error_type = headers.get("x-amzn-ErrorType", "").partition(":")[0]
-    if (
-        error_type.startswith("ExpiredToken")
-        or "security token included in the request is expired" in message
-    ):
+    if error_type.startswith("ExpiredToken") or "token included in the request is expired" in message:
         return errors.CredentialsExpired(
             f"AWS says that the credentials have expired; sign in again; {CHECK_IDENTITY}",
             request_id=request_id,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from token_broker.cli.outcome import Options
     from token_broker.cli.terminal import Terminal
-    from token_broker.client import Lease
+    from token_broker.lease import Lease
 
 _THE_API: Final = "the API"
 DEFAULT_BASE_URL: Final = "https://api.digishare.ma/v1"

@@ -89,9 +89,8 @@ def _prepare_streams() -> None:
     sys.stderr = sys.stderr or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 - likewise
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # for the marks, on a terminal that knows ASCII only
+            # For the marks, on a terminal that knows ASCII only.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _load(target: str) -> Command:
