@@ -29,7 +29,17 @@ AMAZON_ROOTS = {
     "Amazon Root CA 4",
     "Starfield Services Root Certificate Authority - G2",
 }
-_KEPT_FILES = {"endpoint-rule-set-1.json.gz"}
+# In the place of modules that every start loads and no function calls.
+STAND_INS = {
+    "botocore/docs/__init__.py": "",
+    # Methods of clients get one of these for a docstring.
+    "botocore/docs/docstring.py": (
+        "class ClientMethodDocstring(str):\n    def __new__(cls, *_, **__):\n        return str.__new__(cls)\n\n\n"
+        "PaginatorDocstring = WaiterDocstring = ClientMethodDocstring\n"
+    ),
+    # HTTP/2 needs a package that the layer does not have.
+    "urllib3/http2/__init__.py": "",
+}
 _CERTIFICATE = re.compile(
     r'# Label: "([^"]+)"\n(?:#[^\n]*\n)*(-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n)',
     re.DOTALL,
@@ -55,9 +65,9 @@ def keep_reachable_data(data: Path) -> None:
                 shutil.rmtree(version)
                 continue
             model = json.loads(gzip.decompress(packed.read_bytes()))
+            # Without its rule set, a service's endpoints come from endpoints.json: the same ones, without interpreting.
             for file in version.iterdir():
-                if file.name not in _KEPT_FILES:
-                    file.unlink()
+                file.unlink()
             reachable = json.dumps(reachable_model(model, operations), separators=(",", ":"))
             (version / "service-2.json").write_text(reachable)
 
@@ -113,4 +123,6 @@ def _without_documentation(value: Any) -> Any:
 if __name__ == "__main__":
     packages = Path(sys.argv[1])
     keep_reachable_data(packages / "botocore/data")
+    for name, source in STAND_INS.items():
+        (packages / name).write_text(source)
     write_amazon_roots(packages / "certifi/cacert.pem", packages / AMAZON_ROOTS_FILE)
