@@ -8,12 +8,16 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from local.pythons import find_python
 from tests.packaging.test_imports import imports
 from tests.packaging.test_permissions import permissions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "layers" / "common"
@@ -44,11 +48,11 @@ NOT_AT_START = {
 }
 
 
-def run(function: str, code: str) -> str:
+def run(function: str, code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Run code as Lambda would see the world; return what it prints."""
     done = subprocess.run(  # noqa: S603 - our own interpreter and code
-        [sys.executable, "-S", "-B", "-W", "error", "-c", code],
-        env={"PYTHONPATH": f"{BUILD / function}:{LAYER}"},
+        [sys.executable, "-S", "-B", "-W", "error", "-c", code, *arguments],
+        env={**(environment or {}), "PYTHONPATH": f"{BUILD / function}:{LAYER}"},
         cwd=BUILD,
         capture_output=True,
         text=True,
