@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench import report, svg
+from bench import svg
+from bench.markdown import table
 from bench.prices import READ, Load, cost_per_million, monthly_cost
 from bench.virtual import QUOTAS_PER_S
 
@@ -29,7 +30,7 @@ def growth_tables(results: dict[str, Any]) -> dict[str, str]:
     return {
         "cold_fleet": _events(part["cold_fleet"]),
         "refresh": _events(part["refresh"]),
-        "lifetimes": report.table(
+        "lifetimes": table(
             ("the upstream's tokens live for", "mints a year, of each connection", "calls refused"),
             [
                 [name, f"{mints:,.1f}", f"{100 * refused:.1f} %"]
@@ -105,7 +106,7 @@ def _events(events: list[dict[str, Any]]) -> str:
         ]
         for event in events
     ]  # fmt: skip
-    return report.table(head, rows)
+    return table(head, rows)
 
 
 def _costs(part: dict[str, Any]) -> str:
@@ -115,9 +116,7 @@ def _costs(part: dict[str, Any]) -> str:
         parts = cost_per_million(_load(part, instances, calls_per_s))
         cells = [f"{parts[kind]:.3f}" for kind in kinds]
         rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", *cells, f"**{sum(parts.values()):.2f}**"])
-    return report.table(
-        ("instances", "calls a second", *kinds, f"$ a million answers (prices of {READ})"), rows
-    )
+    return table(("instances", "calls a second", *kinds, f"$ a million answers (prices of {READ})"), rows)
 
 
 def _monthly(part: dict[str, Any]) -> str:
@@ -128,7 +127,7 @@ def _monthly(part: dict[str, Any]) -> str:
         largest = max(parts, key=lambda name: parts[name])
         share = f"{largest}, {100 * parts[largest] / total:.0f} %"
         rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", f"{total:,.0f}", share])
-    return report.table(("instances", "calls a second", "$ a month", "largest part"), rows)
+    return table(("instances", "calls a second", "$ a month", "largest part"), rows)
 
 
 def _rates(part: dict[str, Any]) -> str:
@@ -153,4 +152,4 @@ def _rates(part: dict[str, Any]) -> str:
         "mints a year",
         "writes a year",
     )
-    return report.table(head, rows)
+    return table(head, rows)

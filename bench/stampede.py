@@ -22,7 +22,7 @@ DELAYS_S: Final = {"dynamodb": 0.004, "kms": 0.008, "secretsmanager": 0.015}
 EXCHANGE_DELAY_MS: Final = 400
 _TIMEOUT_S: Final = 90.0
 _PREPARE: Final = {
-    "ours": "from functions.broker.handler import _broker; _broker()",
+    "ours": "",
     "conventional": (  # makes one client when it is loaded, and this one at the first secret
         "from aws_lambda_powertools.utilities.parameters import SecretsProvider, base\n"
         "base.DEFAULT_PROVIDERS['secrets'] = SecretsProvider()"
