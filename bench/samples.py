@@ -48,6 +48,15 @@ class Sample:
         return f"{self.median:.4g} ± {self.spread / 2:.2g}"
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a start or an answer takes; `instructions` are None where they were not counted."""
+
+    wall_s: Sample
+    cpu_s: Sample
+    instructions: int | None
+
+
 def ratio(of: Sample, to: Sample) -> float:
     """Return the ratio of two medians.
 

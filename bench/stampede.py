@@ -47,10 +47,6 @@ class Stampede:
     statuses: dict[str, int]
     aws_calls: dict[str, int]
 
-    @property
-    def calls_per_answer(self) -> float:
-        return sum(self.aws_calls.values()) / len(self.after_s)
-
 
 def run_stampede(world: World, stage: Stage, instances: int = INSTANCES) -> Stampede:
     """Forget all tokens, then let that many cold instances answer at once."""
@@ -63,15 +59,7 @@ def run_stampede(world: World, stage: Stage, instances: int = INSTANCES) -> Stam
     )
     try:
         done = subprocess.run(
-            [
-                stage.python,
-                "-S",
-                "-m",
-                "bench.nursery",
-                stage.handler,
-                _PREPARE[stage.name],
-                str(instances),
-            ],
+            [stage.python, "-S", "-m", "bench.nursery", stage.handler, _PREPARE[stage.name], str(instances)],
             input=EVENT,
             env={
                 "PATH": os.defpath,
