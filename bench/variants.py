@@ -70,17 +70,18 @@ def variants(world: World) -> dict[str, Stage]:
     made = {
         "no byte code in the artefact": _without_byte_code(ours, folder / "bytecode"),
         "all public roots for AWS's endpoints": world.with_all_roots(ours),
-        "the SDK's data as published": _with_published_data(
-            ours, folder / "data", world.artefacts.packages / "botocore/data"
-        ),
+        "the SDK's data as published": _with_published("botocore/data", ours, folder, world),
     }
     place = folder / "habits"
     place.mkdir(parents=True)
-    # Behind the layer: what the layer lacks (boto3, X-Ray's SDK) comes from the published packages.
-    path = (*ours.path, place, world.artefacts.references)
+    # boto3 does not start without what the layer's SDK has stand-ins for.
+    whole_sdk = _with_published("botocore/docs", ours, folder, world)
     for number, (meaning, source) in enumerate(_HABITS.items()):
         handler = f"{source}\nfrom functions.broker.handler import lambda_handler\n"
         (place / f"habit_{number}.py").write_text(handler)
+        stage = whole_sdk if "import boto3" in source else ours
+        # Behind the layer: what the layer lacks (boto3, X-Ray's SDK) comes from the published packages.
+        path = (*stage.path, place, world.artefacts.references)
         made[meaning] = replace(ours, handler=f"habit_{number}.lambda_handler", path=path)
     world.artefacts.add_byte_code(place)
     return {meaning: replace(stage, name=meaning) for meaning, stage in made.items()}
@@ -92,9 +93,11 @@ def _without_byte_code(stage: Stage, folder: Path) -> Stage:
     return replace(stage, path=(*bare, runtime))
 
 
-def _with_published_data(stage: Stage, folder: Path, published: Path) -> Stage:
+def _with_published(part: str, stage: Stage, folder: Path, world: World) -> Stage:
     function, layer, runtime = stage.path
-    shutil.copytree(layer, folder, copy_function=os.link)
-    shutil.rmtree(folder / "botocore/data")
-    shutil.copytree(published, folder / "botocore/data")
-    return replace(stage, path=(function, folder, runtime))
+    copied = folder / part.replace("/", "-")
+    shutil.copytree(layer, copied, copy_function=os.link)
+    shutil.rmtree(copied / part)
+    shutil.copytree(world.artefacts.packages / part, copied / part)
+    world.artefacts.add_byte_code(copied / part)
+    return replace(stage, path=(function, copied, runtime))

@@ -64,7 +64,7 @@ def keep_reachable_data(data: Path) -> None:
             if not packed.exists():  # an old version, of which only examples are left
                 shutil.rmtree(version)
                 continue
-            model = json.loads(gzip.decompress(packed.read_bytes()))
+            model = json.loads(gzip.decompress(packed.read_bytes()), object_hook=_without_documentation)
             # Without its rule set, a service's endpoints come from endpoints.json: the same ones, without interpreting.
             for file in version.iterdir():
                 file.unlink()
@@ -73,7 +73,7 @@ def keep_reachable_data(data: Path) -> None:
 
 
 def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, Any]:
-    """Return a service model with these operations, the shapes that they use, and no documentation."""
+    """Return a service model with these operations and the shapes that they use."""
     kept = {name: operation for name, operation in model["operations"].items() if name in operations}
     shapes: dict[str, Any] = {}
     waiting = _shape_names(list(kept.values()))
@@ -82,8 +82,7 @@ def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, An
         if name not in shapes:
             shapes[name] = model["shapes"][name]
             waiting |= _shape_names(shapes[name])
-    cut: dict[str, Any] = _without_documentation({**model, "operations": kept, "shapes": shapes})
-    return cut
+    return {**model, "operations": kept, "shapes": shapes}
 
 
 def write_amazon_roots(bundle: Path, target: Path) -> None:
@@ -108,16 +107,9 @@ def _shape_names(value: Any) -> set[str]:
     return names | {value["shape"]} if isinstance(value.get("shape"), str) else names
 
 
-def _without_documentation(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_documentation(member) for member in value]
-    if isinstance(value, dict):
-        return {
-            name: _without_documentation(member)
-            for name, member in value.items()
-            if not (name == "documentation" and isinstance(member, str))
-        }
-    return value
+def _without_documentation(members: dict[str, Any]) -> dict[str, Any]:
+    # A member of an operation may have the same name.
+    return {k: v for k, v in members.items() if k != "documentation" or not isinstance(v, str)}
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ if TYPE_CHECKING:
 
 
 def build_early(build: Callable[[], object]) -> None:
-    """Call `build` unless a snapshot is being made: its ids, seeds and connections would be those of many instances.
-
-    `build` remembers what it has made. Its failure is left to the first request, which has somebody to tell; an error
-    here would only make Lambda start the instance again and again.
-    """
+    """Call `build`, which remembers what it makes, unless a snapshot is being made."""
+    # What a snapshot holds is shared by many instances: ids, seeds and connections must not be in it.
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
+        # Raised here, a failure would make Lambda start the instance again and again; the first request can tell somebody.
         with contextlib.suppress(Exception):
             build()
