@@ -75,7 +75,7 @@ QUICK: Final = Thoroughness(starts=3, variant_starts=3, blocks=3, calls_per_bloc
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no instruction counts")
-    parser.add_argument("--only", nargs="+", choices=sorted(_PARTS), help="measure these parts only")
+    parser.add_argument("--only", nargs="+", choices=sorted(_ALL_PARTS), help="measure these parts only")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="runs the handlers")
     parser.add_argument(
         "--render", action="store_true", help="write tables and plots from docs/bench.json again"
@@ -84,12 +84,8 @@ def main() -> int:
     results: Results = json.loads(RESULTS_FILE.read_text()) if RESULTS_FILE.exists() else {}
     if not options.render:
         try:
-            _measure(
-                results,
-                options.only or list(_PARTS),
-                QUICK if options.quick else THOROUGH,
-                options.python.absolute(),
-            )
+            thoroughness = QUICK if options.quick else THOROUGH
+            _measure(results, options.only or list(_ALL_PARTS), thoroughness, options.python.absolute())
         except (NotBuiltError, LocalCloudError, HandlerFailedError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -115,15 +111,17 @@ def _measure(results: Results, parts: list[str], thoroughness: Thoroughness, pyt
     if shutil.which("valgrind") is None:
         print("· no valgrind here: instructions are not counted")
         thoroughness = replace(thoroughness, counted=False)
-    for part in (part for part in _PARTS if part in parts and part not in _IN_THE_WORLD):
-        print(f"· {part}")
-        results[part] = _PARTS[part](None, thoroughness)
-    if inside := [part for part in _PARTS if part in parts and part in _IN_THE_WORLD]:
+    for part, measure in _PARTS.items():
+        if part in parts:
+            print(f"· {part}")
+            results[part] = measure(thoroughness)
+    if _PARTS_IN_THE_WORLD.keys() & set(parts):
         print("· starting the local cloud")
         with World(python) as world:
-            for part in inside:
-                print(f"· {part}")
-                results[part] = _PARTS[part](world, thoroughness)
+            for part, measure_in in _PARTS_IN_THE_WORLD.items():
+                if part in parts:
+                    print(f"· {part}")
+                    results[part] = measure_in(world, thoroughness)
     results["run"] = {
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "minutes": round((time.monotonic() - began_s) / 60, 1),
@@ -139,58 +137,48 @@ def _say(line: str) -> None:
         print(line)
 
 
-def _cold(world: World | None, how: Thoroughness) -> object:
-    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+def _cold(world: World, how: Thoroughness) -> object:
     stages = (world.ours, *world.references)
     found = measure_starts(stages, rounds=how.starts, counted=how.counted, say=_say)
     return {name: asdict(start) for name, start in found.items()}
 
 
-def _variants(world: World | None, how: Thoroughness) -> object:
-    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
-    made = variants(world)
-    stages = (world.ours, *(variant.stage for variant in made))
+def _variants(world: World, how: Thoroughness) -> object:
+    stages = (world.ours, *variants(world).values())
     found = measure_starts(stages, rounds=how.variant_starts, counted=how.counted, say=_say)
-    meanings = {variant.name: variant.meaning for variant in made}
     return {
-        name: {**asdict(start), "meaning": meanings.get(name, "as deployed")} for name, start in found.items()
+        name: {**asdict(start), "meaning": "as deployed" if name == "ours" else name}
+        for name, start in found.items()
     }
 
 
-def _warm(world: World | None, how: Thoroughness) -> object:
-    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
-    found = measure_calls(
-        (world.ours, *world.references),
-        blocks=how.blocks,
-        calls_per_block=how.calls_per_block,
-        counted=how.counted,
-    )
+def _warm(world: World, how: Thoroughness) -> object:
+    stages = (world.ours, *world.references)
+    found = measure_calls(stages, blocks=how.blocks, calls_per_block=how.calls_per_block, counted=how.counted)
     return {name: asdict(call) for name, call in found.items()}
 
 
-def _windows(world: World | None, _how: Thoroughness) -> object:
-    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+def _windows(world: World, _how: Thoroughness) -> object:
     return {stage.name: asdict(watch_windows(world, stage)) for stage in (world.ours, world.conventional)}
 
 
-def _stampede(world: World | None, _how: Thoroughness) -> object:
-    assert world is not None  # noqa: S101 - by _IN_THE_WORLD
+def _stampede(world: World, _how: Thoroughness) -> object:
     stages = (world.ours, world.conventional, world.naive)
     return {stage.name: {**asdict(run_stampede(world, stage)), "instances": INSTANCES} for stage in stages}
 
 
-def _caller(_world: World | None, how: Thoroughness) -> object:
+def _caller(how: Thoroughness) -> object:
     return asdict(measure_caller(blocks=how.blocks))
 
 
-def _sizes(_world: World | None, _how: Thoroughness) -> object:
+def _sizes(_how: Thoroughness) -> object:
     return {
         name: {**asdict(measure_size(BUILD / name)), "budget": budget}
         for name, budget in read_budgets_bytes().items()
     }
 
 
-def _growth(_world: World | None, _how: Thoroughness) -> object:
+def _growth(_how: Thoroughness) -> object:
     lifetimes = {name: year(lifetime_s, days=days) for name, (lifetime_s, days) in _LIFETIMES_S.items()}
     return {
         "cold_fleet": [asdict(cold_fleet(instances)) for instances in FLEETS],
@@ -201,17 +189,19 @@ def _growth(_world: World | None, _how: Thoroughness) -> object:
     }
 
 
-_PARTS: Final[dict[str, Callable[[World | None, Thoroughness], object]]] = {
+_PARTS: Final[dict[str, Callable[[Thoroughness], object]]] = {
     "sizes": _sizes,
     "caller": _caller,
     "growth": _growth,
+}
+_PARTS_IN_THE_WORLD: Final[dict[str, Callable[[World, Thoroughness], object]]] = {
     "cold": _cold,
     "variants": _variants,
     "warm": _warm,
     "windows": _windows,
     "stampede": _stampede,
 }
-_IN_THE_WORLD: Final = {"cold", "variants", "warm", "windows", "stampede"}
+_ALL_PARTS: Final = (*_PARTS, *_PARTS_IN_THE_WORLD)
 
 if __name__ == "__main__":
     sys.exit(main())

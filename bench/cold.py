@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.instances import count_instructions, start
-from bench.samples import Sample
+from bench.samples import Cost, Sample
 from bench.world import EVENT
 
 if TYPE_CHECKING:
@@ -16,18 +15,9 @@ if TYPE_CHECKING:
     from bench.instances import Stage
 
 
-@dataclass(frozen=True, slots=True)
-class ColdStart:
-    """What starting a stage takes; instructions are None where they were not counted."""
-
-    wall_s: Sample
-    cpu_s: Sample
-    instructions: int | None
-
-
 def measure_starts(
     stages: Iterable[Stage], *, rounds: int, counted: bool, say: Callable[[str], None]
-) -> dict[str, ColdStart]:
+) -> dict[str, Cost]:
     """Start every stage once a round, in turns, so that what disturbs the machine disturbs all alike."""
     stages = list(stages)
     found = defaultdict(list)
@@ -42,7 +32,7 @@ def measure_starts(
             say(f"  counting instructions: {stage.name}")
             counts[stage.name] = count_instructions(stage, EVENT)
     return {
-        name: ColdStart(
+        name: Cost(
             Sample.of(each.wall_s for each in starts),
             Sample.of(each.cpu_s for each in starts),
             counts.get(name),

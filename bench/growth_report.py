@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench import report, svg
+from bench import svg
+from bench.markdown import table
 from bench.prices import READ, Load, cost_per_million, monthly_cost
 from bench.virtual import QUOTAS_PER_S
 
@@ -29,7 +30,7 @@ def growth_tables(results: dict[str, Any]) -> dict[str, str]:
     return {
         "cold_fleet": _events(part["cold_fleet"]),
         "refresh": _events(part["refresh"]),
-        "lifetimes": report.table(
+        "lifetimes": table(
             ("the upstream's tokens live for", "mints a year, of each connection", "calls refused"),
             [
                 [name, f"{mints:,.1f}", f"{100 * refused:.1f} %"]
@@ -46,15 +47,12 @@ def growth_plots(results: dict[str, Any]) -> dict[str, str]:
     """Return the plots by the names of their files."""
     part = _part(results)
     reads_per_s = part["reads_per_instance_minute"] / 60
+    refresh, cold = part["refresh"], part["cold_fleet"]
     series = {
-        "reads, steady": [
-            (event["instances"], event["instances"] * reads_per_s) for event in part["refresh"]
-        ],
-        "reads, at a refresh": [(event["instances"], event["peak_reads"]) for event in part["refresh"]],
-        "reads, cold fleet": [(event["instances"], event["peak_reads"]) for event in part["cold_fleet"]],
-        "decrypts, cold fleet": [
-            (event["instances"], max(event["peak_decrypts"], 0.01)) for event in part["cold_fleet"]
-        ],
+        "reads, steady": [(event["instances"], event["instances"] * reads_per_s) for event in refresh],
+        "reads, at a refresh": [(event["instances"], event["peak_reads"]) for event in refresh],
+        "reads, cold fleet": [(event["instances"], event["peak_reads"]) for event in cold],
+        "decrypts, cold fleet": [(event["instances"], max(event["peak_decrypts"], 0.01)) for event in cold],
     }
     limits = (
         svg.Limit(QUOTAS_PER_S["dynamodb.get_item"], "DynamoDB: reads of one item, without burst"),
@@ -91,21 +89,25 @@ def _load(part: dict[str, Any], instances: int, calls_per_s: float) -> Load:
     )
 
 
+_EVENT_COLUMNS: Final = {
+    "instances": ("instances", ","),
+    "mints": ("mints", ""),
+    "lost lock races": ("lost_lock_races", ","),
+    "reads": ("reads", ","),
+    "busiest second of reads": ("peak_reads", ","),
+    "decrypts": ("decrypts", ","),
+    "busiest second of decrypts": ("peak_decrypts", ","),
+    "secret reads": ("secret_reads", ","),
+    "throttled calls": ("throttled", ","),
+    "refused answers": ("refused", ","),
+    "median wait s": ("wait_median_s", ".3f"),
+    "longest wait s": ("wait_last_s", ".2f"),
+}
+
+
 def _events(events: list[dict[str, Any]]) -> str:
-    head = (
-        "instances", "mints", "lost lock races", "reads", "busiest second", "decrypts", "busiest second",
-        "secret reads", "throttled calls", "refused answers", "median wait s", "longest wait s",
-    )  # fmt: skip
-    rows = [
-        [
-            f"{event['instances']:,}", event["mints"], f"{event['lost_lock_races']:,}", f"{event['reads']:,}",
-            f"{event['peak_reads']:,}", f"{event['decrypts']:,}", f"{event['peak_decrypts']:,}",
-            f"{event.get('secret_reads', 0):,}", f"{event['throttled']:,}", f"{event['refused']:,}", f"{event['wait_median_s']:.3f}",
-            f"{event['wait_last_s']:.2f}",
-        ]
-        for event in events
-    ]  # fmt: skip
-    return report.table(head, rows)
+    columns = _EVENT_COLUMNS.values()
+    return table(_EVENT_COLUMNS, [[format(event[name], form) for name, form in columns] for event in events])
 
 
 def _costs(part: dict[str, Any]) -> str:
@@ -115,9 +117,7 @@ def _costs(part: dict[str, Any]) -> str:
         parts = cost_per_million(_load(part, instances, calls_per_s))
         cells = [f"{parts[kind]:.3f}" for kind in kinds]
         rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", *cells, f"**{sum(parts.values()):.2f}**"])
-    return report.table(
-        ("instances", "calls a second", *kinds, f"$ a million answers (prices of {READ})"), rows
-    )
+    return table(("instances", "calls a second", *kinds, f"$ a million answers (prices of {READ})"), rows)
 
 
 def _monthly(part: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _monthly(part: dict[str, Any]) -> str:
         largest = max(parts, key=lambda name: parts[name])
         share = f"{largest}, {100 * parts[largest] / total:.0f} %"
         rows.append([f"{instances:,}", f"{calls_per_s:,.10g}", f"{total:,.0f}", share])
-    return report.table(("instances", "calls a second", "$ a month", "largest part"), rows)
+    return table(("instances", "calls a second", "$ a month", "largest part"), rows)
 
 
 def _rates(part: dict[str, Any]) -> str:
@@ -145,12 +145,5 @@ def _rates(part: dict[str, Any]) -> str:
         ]
         for instances, calls_per_s in LOADS
     ]
-    head = (
-        "instances",
-        "calls a second",
-        "reads a second",
-        "KMS decrypts a second",
-        "mints a year",
-        "writes a year",
-    )
-    return report.table(head, rows)
+    head = ("reads a second", "KMS decrypts a second", "mints a year", "writes a year")
+    return table(("instances", "calls a second", *head), rows)

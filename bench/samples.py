@@ -48,6 +48,15 @@ class Sample:
         return f"{self.median:.4g} ± {self.spread / 2:.2g}"
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a start or an answer takes; `instructions` are None where they were not counted."""
+
+    wall_s: Sample
+    cpu_s: Sample
+    instructions: int | None
+
+
 def ratio(of: Sample, to: Sample) -> float:
     """Return the ratio of two medians.
 
@@ -60,14 +69,3 @@ def ratio(of: Sample, to: Sample) -> float:
     if max(of.spread, to.spread) > abs(of.median - to.median):
         raise TooNoisyError(f"{of} against {to}: the spread is larger than the difference")
     return of.median / to.median
-
-
-def share_saved(of: Sample, unit: Sample, *, without: Sample) -> float:
-    """Return what a means saves, as a share of `unit`: (`without` the means - `of` it) / unit.
-
-    Raises:
-        TooNoisyError: the wider spread is larger than the difference.
-    """
-    if max(of.spread, without.spread) > abs(of.median - without.median):
-        raise TooNoisyError(f"{of} against {without}: the spread is larger than the difference")
-    return (without.median - of.median) / unit.median

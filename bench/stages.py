@@ -17,22 +17,9 @@ BUILD: Final = PROJECT / ".aws-sam/build"
 _RUNTIME_PACKAGES: Final = ("awslambdaric", "simplejson", "snapshot_restore_py.py", "runtime_client")
 # As published: cutting packages down is one of the broker's means, and not the tutorials'.
 _PUBLISHED_PACKAGES: Final = (
-    "aws_lambda_powertools",
-    "aws_xray_sdk",
-    "boto3",
-    "botocore",
-    "certifi",
-    "charset_normalizer",
-    "dateutil",
-    "idna",
-    "jmespath",
-    "requests",
-    "s3transfer",
-    "six.py",
-    "typing_extensions.py",
-    "urllib3",
-    "wrapt",
-)
+    "aws_lambda_powertools", "aws_xray_sdk", "boto3", "botocore", "certifi", "charset_normalizer", "dateutil", "idna",
+    "jmespath", "requests", "s3transfer", "six.py", "typing_extensions.py", "urllib3", "wrapt",
+)  # fmt: skip
 
 
 class NotBuiltError(Exception):
@@ -75,27 +62,16 @@ class Artefacts:
         self.harness = folder / "harness"
         (self.harness / "bench").mkdir(parents=True)
         shutil.copy2(PROJECT / "bench/nursery.py", self.harness / "bench")
-        for packages, place in (
-            (_RUNTIME_PACKAGES, self.runtime),
-            (_PUBLISHED_PACKAGES, self.references),
-        ):
-            for package in packages:
-                _install(self.packages, package, place)
+        for package in _RUNTIME_PACKAGES:
+            _install(self.packages, package, self.runtime)
+        for package in _PUBLISHED_PACKAGES:
+            _install(self.packages, package, self.references)
         self.add_byte_code(folder)
 
     def add_byte_code(self, folder: Path) -> None:
         """Compile everything in a folder for the interpreter, to be trusted without a look at the sources."""
-        command = [
-            str(self.python),
-            "-m",
-            "compileall",
-            "-q",
-            "-j",
-            "0",
-            "--invalidation-mode",
-            "unchecked-hash",
-            str(folder),
-        ]
+        compiler = ("-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
+        command = [str(self.python), *compiler, str(folder)]
         # Its status is not looked at: some packages carry templates that no Python compiles.
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 

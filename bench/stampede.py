@@ -22,7 +22,7 @@ DELAYS_S: Final = {"dynamodb": 0.004, "kms": 0.008, "secretsmanager": 0.015}
 EXCHANGE_DELAY_MS: Final = 400
 _TIMEOUT_S: Final = 90.0
 _PREPARE: Final = {
-    "ours": "from functions.broker.handler import _broker; _broker()",
+    "ours": "",
     "conventional": (  # makes one client when it is loaded, and this one at the first secret
         "from aws_lambda_powertools.utilities.parameters import SecretsProvider, base\n"
         "base.DEFAULT_PROVIDERS['secrets'] = SecretsProvider()"
@@ -47,10 +47,6 @@ class Stampede:
     statuses: dict[str, int]
     aws_calls: dict[str, int]
 
-    @property
-    def calls_per_answer(self) -> float:
-        return sum(self.aws_calls.values()) / len(self.after_s)
-
 
 def run_stampede(world: World, stage: Stage, instances: int = INSTANCES) -> Stampede:
     """Forget all tokens, then let that many cold instances answer at once."""
@@ -63,15 +59,7 @@ def run_stampede(world: World, stage: Stage, instances: int = INSTANCES) -> Stam
     )
     try:
         done = subprocess.run(
-            [
-                stage.python,
-                "-S",
-                "-m",
-                "bench.nursery",
-                stage.handler,
-                _PREPARE[stage.name],
-                str(instances),
-            ],
+            [stage.python, "-S", "-m", "bench.nursery", stage.handler, _PREPARE[stage.name], str(instances)],
             input=EVENT,
             env={
                 "PATH": os.defpath,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bench.instances import Instance, count_instructions
-from bench.samples import Sample
+from bench.samples import Cost, Sample
 from bench.world import EVENT
 
 if TYPE_CHECKING:
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
 _WARM_UP_CALLS: Final = 50
 _COUNTED_CALLS: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class WarmCall:
-    """What one answer from memory takes; `cpu_s` includes the runtime interface, as billed."""
-
-    wall_s: Sample
-    cpu_s: Sample
-    instructions: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,7 @@ class Windows:
 
 def measure_calls(
     stages: Iterable[Stage], *, blocks: int, calls_per_block: int, counted: bool
-) -> dict[str, WarmCall]:
+) -> dict[str, Cost]:
     """Call one living instance of every stage in turns, a block of calls at a time."""
     stages = list(stages)
     wall, cpu = defaultdict(list), defaultdict(list)
@@ -76,7 +67,7 @@ def measure_calls(
                 count_instructions(stage, EVENT, 1 + _COUNTED_CALLS) - one
             ) // _COUNTED_CALLS
     return {
-        stage.name: WarmCall(Sample.of(wall[stage.name]), Sample.of(cpu[stage.name]), counts.get(stage.name))
+        stage.name: Cost(Sample.of(wall[stage.name]), Sample.of(cpu[stage.name]), counts.get(stage.name))
         for stage in stages
     }
 

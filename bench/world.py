@@ -33,7 +33,7 @@ class World:
         cloud: the local cloud.
         front: what the handlers take for AWS.
         artefacts: what they are loaded from.
-        ours, bare, conventional, naive: the handlers.
+        ours, bare, floor, conventional, naive: the handlers.
     """
 
     def __init__(self, python: Path) -> None:
@@ -66,12 +66,12 @@ class World:
 
     @property
     def references(self) -> tuple[Stage, ...]:
-        return self.bare, self.conventional, self.naive
+        return self.bare, self.floor, self.conventional, self.naive
 
     def with_all_roots(self, stage: Stage) -> Stage:
         """Return the stage with every public root for its SDK."""
         environment = {**stage.environment, "AWS_CA_BUNDLE": str(self._ca_bundle)}
-        return replace(stage, name="roots", environment=environment)
+        return replace(stage, environment=environment)
 
     def watched(self, stage: Stage) -> Stage:
         """Return the stage behind `bench/handlers/watched.py`."""
@@ -117,16 +117,20 @@ class World:
             "CACHE_TABLE": _CACHE_TABLE,
         }
         reference_path = (parts.references, parts.runtime)
+        few_roots = {**variables, "AWS_CA_BUNDLE": str(self._sdk_bundle(configured.get("AWS_CA_BUNDLE")))}
         self.ours = Stage(
             "ours",
             "functions.broker.handler.lambda_handler",
             (parts.function, parts.layer, parts.runtime),
             parts.python,
-            {**variables, "AWS_CA_BUNDLE": str(self._sdk_bundle(configured.get("AWS_CA_BUNDLE")))},
+            few_roots,
         )
         self.bare, self.conventional, self.naive = (
             Stage(name, f"bench.handlers.{name}.lambda_handler", reference_path, parts.python, variables)
             for name in ("bare", "conventional", "naive")
+        )
+        self.floor = replace(
+            self.bare, name="floor", handler="bench.handlers.floor.lambda_handler", environment=few_roots
         )
 
     def _sdk_bundle(self, configured: str | None) -> Path:

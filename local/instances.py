@@ -147,6 +147,8 @@ class Nursery:
                     "PATH": os.defpath,
                     "PYTHONUNBUFFERED": "1",
                     "AWS_EC2_METADATA_DISABLED": "true",
+                    # Instances are forked like those that are restored from a snapshot: each assembles its own broker.
+                    "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start",
                     **self._environment,
                 },
                 stdin=subprocess.DEVNULL,

@@ -6,8 +6,7 @@ import functools
 import random
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import botocore.config
 import botocore.session
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from functions.broker.replace_token import TokenReplacer
 
 
-@dataclass(frozen=True, slots=True)
-class Broker:
+class Broker(NamedTuple):
     """What an instance keeps from one request to the next."""
 
     settings: Settings
@@ -97,8 +95,7 @@ def assemble(
     return Broker(settings, grants, audit, issuer.store, issuer)
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
+class Clients(NamedTuple):
     """What reaches AWS and the upstream, or stands in for it.
 
     Attributes:

@@ -7,7 +7,7 @@ attempt. What that writes is `locked`, then `published`, `given_back` or `unlock
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,8 +38,7 @@ class Need(StrEnum):
     REPORTED = "reported"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenWanted:
+class TokenWanted(NamedTuple):
     """What a caller asks for.
 
     Attributes:

@@ -15,7 +15,6 @@ import fnmatch
 import json
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +36,7 @@ class GrantsError(Exception):
     """The grants file is broken; the text names file, line and reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who signed the request, as the Function URL attests it."""
 
     account: str
@@ -50,16 +48,14 @@ class Caller:
         return f"{self.account}:{self.kind}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """A decision: the rule that allowed it, and the longest lease in seconds if the rule limits it."""
 
     rule: str
     max_lease_seconds: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(NamedTuple):
     grant: Grant
     principals: re.Pattern[str]
     connections: re.Pattern[str]

@@ -20,10 +20,8 @@ from functions.broker.http_api import StatusRequest, TokenRequest, failure, obje
 from functions.broker.lifetime import ANSWER_S
 from functions.broker.ports import AwsError
 from functions.broker.status import describe
+from lambda_support.initialization import build_early
 from token_broker.errors import AccessDenied, InvalidScope, TemporarilyUnavailable, TokenBrokerError
-
-gc.freeze()
-gc.enable()
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -130,3 +128,8 @@ def _require_grant(broker: Broker, caller: Caller, connection: str) -> Grant:
         raise AccessDenied("no grant for this connection, or no such connection")
     broker.audit.add(rule=grant.rule)
     return grant
+
+
+build_early(_broker)
+gc.freeze()
+gc.enable()

@@ -9,8 +9,7 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl
 
 from functions.broker.grants import CONNECTION_NAME
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
 
 DEFAULT_CONNECTION = "digishare"
 LONGEST_BODY_BYTES = 8 * 1024
+# `json.dumps` would make an encoder for each answer.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _LONGEST_MIN_TTL_S = 10**9
 _METHODS = {"/token": "POST", "/status": "GET"}
 _HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(NamedTuple):
     """`POST /token`, checked. `min_ttl_s` is seconds."""
 
     connection: str = DEFAULT_CONNECTION
@@ -39,8 +39,7 @@ class TokenRequest:
     scope: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRequest:
+class StatusRequest(NamedTuple):
     """`GET /status`; all connections that are granted by name where none is asked for."""
 
     connection: str | None = None
@@ -73,7 +72,7 @@ def object_at(event: object, *path: str) -> Mapping[str, Any]:
 
 def success(body: Mapping[str, object]) -> dict[str, Any]:
     """Return the answer 200."""
-    return {"statusCode": 200, "headers": dict(_HEADERS), "body": json.dumps(body, separators=(",", ":"))}
+    return {"statusCode": 200, "headers": dict(_HEADERS), "body": _encode(body)}
 
 
 def failure(error: TokenBrokerError, request_id: str) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def failure(error: TokenBrokerError, request_id: str) -> dict[str, Any]:
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     body = {"error": error.code, "error_description": error.description, "request_id": request_id}
-    return {"statusCode": error.status, "headers": headers, "body": json.dumps(body)}
+    return {"statusCode": error.status, "headers": headers, "body": _encode(body)}
 
 
 def _token_request(fields: Mapping[str, object]) -> TokenRequest:

@@ -43,8 +43,7 @@ class Issued(NamedTuple):
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(NamedTuple):
     """A token in this instance's memory, and the record that it came with."""
 
     record: TokenRecord
@@ -118,7 +117,7 @@ class TokenIssuer:
             TemporarilyUnavailable: no valid token is left, and none can be had now.
         """
         if wanted.min_ttl_s > self.longest_lease_s:
-            wanted = replace(wanted, min_ttl_s=self.longest_lease_s)
+            wanted = wanted._replace(min_ttl_s=self.longest_lease_s)
         known = self.known.get(wanted.connection) or _Known()
         now = self.ports.clock()
         if wanted.rejected_token_id is not None:
@@ -271,7 +270,7 @@ class _Request:
         known, ports, now = self.known, self.issuer.ports, self.clock.now()
         self._notice(error.event, error)
         if known.copy and is_usable(known.copy.record, self.wanted, now):
-            known.copy = replace(known.copy, checked_at_epoch_s=ports.clock())
+            known.copy = known.copy._replace(checked_at_epoch_s=ports.clock())
             known.left_alone = known.copy.clear.token.token_id, now + lifetime.TRUST_S
             return known.copy.issued("memory")
         if isinstance(error, AwsRefusedError):

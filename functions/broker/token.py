@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +40,7 @@ class SealedToken:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(NamedTuple):
     """Somebody's right to make one exchange, which ends by itself."""
 
     owner: str
@@ -63,8 +62,7 @@ class Failure:
     not_before_epoch_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """How many exchanges may be made now: what was left at a moment, and what has come in since.
 
     In exchanges and not in seconds, because the interval between two of them changes with the token.

@@ -24,6 +24,7 @@ from functions.campaigns.adapters.snapshot_table import SnapshotError, SnapshotT
 from functions.campaigns.run import Report, Run, follow
 from functions.campaigns.snapshot import OtherCampaignsError
 from functions.campaigns.walk import OutOfTimeError, PageTooLargeError
+from lambda_support.initialization import build_early
 from lambda_support.telemetry import new_logger, quiet_logging, write_metric_line
 from lambda_support.upstream_http import new_session
 from token_broker.client import BrokerClient
@@ -72,6 +73,7 @@ def _job() -> _Job:
     Raises:
         RunFailed: the function is deployed without one of its settings.
     """
+    quiet_logging()
     client = BrokerClient()
     config = botocore.config.Config(
         connect_timeout=2.0, read_timeout=5.0, retries={"mode": "standard", "total_max_attempts": 3}
@@ -128,7 +130,6 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, o
             this text and no more.
     """
     started_at_s = time.monotonic()
-    quiet_logging()
     facts: dict[str, object] = {"request_id": context.aws_request_id}
     outcome = _follow(event, context, facts)
     duration_ms = round((time.monotonic() - started_at_s) * 1000)
@@ -238,3 +239,6 @@ def _counts(kind: str, counts: Mapping[str, int]) -> dict[str, tuple[float, str]
     plain = {name: count for name, count in counts.items() if _PLAIN_NAME.fullmatch(name)}
     commonest = sorted(plain, key=lambda name: -plain[name])[:_MOST_METRICS_OF_A_KIND]
     return {f"{kind}.{name}": (plain[name], "Count") for name in commonest}
+
+
+build_early(_job)

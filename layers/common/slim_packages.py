@@ -29,7 +29,17 @@ AMAZON_ROOTS = {
     "Amazon Root CA 4",
     "Starfield Services Root Certificate Authority - G2",
 }
-_KEPT_FILES = {"endpoint-rule-set-1.json.gz"}
+# In the place of modules that every start loads and no function calls.
+STAND_INS = {
+    "botocore/docs/__init__.py": "",
+    # Methods of clients get one of these for a docstring.
+    "botocore/docs/docstring.py": (
+        "class ClientMethodDocstring(str):\n    def __new__(cls, *_, **__):\n        return str.__new__(cls)\n\n\n"
+        "PaginatorDocstring = WaiterDocstring = ClientMethodDocstring\n"
+    ),
+    # HTTP/2 needs a package that the layer does not have.
+    "urllib3/http2/__init__.py": "",
+}
 _CERTIFICATE = re.compile(
     r'# Label: "([^"]+)"\n(?:#[^\n]*\n)*(-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n)',
     re.DOTALL,
@@ -54,16 +64,16 @@ def keep_reachable_data(data: Path) -> None:
             if not packed.exists():  # an old version, of which only examples are left
                 shutil.rmtree(version)
                 continue
-            model = json.loads(gzip.decompress(packed.read_bytes()))
+            model = json.loads(gzip.decompress(packed.read_bytes()), object_hook=_without_documentation)
+            # Without its rule set, a service's endpoints come from endpoints.json: the same ones, without interpreting.
             for file in version.iterdir():
-                if file.name not in _KEPT_FILES:
-                    file.unlink()
+                file.unlink()
             reachable = json.dumps(reachable_model(model, operations), separators=(",", ":"))
             (version / "service-2.json").write_text(reachable)
 
 
 def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, Any]:
-    """Return a service model with these operations, the shapes that they use, and no documentation."""
+    """Return a service model with these operations and the shapes that they use."""
     kept = {name: operation for name, operation in model["operations"].items() if name in operations}
     shapes: dict[str, Any] = {}
     waiting = _shape_names(list(kept.values()))
@@ -72,8 +82,7 @@ def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, An
         if name not in shapes:
             shapes[name] = model["shapes"][name]
             waiting |= _shape_names(shapes[name])
-    cut: dict[str, Any] = _without_documentation({**model, "operations": kept, "shapes": shapes})
-    return cut
+    return {**model, "operations": kept, "shapes": shapes}
 
 
 def write_amazon_roots(bundle: Path, target: Path) -> None:
@@ -98,19 +107,14 @@ def _shape_names(value: Any) -> set[str]:
     return names | {value["shape"]} if isinstance(value.get("shape"), str) else names
 
 
-def _without_documentation(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_documentation(member) for member in value]
-    if isinstance(value, dict):
-        return {
-            name: _without_documentation(member)
-            for name, member in value.items()
-            if not (name == "documentation" and isinstance(member, str))
-        }
-    return value
+def _without_documentation(members: dict[str, Any]) -> dict[str, Any]:
+    # A member of an operation may have the same name.
+    return {k: v for k, v in members.items() if k != "documentation" or not isinstance(v, str)}
 
 
 if __name__ == "__main__":
     packages = Path(sys.argv[1])
     keep_reachable_data(packages / "botocore/data")
+    for name, source in STAND_INS.items():
+        (packages / name).write_text(source)
     write_amazon_roots(packages / "certifi/cacert.pem", packages / AMAZON_ROOTS_FILE)

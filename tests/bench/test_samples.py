@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.samples import Sample, TooNoisyError, ratio, share_saved
+from bench.samples import Sample, TooNoisyError, ratio
 
 
 def test_a_sample_is_its_median_and_the_distance_of_its_quartiles() -> None:
@@ -45,11 +45,3 @@ def test_equal_samples_have_a_ratio_only_if_they_have_no_spread() -> None:
 def test_a_ratio_to_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         ratio(Sample.of([1.0]), Sample.of([0.0]))
-
-
-def test_a_saving_is_a_share_of_what_is_deployed() -> None:
-    deployed, without = Sample.of([10.0, 10.0, 10.0]), Sample.of([12.5, 12.5, 12.5])
-
-    assert share_saved(deployed, deployed, without=without) == pytest.approx(0.25)
-    with pytest.raises(TooNoisyError):
-        share_saved(deployed, deployed, without=Sample.of([8.0, 12.5, 17.0]))

@@ -8,12 +8,16 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from local.pythons import find_python
 from tests.packaging.test_imports import imports
 from tests.packaging.test_permissions import permissions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "layers" / "common"
@@ -27,6 +31,9 @@ NOT_AT_START = {
     "aws_lambda_powertools",
     "aws_xray_sdk",
     "boto3",
+    "botocore.docs.service",
+    "html.parser",
+    "importlib.metadata",
     "multiprocessing",
     "pydantic",
     "requests",
@@ -41,11 +48,11 @@ NOT_AT_START = {
 }
 
 
-def run(function: str, code: str) -> str:
+def run(function: str, code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Run code as Lambda would see the world; return what it prints."""
     done = subprocess.run(  # noqa: S603 - our own interpreter and code
-        [sys.executable, "-S", "-B", "-W", "error", "-c", code],
-        env={"PYTHONPATH": f"{BUILD / function}:{LAYER}"},
+        [sys.executable, "-S", "-B", "-W", "error", "-c", code, *arguments],
+        env={**(environment or {}), "PYTHONPATH": f"{BUILD / function}:{LAYER}"},
         cwd=BUILD,
         capture_output=True,
         text=True,
@@ -153,6 +160,38 @@ def test_the_layers_sdk_knows_what_the_functions_roles_allow_and_nothing_else() 
         known |= {f"{model.parts[-3]}:{operation}" for operation in operations}
 
     assert known == allowed
+
+
+ENDPOINTS = """
+import botocore.session, json
+session, found = botocore.session.Session(include_builtin_handlers=False), []
+session.set_credentials("AKIAEXAMPLE", "secret")
+def note(request, **_):
+    found.append([request.url, request.headers["Authorization"].split(b"/", 2)[2].split(b",")[0].decode()])
+    raise InterruptedError
+calls = {
+    "dynamodb": lambda client: client.get_item(TableName="t", Key={}),
+    "events": lambda client: client.put_events(Entries=[{}]),
+    "kms": lambda client: client.decrypt(CiphertextBlob=b"x"),
+    "secretsmanager": lambda client: client.get_secret_value(SecretId="s"),
+}
+for region in ("eu-west-3", "us-east-1", "us-gov-west-1", "cn-north-1", "eu-central-77"):
+    for service, call in calls.items():
+        client = session.create_client(service, region)
+        client.meta.events.register("before-send", note)
+        try:
+            call(client)
+        except InterruptedError:
+            pass
+print(json.dumps(found))
+"""
+
+
+def test_the_layers_sdk_reaches_the_same_endpoints_as_the_published_one() -> None:
+    published = subprocess.check_output([sys.executable, "-c", ENDPOINTS], env={}, timeout=60)  # noqa: S603 - as above
+
+    assert len(json.loads(published)) == 20
+    assert json.loads(run("BrokerFunction", ENDPOINTS)) == json.loads(published)
 
 
 def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:

@@ -1,14 +1,35 @@
-"""SnapStart: what a snapshot of the loaded broker would hold, and what instances restored from one would share."""
+"""What importing a handler does: everything where Lambda initializes an instance, nothing where it makes a snapshot."""
 
 from __future__ import annotations
 
 import json
-import os
+
+import pytest
 
 from tests.packaging.test_artefacts import run
 
+ENVIRONMENT = {
+    "TOKEN_TABLE": "t",
+    "TOKEN_KEY_ARN": "arn:aws:kms:eu-west-3:000000000000:key/k",
+    "SECRET_PREFIX": "p",
+    "UPSTREAM_HOSTS": "h",
+    "DEFAULT_TOKEN_URL": "https://h/",
+    "LEASE_SECONDS": "900",
+    "CAMPAIGNS_ROLE": "campaigns-role",
+    "CAMPAIGNS_TABLE": "t",
+    "CAMPAIGNS_EVENT_BUS": "b",
+    "TOKEN_BROKER_URL": "https://u.lambda-url.eu-west-3.on.aws/",
+    "AWS_DEFAULT_REGION": "eu-west-3",
+    "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "example",
+}
+HANDLERS = {
+    "broker": ("BrokerFunction", "functions.broker.handler", "_broker"),
+    "campaigns": ("CampaignsFunction", "functions.campaigns.handler", "_job"),
+}
 SHOW = """
-import functools, gc, json, os, random, socket, sys
+import gc, importlib, json, os, pkgutil, sys
+module, build = sys.argv[1:]
 opened = []
 sys.addaudithook(lambda event, args: opened.append(event) if event == "socket.connect" else None)
 class Watched(type(os.environ)):
@@ -17,26 +38,36 @@ class Watched(type(os.environ)):
         Watched.reads.append(name)
         return super().__getitem__(name)
 os.environ.__class__ = Watched
-import functions.broker.handler as handler
+package = importlib.import_module(module.rpartition(".")[0])
+for other in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if other.name != module:
+        importlib.import_module(other.name)
+settings = [name for name in Watched.reads if name.startswith(("AWS_", "TOKEN_", "CAMPAIGNS_"))]
+handler = importlib.import_module(module)
 print(json.dumps({
-    "assembled": handler._broker.cache_info().currsize,
+    "built": getattr(handler, build).cache_info().currsize,
     "connections": opened,
-    "settings read": [name for name in Watched.reads if name.startswith(("AWS_", "TOKEN_", "SECRET_"))],
+    "settings read by other modules": settings,
     "collecting": gc.isenabled(),
 }))
+"""
+BROKEN = """
+import json
+from functions.broker.handler import lambda_handler
+class Context:
+    aws_request_id = "request"
+for _ in range(2):
+    print(json.dumps(lambda_handler({"rawPath": "/token"}, Context())))
 """
 
 RESTORE = """
 import os, json
 import functions.broker.handler as handler
-from functions.broker.assembly import assemble
 children = []
 for _ in range(2):
     read, write = os.pipe()
     if os.fork() == 0:
-        environment = {"TOKEN_TABLE": "t", "TOKEN_KEY_ARN": "arn:aws:kms:r:000000000000:key/k",
-                       "SECRET_PREFIX": "p", "UPSTREAM_HOSTS": "h", "DEFAULT_TOKEN_URL": "https://h/", "LEASE_SECONDS": "900", "CAMPAIGNS_ROLE": "campaigns-role"}
-        ports = assemble(environment, handler._audit()).issuer.ports
+        ports = handler._broker().issuer.ports
         os.write(write, json.dumps([ports.new_id(), ports.randomness()]).encode())
         os._exit(0)
     os.wait()
@@ -45,20 +76,37 @@ print(json.dumps(children))
 """
 
 
-def test_a_snapshot_holds_code_and_nothing_else() -> None:
-    assert json.loads(run("BrokerFunction", SHOW)) == {
-        "assembled": 0,
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+@pytest.mark.parametrize(("initialization", "built"), [("snap-start", 0), ("on-demand", 1), ("", 1)])
+def test_the_handler_alone_builds_when_it_is_imported_but_not_into_a_snapshot(
+    handler: tuple[str, str, str], initialization: str, built: int
+) -> None:
+    function, module, build = handler
+
+    assert json.loads(start(function, SHOW, module, build, initialization=initialization)) == {
+        "built": built,
         "connections": [],
-        "settings read": [],
+        "settings read by other modules": [],
         "collecting": True,
     }
 
 
-def test_instances_of_one_snapshot_share_neither_ids_nor_chance() -> None:
-    code = f"import os; os.environ['AWS_DEFAULT_REGION'] = 'eu-west-3'\n{RESTORE}"
+def test_a_broken_setting_starts_and_is_what_each_request_is_answered_with() -> None:
+    printed = run("BrokerFunction", BROKEN, environment=ENVIRONMENT | {"LEASE_SECONDS": "many"})
 
-    (first_id, first_chance), (second_id, second_chance) = json.loads(run("BrokerFunction", code))
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert [line["statusCode"] for line in lines if "statusCode" in line] == [503, 503]
+    problems = [line["problem"] for line in lines if "problem" in line]
+    assert problems == ["LEASE_SECONDS must be a whole number above 0, not 'many'"] * 2
+
+
+def test_instances_of_one_snapshot_share_neither_ids_nor_chance() -> None:
+    (first_id, first_chance), (second_id, second_chance) = json.loads(start("BrokerFunction", RESTORE))
 
     assert first_id != second_id
     assert first_chance != second_chance
-    assert os.environ.get("AWS_DEFAULT_REGION") is None
+
+
+def start(function: str, code: str, *arguments: str, initialization: str = "snap-start") -> str:
+    environment = ENVIRONMENT | {"AWS_LAMBDA_INITIALIZATION_TYPE": initialization}
+    return run(function, code, *arguments, environment=environment)

@@ -97,7 +97,7 @@ def test_the_function_is_given_every_setting_and_none_that_nobody_reads() -> Non
     variables = set(properties("BrokerFunction")["Environment"]["Variables"])
 
     read_elsewhere = {"AWS_CA_BUNDLE", "POWERTOOLS_METRICS_NAMESPACE"}
-    assert variables == {name.upper() for name in Settings.__dataclass_fields__} | read_elsewhere
+    assert variables == {name.upper() for name in Settings._fields} | read_elsewhere
 
 
 def line_of_the_broker(event: str) -> None:

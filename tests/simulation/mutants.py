@@ -139,7 +139,7 @@ class EverythingGivenBack(_Written):
     """An exchange that may have issued is given back to the pace."""
 
     def given_back(self, before: TokenRecord, after: TokenRecord) -> TokenRecord:
-        return replace(after, pace=replace(before.pace, left=before.pace.left + 1))
+        return replace(after, pace=before.pace._replace(left=before.pace.left + 1))
 
 
 class ReportsAreNotCounted(_Written):
@@ -334,7 +334,7 @@ class ReportIsIgnored(TokenIssuer):
     """A caller's report changes nothing."""
 
     def issue(self, wanted: Any, deadline_epoch_s: float) -> Any:
-        return super().issue(replace(wanted, rejected_token_id=None), deadline_epoch_s)
+        return super().issue(wanted._replace(rejected_token_id=None), deadline_epoch_s)
 
 
 def any_min_ttl(patch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,7 +180,7 @@ MUTANTS = {
     "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
     "reported token published again": Mutant(
         "published again|served again",
-        m.attempt("wanted", lambda wanted: replace(wanted, rejected_token_id=None)),
+        m.attempt("wanted", lambda wanted: wanted._replace(rejected_token_id=None)),
         (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools import Logger
 
+# `json.dumps` would make an encoder for each line.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _LOGGERS_THAT_PRINT_SECRETS = ("boto3", "botocore", "urllib3", "requests")
 
 
@@ -75,7 +77,7 @@ def write_metric_line(
         **{name: [count] for name, count in events.items()},
     }
     # One write, so that nothing comes between a line and its end.
-    sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+    sys.stdout.write(_encode(line) + "\n")
 
 
 def _directive(dimensions: list[str], units: Mapping[str, str]) -> dict[str, object]:

@@ -1,0 +1,19 @@
+"""When an instance is put together: while Lambda initializes it, or at its first request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def build_early(build: Callable[[], object]) -> None:
+    """Call `build`, which remembers what it makes, unless a snapshot is being made."""
+    # What a snapshot holds is shared by many instances: ids, seeds and connections must not be in it.
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
+        # Raised here, a failure would make Lambda start the instance again and again; the first request can tell somebody.
+        with contextlib.suppress(Exception):
+            build()
