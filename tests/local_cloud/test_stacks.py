@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from local.account import ACCOUNT_ID, REGION
 from local.aws import FUNCTION_URL_PATH
-from local.cloud import PROJECT, LocalCloud, Stack
+from local.cloud import LocalCloud, Stack
 from tests.local_cloud.calling import call, call_url, echo
-from tests.local_cloud.waiting import wait_until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from local.sdk import Credentials
 
 pytestmark = pytest.mark.cloud
@@ -133,29 +125,3 @@ def test_name_that_no_stack_can_have_is_refused(echo_cloud: LocalCloud, name: st
 def test_nothing_is_deployed_under_a_name_that_no_stack_can_have(echo_cloud: LocalCloud, name: str) -> None:
     with pytest.raises(requests.HTTPError, match="400"):
         echo_cloud.deploy(name)
-
-
-def test_listeners_of_function_urls_end_with_the_local_aws(tmp_path: Path) -> None:
-    ready_file = tmp_path / "ready"
-    environment = {"AUTH": "true", "MINISTACK_REGION": REGION, "MINISTACK_ACCOUNT_ID": ACCOUNT_ID}
-    with subprocess.Popen(  # noqa: S603 - the test's own command
-        [PROJECT / ".local/aws/bin/python", "-m", "local.aws", "--ready-file", ready_file],
-        cwd=PROJECT,
-        env={"PATH": os.defpath, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), **environment},
-        stdin=subprocess.PIPE,  # at whose end it would kill its process group
-        start_new_session=True,
-    ) as local_aws:
-        try:
-            wait_until(ready_file.exists)
-            endpoint_url = json.loads(ready_file.read_text())["endpoint_url"]
-            addresses = [ask(endpoint_url, name).json()["function_url"] for name in ("one", "another")]
-            ports = [int(address.rpartition(":")[2]) for address in addresses]
-            for port in ports:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            local_aws.send_signal(signal.SIGTERM)
-            assert local_aws.wait(20) == 0
-        finally:
-            local_aws.kill()
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
