@@ -9,10 +9,10 @@ import pytest
 import requests
 
 from local.aws import FUNCTION_URL_PATH
-from local.cloud import LocalCloud, Stack
 from tests.local_cloud.calling import call, call_url, echo
 
 if TYPE_CHECKING:
+    from local.cloud import LocalCloud, Stack
     from local.sdk import Credentials
 
 pytestmark = pytest.mark.cloud
