@@ -43,17 +43,17 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
-    with FakeDigishare(port=options.port, tls_dir=options.tls_dir) as digishare:
-        admin = AdminServer(digishare, options.admin_port)
-        admin.start()
+    with (
+        FakeDigishare(port=options.port, tls_dir=options.tls_dir) as digishare,
+        AdminServer(digishare, options.admin_port) as admin,
+    ):
         addresses = {
             "url": digishare.url,
-            "admin_url": admin.url,
+            "admin_url": admin.origin,
             "ca_file": str(digishare.ca_file.resolve()),
         }
         _write_whole(options.ready_file, json.dumps(addresses))
         stop.wait()
-        admin.close()
     return 0
 
 

@@ -166,5 +166,5 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 def aws(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     """An AWS that commands reach as processes of their own, beside the broker."""
     with FakeAws() as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.origin)
         yield running
