@@ -15,6 +15,7 @@ from functions.campaigns.adapters.event_bus import SCHEMA_FILE, EventBus
 from functions.campaigns.adapters.snapshot_table import SnapshotError, SnapshotTable
 from functions.campaigns.publish import EventsUnsent
 from functions.campaigns.snapshot import PARTS, Campaign, Part, Snapshot, Summary, Unpublished, part_of
+from tests.conftest import create_table
 from tests.fakes.aws import FakeDynamoDB, FakeEventBridge
 from tests.recipes.page import DOCS, texts
 
@@ -67,12 +68,7 @@ def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
     with mock_aws():
         session = boto3.Session("testing", "testing", region_name="eu-west-3")
         dynamodb = session.client("dynamodb")
-        dynamodb.create_table(
-            TableName="campaigns",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "part", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "part", "KeyType": "HASH"}],
-        )
+        create_table(dynamodb, "campaigns", {"part": "HASH"})
         yield Aws(dynamodb, session.client("events"))
 
 

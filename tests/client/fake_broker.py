@@ -82,6 +82,16 @@ class FakeBroker(LoopbackServer):
         return f"{self.origin.replace(HOST, 'localhost')}/"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs in its environment."""
+        return {
+            "TOKEN_BROKER_URL": self.url,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        }
+
+    @property
     def token(self) -> str:
         return f"canary-token-{self.generation}"
 

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from tests.client.fake_api import URLS_ELSEWHERE, FakeApi
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, failure, token_id
+from tests.client.fake_broker import failure, token_id
 from token_broker import httpx_transport
 from token_broker.errors import BrokerUnreachable, UpstreamRejected
 from token_broker.httpx_transport import AsyncBrokerTransport, BrokerTransport
@@ -754,16 +754,9 @@ try:
 except TimeoutError:
     print("gave up")
 """
-    environment = {
-        "TOKEN_BROKER_URL": broker.url,
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-        "AWS_REGION": REGION,
-        "HOME": str(tmp_path),
-    }
     done = subprocess.run(  # noqa: S603 - the program above
         [sys.executable, "-c", program],
-        env=environment,
+        env={**broker.environment, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=15,

@@ -21,8 +21,9 @@ import pytest
 from lambda_support import upstream_http
 from lambda_support.upstream_http import exchange_json, new_session
 from local.digishare import faults
-from local.digishare.model import Client
 from local.digishare.server import FakeDigishare
+from tests.conftest import CANARY_CLIENT_ID
+from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import RawTlsServer, drip_handshake, drips_for_ever, plain_listener, sends
 from token_broker import bounded_http
 from token_broker.bounded_http import (
@@ -44,24 +45,11 @@ if TYPE_CHECKING:
 
     from local.digishare.faults import Fault
 
-CANARY = "canary-5b1f0c"
 TIMEOUT_S = 0.3
 PROMPT_S = 2.5  # room for a busy machine; every server here would hold a caller for far longer
 CAP_BYTES = 100_000
 
-CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": CANARY}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FakeDigishare]:
-    with FakeDigishare(clients=[Client("broker", (CANARY,))]) as digishare:
-        yield digishare
-
-
-@pytest.fixture
-def digishare(running: FakeDigishare) -> FakeDigishare:
-    running.reset()
-    return running
+CREDENTIALS = {"grant_type": "client_credentials", "client_id": CANARY_CLIENT_ID, "client_secret": CANARY}
 
 
 @pytest.fixture
