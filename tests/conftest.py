@@ -191,11 +191,11 @@ def new_account(patch: pytest.MonkeyPatch) -> Iterator[Account]:
     for name, value in AWS_ENVIRONMENT.items():
         patch.setenv(name, value)
     with mock_aws():
-        session = boto3.Session()
-        dynamodb, kms = session.client("dynamodb"), session.client("kms")
+        # Of the default session: one of its own would read the SDK's data again for every test.
+        dynamodb, kms = boto3.client("dynamodb"), boto3.client("kms")
         create_token_table(dynamodb)
         key_arn = kms.create_key()["KeyMetadata"]["Arn"]
-        yield Account(dynamodb, kms, session.client("secretsmanager"), key_arn)
+        yield Account(dynamodb, kms, boto3.client("secretsmanager"), key_arn)
 
 
 @pytest.fixture
