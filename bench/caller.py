@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import botocore.session
 import requests
 
 from bench.samples import Sample
+from local.loopback import LoopbackHandler, LoopbackServer
 from token_broker.client import BrokerClient
 from token_broker.requests_adapter import BrokerAdapter
 
@@ -44,50 +43,27 @@ class CallerCosts:
     broker_calls_per_lease: list[int]
 
 
-class _Server:
+class _Server(LoopbackServer):
     """Answers POST with a lease and GET with an empty object; counts the leases."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.leases = 0
-        outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
+    def new_lease(self) -> dict[str, object]:
+        self.leases += 1
+        time.sleep(0.05)  # long enough that all threads come meanwhile
+        token = f"{_TOKEN}{self.leases}"
+        lease = {"access_token": token, "token_type": "Bearer", "expires_in": LEASE_S}
+        return lease | {"token_id": f"{self.leases:016x}", "connection": "digishare"}
 
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                outer.leases += 1
-                time.sleep(0.05)  # long enough that all threads come meanwhile
-                token = f"{_TOKEN}{outer.leases}"
-                lease = {"access_token": token, "token_type": "Bearer", "expires_in": LEASE_S}
-                self._send(lease | {"token_id": f"{outer.leases:016x}", "connection": "digishare"})
 
-            def do_GET(self) -> None:
-                self._send({})
+class _Handler(LoopbackHandler):
+    server: _Server
 
-            def _send(self, value: dict[str, object]) -> None:
-                body = json.dumps(value).encode()
-                self.send_response_only(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-                """Say nothing: this is on the measured path."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def serve(self) -> None:
+        self.read_body()
+        self.send_json(200, self.server.new_lease() if self.command == "POST" else {})
 
 
 class _NoNetwork(requests.adapters.HTTPAdapter):
@@ -107,18 +83,21 @@ def measure_caller(*, blocks: int) -> CallerCosts:
     """Measure all of it, in turns; takes some seconds."""
     with _Server() as server, requests.Session() as plain_session, requests.Session() as session:
         session.trust_env = False
-        client = _client(server.url, time.time)
-        session.mount(server.url, BrokerAdapter(client, hosts=("127.0.0.1",)))
+        client = _client(server.origin, time.time)
+        session.mount(server.origin, BrokerAdapter(client, hosts=("127.0.0.1",)))
         plain_session.trust_env = False
         header = {"Authorization": f"Bearer {client.token().access_token}"}
-        plain, bare = requests.Request("GET", server.url, headers=header), requests.Request("GET", server.url)
+        plain, bare = (
+            requests.Request("GET", server.origin, headers=header),
+            requests.Request("GET", server.origin),
+        )
         no_network, adapter = _NoNetwork(), _BrokerAdapterAlone(client, hosts=("127.0.0.1",))
         work: dict[str, tuple[Callable[[], object], int]] = {
             "token": (client.token, 20_000),
             "plain_prepare": (lambda: no_network.send(session.prepare_request(plain)), 1_000),
             "adapter_prepare": (lambda: adapter.send(session.prepare_request(bare)), 1_000),
-            "plain_request": (lambda: plain_session.get(server.url, headers=header, timeout=5), 100),
-            "adapter_request": (lambda: session.get(server.url, timeout=5), 100),
+            "plain_request": (lambda: plain_session.get(server.origin, headers=header, timeout=5), 100),
+            "adapter_request": (lambda: session.get(server.origin, timeout=5), 100),
         }
         taken: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(blocks):
@@ -131,7 +110,7 @@ def measure_caller(*, blocks: int) -> CallerCosts:
 def _calls_of_threads(server: _Server) -> list[int]:
     """Return the calls to the broker for each of some leases, with many threads asking for each all at once."""
     now_s = 1_800_000_000.0
-    client = _client(server.url, lambda: now_s)
+    client = _client(server.origin, lambda: now_s)
     calls = []
     barrier = threading.Barrier(THREADS)
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final, Self
 import certifi
 import trustme
 
-from bench.aws_front import AwsFront
 from bench.instances import Instance, Stage
 from bench.stages import PROJECT, Artefacts
 from local.account import REGION
+from local.aws_proxy import AwsProxy
 from local.cloud import LocalCloud
+from local.loopback import HOST
 from local.sdk import ROOT
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class World:
             self.cloud = stack.enter_context(LocalCloud(say=lambda _: None))
             self.cloud.deploy()
             self._authority = trustme.CA()
-            self.front = stack.enter_context(AwsFront(self.cloud.aws_endpoint_url, self._authority))
+            self.front = stack.enter_context(AwsProxy(self.cloud.aws_endpoint_url))
+            self.front.speak_tls(self._authority.issue_cert(HOST))
             self._ca_bundle = folder / "roots.pem"
             # As many roots as a real process loads, and our two besides.
             self._ca_bundle.write_bytes(
@@ -109,7 +111,7 @@ class World:
             "UPSTREAM_CA_FILE": str(self._ca_bundle),
             "REQUESTS_CA_BUNDLE": str(self._ca_bundle),
             "AWS_CA_BUNDLE": str(self._ca_bundle),
-            "AWS_ENDPOINT_URL": self.front.url,
+            "AWS_ENDPOINT_URL": self.front.origin,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": ROOT.access_key_id,

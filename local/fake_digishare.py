@@ -10,7 +10,6 @@ import argparse
 import json
 import signal
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from local.digishare.admin import AdminServer
@@ -31,14 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())
-    with (
-        FakeDigishare(tls_dir=options.tls_dir) as digishare,
-        closing(AdminServer(digishare)) as admin,
-    ):
-        admin.start()
+    with FakeDigishare(tls_dir=options.tls_dir) as digishare, AdminServer(digishare) as admin:
         addresses = {
             "url": digishare.url,
-            "admin_url": admin.url,
+            "admin_url": admin.origin,
             "ca_file": str(digishare.ca_file.resolve()),
         }
         options.ready_file.write_text(json.dumps(addresses))

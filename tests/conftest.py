@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,20 @@ from tests.operator import Operator
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.literals import KeyTypeType
+    from mypy_boto3_kms import KMSClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
 
 REGION = "eu-west-3"
 ACCOUNT = "000000000000"
 """The local cloud's: the deployed grants let its callers in."""
+AWS_ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "MOTO_ACCOUNT_ID": ACCOUNT,
+}
+SECRET_PREFIX = "token-broker/connections"
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
 CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
@@ -110,58 +121,86 @@ def digishare(digishare_server: FakeDigishare) -> FakeDigishare:
     return digishare_server
 
 
-@dataclass
+@dataclass(frozen=True)
 class Account:
     """The stack's resources in an account that exists in this process only."""
 
-    table: str
+    dynamodb: DynamoDBClient
+    kms: KMSClient
+    secretsmanager: SecretsManagerClient
     key_arn: str
+    table: str = "tokens"
 
     def put_secret(self, connection: str, value: object) -> None:
-        """Create the connection's secret, or give it a new version."""
-        client = boto3.client("secretsmanager")
-        name = f"token-broker/connections/{connection}"
-        text = value if isinstance(value, str) else json.dumps(value)
+        """Create the connection's secret, or give it a new version: text, bytes, or what JSON can hold."""
+        name = f"{SECRET_PREFIX}/{connection}"
+        kind = "SecretBinary" if isinstance(value, bytes) else "SecretString"
+        content: Any = {kind: value if isinstance(value, str | bytes) else json.dumps(value)}
         try:
-            client.create_secret(Name=name, SecretString=text)
-        except client.exceptions.ResourceExistsException:
-            client.put_secret_value(SecretId=name, SecretString=text)
+            self.secretsmanager.create_secret(Name=name, **content)
+        except self.secretsmanager.exceptions.ResourceExistsException:
+            self.secretsmanager.put_secret_value(SecretId=name, **content)
 
     def item(self, connection: str = "digishare", record: str = "token") -> dict[str, Any]:
         key = {"connection": {"S": connection}, "record": {"S": record}}
-        answer = boto3.client("dynamodb").get_item(TableName=self.table, Key=key, ConsistentRead=True)
+        answer = self.dynamodb.get_item(TableName=self.table, Key=key, ConsistentRead=True)
         return dict(answer.get("Item", {}))
 
     def items(self) -> list[dict[str, Any]]:
-        """Return all that the table holds."""
-        return [dict(item) for item in boto3.client("dynamodb").scan(TableName=self.table)["Items"]]
+        """Return everything in the table."""
+        return [dict(item) for item in self.dynamodb.scan(TableName=self.table)["Items"]]
+
+    def empty(self) -> None:
+        """Start over with an empty table and no secrets."""
+        self.dynamodb.delete_table(TableName=self.table)
+        create_token_table(self.dynamodb)
+        for secret in self.secretsmanager.list_secrets()["SecretList"]:
+            self.secretsmanager.delete_secret(SecretId=secret["Name"], ForceDeleteWithoutRecovery=True)
+
+    def broker_environment(self, digishare: FakeDigishare) -> dict[str, str]:
+        """Return what a broker needs in its environment."""
+        return {
+            "TOKEN_TABLE": self.table,
+            "TOKEN_KEY_ARN": self.key_arn,
+            "SECRET_PREFIX": SECRET_PREFIX,
+            "UPSTREAM_HOSTS": digishare.url.removeprefix("https://"),
+            "UPSTREAM_CA_FILE": str(digishare.ca_file),
+            "DEFAULT_TOKEN_URL": f"{digishare.url}/v1/oauth/token",
+            "LEASE_SECONDS": "900",
+            "CAMPAIGNS_ROLE": "campaigns-role",
+        }
 
 
 def create_token_table(dynamodb: DynamoDBClient) -> None:
+    create_table(dynamodb, "tokens", {"connection": "HASH", "record": "RANGE"})
+
+
+def create_table(dynamodb: DynamoDBClient, name: str, keys: Mapping[str, KeyTypeType]) -> None:
+    """Create a table whose keys are text."""
     dynamodb.create_table(
-        TableName="tokens",
+        TableName=name,
         BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[
-            {"AttributeName": "connection", "AttributeType": "S"},
-            {"AttributeName": "record", "AttributeType": "S"},
-        ],
-        KeySchema=[
-            {"AttributeName": "connection", "KeyType": "HASH"},
-            {"AttributeName": "record", "KeyType": "RANGE"},
-        ],
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
     )
+
+
+@contextmanager
+def new_account(patch: pytest.MonkeyPatch) -> Iterator[Account]:
+    """Yield an account with an empty table, a key and no secret; `patch` puts its credentials into the environment."""
+    for name, value in AWS_ENVIRONMENT.items():
+        patch.setenv(name, value)
+    with mock_aws():
+        # Of the default session: one of its own would read the SDK's data again for every test.
+        dynamodb, kms = boto3.client("dynamodb"), boto3.client("kms")
+        create_token_table(dynamodb)
+        key_arn = kms.create_key()["KeyMetadata"]["Arn"]
+        yield Account(dynamodb, kms, boto3.client("secretsmanager"), key_arn)
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
-    with mock_aws():
-        create_token_table(boto3.client("dynamodb"))
-        key = boto3.client("kms").create_key()
-        made = Account("tokens", key["KeyMetadata"]["Arn"])
+    with new_account(monkeypatch) as made:
         made.put_secret("digishare", CREDENTIAL)
         yield made
 
@@ -189,18 +228,7 @@ def new_broker(
     account: Account, digishare: FakeDigishare, fresh_log: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Invoke]:
     """Return a starter of fresh instances; each answers `invoke(event)` or `invoke(body={...}, user_arn=...)`."""
-    host = digishare.url.removeprefix("https://")
-    environment = {
-        "TOKEN_TABLE": account.table,
-        "TOKEN_KEY_ARN": account.key_arn,
-        "SECRET_PREFIX": "token-broker/connections",
-        "UPSTREAM_HOSTS": host,
-        "UPSTREAM_CA_FILE": str(digishare.ca_file),
-        "DEFAULT_TOKEN_URL": f"{digishare.url}/v1/oauth/token",
-        "LEASE_SECONDS": "900",
-        "CAMPAIGNS_ROLE": "campaigns-role",
-    }
-    for name, value in environment.items():
+    for name, value in account.broker_environment(digishare).items():
         monkeypatch.setenv(name, value)
 
     def start() -> Invoke:

@@ -2,68 +2,66 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
-import threading
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import trustme
+
+from local.loopback import LoopbackHandler, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    Script = Callable[[Any], object]  # of a socket, or of a TLS socket where the server speaks TLS
 
-class RawTlsServer:
-    """Hands each connection, after the handshake and the request's head, to a script; notes the heads."""
 
-    def __init__(
-        self, script: Callable[[ssl.SSLSocket], None], directory: Path, name: str = "127.0.0.1"
-    ) -> None:
-        self._script = script
-        self._ca = trustme.CA()
-        self.ca_file = directory / "raw-ca.pem"
-        self._ca.cert_pem.write_to_path(str(self.ca_file))
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._ca.issue_cert(name).configure_cert(self._tls)
+class RawServer(LoopbackServer):
+    """Hands each connection to a script; what comes first is `handshake_delay_s`, and the handshake if it speaks TLS."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(_RawHandler)
+        self.script = script
         self.handshake_delay_s = 0.0
-        self.heads: list[str] = []
         self.connections = 0
-        self._threads: list[threading.Thread] = []
 
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._start(self._accept)
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
+class _RawHandler(LoopbackHandler):
+    server: RawServer
+    timeout = 5
 
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def setup(self) -> None:
+        self.server.connections += 1
+        self.server.stopping.wait(self.server.handshake_delay_s)
+        super().setup()
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._start(self._serve, connection)
+    def handle(self) -> None:
+        # Closed here and not by the server, which shuts a connection down in good order first: no reset would come.
+        with self.rfile, self.connection:
+            self.server.script(self.connection)
 
-    def _serve(self, plain: socket.socket) -> None:
-        plain.settimeout(5)
-        time.sleep(self.handshake_delay_s)
-        with suppress(OSError), plain, self._tls.wrap_socket(plain, server_side=True) as connection:
-            while head := self._read_request(connection):
-                self.heads.append(head)
-                self._script(connection)
+
+class RawTlsServer(RawServer):
+    """Hands each connection to a script at the end of each request's head and body; notes the heads."""
+
+    def __init__(self, script: Script, directory: Path, name: str = "127.0.0.1") -> None:
+        super().__init__(self._serve_requests)
+        authority = trustme.CA()
+        self.ca_file = directory / "raw-ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        self.speak_tls(authority.issue_cert(name))
+        self.url = self.origin
+        self.heads: list[str] = []
+        self._answer = script
+
+    def _serve_requests(self, connection: ssl.SSLSocket) -> None:
+        while head := self._read_request(connection):
+            self.heads.append(head)
+            self._answer(connection)
 
     @staticmethod
     def _read_request(connection: ssl.SSLSocket) -> str:
@@ -76,7 +74,49 @@ class RawTlsServer:
         return received.partition(b"\r\n\r\n")[0].decode()
 
 
-def sends(*pieces: bytes) -> Callable[[ssl.SSLSocket], None]:
+class ConnectProxy(RawServer):
+    """A proxy that opens tunnels and nothing else; notes each request's head. `wanted` must stand in it."""
+
+    def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
+        super().__init__(self._open_tunnel)
+        if certificate is not None:
+            self.speak_tls(certificate)
+        self.heads: list[str] = []
+        self.wanted = ""
+        self.stalls = False
+
+    def _open_tunnel(self, client: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        self.heads.append(head.decode())
+        if self.stalls:
+            client.recv(1)
+        if self.wanted not in self.heads[-1]:
+            client.sendall(b"HTTP/1.1 407 canary-reason\r\n\r\n")
+            return
+        host, _, port = head.split(b" ")[1].decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as server:
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            _relay(client, server)
+
+
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Hand on what comes from either side until one of them ends: in one thread, since TLS is not safe in two."""
+    other = {client: server, server: client}
+    while True:
+        has_more = isinstance(client, ssl.SSLSocket) and client.pending() > 0
+        ready = [client] if has_more else select.select([client, server], [], [], 5)[0]
+        for source in ready:
+            piece = source.recv(65_536)
+            if not piece:
+                return
+            other[source].sendall(piece)
+        if not ready:
+            return
+
+
+def sends(*pieces: bytes) -> Script:
     def script(connection: ssl.SSLSocket) -> None:
         for piece in pieces:
             connection.sendall(piece)
@@ -84,7 +124,7 @@ def sends(*pieces: bytes) -> Callable[[ssl.SSLSocket], None]:
     return script
 
 
-def drips_for_ever(start: bytes, every_s: float = 0.02) -> Callable[[ssl.SSLSocket], None]:
+def drips_for_ever(start: bytes, every_s: float = 0.02) -> Script:
     def script(connection: ssl.SSLSocket) -> None:
         connection.sendall(start)
         while True:
@@ -97,26 +137,12 @@ def drips_for_ever(start: bytes, every_s: float = 0.02) -> Callable[[ssl.SSLSock
 def drip_handshake(connection: socket.socket) -> None:
     """Begin a TLS handshake that never ends."""
     connection.recv(1)
-    connection.sendall(
-        b"\x16\x03\x03\x40\x00"
-    )  # a handshake record of 16 KiB, of which one byte comes at a time
-    while True:
-        connection.sendall(b"\x02")
-        time.sleep(0.02)  # the drip itself
+    # A handshake record of 16 KiB, of which one byte comes at a time.
+    drips_for_ever(b"\x16\x03\x03\x40\x00")(connection)
 
 
 @contextmanager
-def plain_listener(script: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Accept one TCP connection, never speak TLS on it, and yield the https URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            connection.settimeout(5)
-            with suppress(OSError), connection:
-                script(connection)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(5)
+def plain_listener(script: Script) -> Iterator[str]:
+    """Never speak TLS on the connections that come, and yield an https URL."""
+    with RawServer(script) as server:
+        yield f"https://127.0.0.1:{server.port}"

@@ -22,12 +22,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from local.digishare.faults import FAULTS, TARGETS
 from local.digishare.model import Client, PersonalAccessToken
-from local.digishare.sockets import SocketServer
+from local.loopback import LoopbackHandler, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,49 +34,29 @@ if TYPE_CHECKING:
     from local.digishare.api import DigishareApi
 
 
-class AdminServer(SocketServer):
+class AdminServer(LoopbackServer):
     """Listens on loopback only and asks for no credential: everybody who can reach it owns the fake."""
 
     def __init__(self, digishare: DigishareApi, port: int = 0) -> None:
         self.digishare = digishare
-        super().__init__(port, _AdminHandler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        super().__init__(_AdminHandler, port)
 
 
-class _AdminHandler(BaseHTTPRequestHandler):
+class _AdminHandler(LoopbackHandler):
     server: AdminServer
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-    disable_nagle_algorithm = True
 
     def serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.read_body()
         action = _ACTIONS.get(f"{self.command} {self.path}")
         if action is None:
-            self._send(404, {"error": "not found"})
+            self.send_json(404, {"error": "not found"})
             return
         try:
             answer = action(self.server.digishare, json.loads(body or b"{}"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._send(400, {"error": f"{type(error).__name__}: {error}"})
+            self.send_json(400, {"error": f"{type(error).__name__}: {error}"})
             return
-        self._send(200, state(self.server.digishare) if answer is None else answer)
-
-    do_GET = do_POST = do_PUT = do_DELETE = serve  # noqa: N815 - the base's names
-
-    def _send(self, status: int, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Say nothing: the supervisor polls."""
+        self.send_json(200, state(self.server.digishare) if answer is None else answer)
 
 
 def state(digishare: DigishareApi) -> dict[str, object]:

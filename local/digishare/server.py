@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import socket
-import ssl
-import struct
 import tempfile
 import time
 import zlib
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,8 +14,8 @@ import trustme
 
 from local.digishare.api import TARGET_OF_PATH, DigishareApi
 from local.digishare.model import Answer, Client, PersonalAccessToken, Request, json_object
-from local.digishare.sockets import HOST, SocketServer
 from local.digishare.tokens import signing_key
+from local.loopback import HOST, LoopbackHandler, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,32 +24,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("digishare")
 
-_HANDSHAKE_S = 10.0
-_IDLE_S = 60.0
 _MAX_REQUEST_BYTES = 5_000_000
 _PIECE = b"x" * 65_536
 _WBITS = {"gzip": 31, "zlib": 15, "deflate": -15}
 
 
-class _DigishareServer(SocketServer):
-    def __init__(self, port: int, tls: ssl.SSLContext, api: DigishareApi) -> None:
+class _DigishareServer(LoopbackServer):
+    def __init__(self, port: int, api: DigishareApi) -> None:
         self.api = api
-        super().__init__(port, _Handler, tls)
+        super().__init__(_Handler, port)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     server: _DigishareServer
-    connection: socket.socket
-    protocol_version = "HTTP/1.1"
-    timeout = _IDLE_S
-    disable_nagle_algorithm = True
-
-    def setup(self) -> None:
-        super().setup()
-        if isinstance(self.connection, ssl.SSLSocket):
-            self.connection.settimeout(_HANDSHAKE_S)
-            self.connection.do_handshake()
-            self.connection.settimeout(_IDLE_S)
 
     def serve(self) -> None:
         request = self._read_request()
@@ -66,8 +49,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send_spoilt(fault, request)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = serve  # noqa: N815 - the base's names
-
     def _read_request(self) -> Request | None:
         """Return the request, or answer it with 411 or 413 and return None."""
         length = self.headers.get("Content-Length", "0")
@@ -78,29 +59,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(413)
             return None
         headers = {name.lower(): value for name, value in self.headers.items()}
-        return Request(self.command, self.path, headers, self.rfile.read(int(length)))
+        return Request(self.command, self.path, headers, self.read_body())
 
     def _send_error(self, status: int) -> None:
-        self.close_connection = True
         self._send(Answer(status, b'{"message":"Bad Request"}', {"Connection": "close"}))
 
     def _send(self, answer: Answer) -> None:
-        head = self._head(answer, {"Content-Length": str(len(answer.body))})
-        self.wfile.write(head if self.command == "HEAD" else head + answer.body)
+        self.send(answer.status, self._headers(answer), answer.body)
 
-    def _head(self, answer: Answer, framing: dict[str, str]) -> bytes:
+    def _headers(self, answer: Answer) -> dict[str, str]:
         self._note(str(answer.status))
-        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('Unknown', ''))[0]}"]
-        headers = {
+        return {
             "Server": "nginx",
-            "Date": self.date_time_string(),
             "Content-Type": answer.content_type,
             "Cache-Control": "no-cache, private",
-            **framing,
             **answer.headers,
         }
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     # --- faults -----------------------------------------------------------------------------------------------
 
@@ -116,22 +90,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_raw(fault, answer)
             return
         self.close_connection = True  # which is all that "close" does
-        promise = {"Content-Length": str(len(answer.body))}
         match fault.delivery:
             case "hang":
                 self.server.stopping.wait(fault.cap_s)
             case "reset":
-                self._reset()
+                self.reset()
             case "drip_headers":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-                self._drip(b"." * 60_000, fault)
+                self.drip(b"." * 60_000, fault.interval_s, fault.cap_s)
             case "drip_body":
-                self.wfile.write(self._head(answer, promise))
-                self._drip(answer.body, fault)
+                self._send_cut(answer, 0)
+                self.drip(answer.body, fault.interval_s, fault.cap_s)
             case "cut_body":
-                self.wfile.write(self._head(answer, promise) + answer.body[: len(answer.body) // 2])
+                self._send_cut(answer, len(answer.body) // 2)
             case "stream":
                 self._stream(answer, fault)
+
+    def _send_cut(self, answer: Answer, length: int) -> None:
+        headers = self._headers(answer) | {"Content-Length": str(len(answer.body))}
+        self.send(answer.status, headers, answer.body[:length])
 
     def _spoilt_answer(self, fault: Fault, request: Request) -> Answer:
         if fault.processed:
@@ -157,24 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.wfile.write(piece)
 
-    def _drip(self, content: bytes, fault: Fault) -> None:
-        end = time.monotonic() + fault.cap_s
-        for byte in content:
-            self.wfile.write(bytes([byte]))
-            if self.server.stopping.wait(fault.interval_s) or time.monotonic() > end:
-                return
-
-    def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()  # it holds the socket open
-        self.connection.close()
-
     def _stream(self, answer: Answer, fault: Fault) -> None:
         start, end = b'{"access_token":"', b'"}'
         framing = (
             {"Transfer-Encoding": "chunked"} if fault.chunked else {"Content-Length": str(fault.size_bytes)}
         )
-        self.wfile.write(self._head(answer, framing))
+        self.wfile.write(self.head(answer.status, self._headers(answer) | framing))
         left = fault.size_bytes - len(start) - len(end)
         self._write_piece(start, fault)
         while left > 0 and not self.server.stopping.is_set():
@@ -192,20 +157,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self, outcome: str) -> None:
         path = self.path.partition("?")[0]
         _log.info("%s %s -> %s", self.command, path if path in TARGET_OF_PATH else "(unknown path)", outcome)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Drop the base's lines, which show the query."""
-
-
-def write_throwaway_ca(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """Make a CA, write its certificate (not its key) to `directory`, return that and a server's TLS context."""
-    ca = trustme.CA(organization_name="Fake Digishare")
-    ca_file = directory / "ca.pem"
-    ca.cert_pem.write_to_path(str(ca_file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    ca.issue_cert(HOST, "localhost").configure_cert(context)
-    return ca_file, context
 
 
 class FakeDigishare(DigishareApi):
@@ -245,12 +196,13 @@ class FakeDigishare(DigishareApi):
         if directory is None:
             directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="digishare-")))
         directory.mkdir(parents=True, exist_ok=True)
-        self.ca_file, context = write_throwaway_ca(directory)
-        server = _DigishareServer(self._wanted_port, context, self)
-        server.start()
-        self._cleanup.callback(server.close)
-        self.port = server.port
-        self.url = f"https://{HOST}:{server.port}"
+        authority = trustme.CA(organization_name="Fake Digishare")
+        self.ca_file = directory / "ca.pem"
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        server = _DigishareServer(self._wanted_port, self)
+        server.speak_tls(authority.issue_cert(HOST, "localhost"))
+        self._cleanup.enter_context(server)
+        self.url, self.port = server.origin, server.port
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -17,6 +17,7 @@ from functions.campaigns.publish import EventsUnsent
 from functions.campaigns.snapshot import PARTS, Campaign, Part, Snapshot, Summary, Unpublished, part_of
 from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
+from tests.conftest import create_table
 from tests.recipes.page import DOCS, texts
 
 if TYPE_CHECKING:
@@ -68,12 +69,7 @@ def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
     with mock_aws():
         session = boto3.Session("testing", "testing", region_name="eu-west-3")
         dynamodb = session.client("dynamodb")
-        dynamodb.create_table(
-            TableName="campaigns",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "part", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "part", "KeyType": "HASH"}],
-        )
+        create_table(dynamodb, "campaigns", {"part": "HASH"})
         yield Aws(dynamodb, session.client("events"))
 
 

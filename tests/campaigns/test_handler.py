@@ -21,7 +21,7 @@ from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.wire import no_connection
 from local.samples import ANSWERS, EVENTS, describe
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker, failure
+from tests.client.fake_broker import REGION, FakeBroker, failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,15 +65,12 @@ def world(digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr("functions.campaigns.adapters.campaigns_api._FIRST_PAUSE_S", 0.01)
     with FakeBroker() as broker:
         for name, value in {
-            "TOKEN_BROKER_URL": broker.url,
+            **broker.environment,
             "DIGISHARE_BASE_URL": f"{digishare.url}/v1/",
             "UPSTREAM_CA_FILE": str(digishare.ca_file),
             "CAMPAIGNS_TABLE": "campaigns",
             "CAMPAIGNS_EVENT_BUS": "default",
-            "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
-            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
         }.items():
             monkeypatch.setenv(name, value)
         world = World(

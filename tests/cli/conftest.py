@@ -21,7 +21,7 @@ import pytest
 
 from tests.cli.fake_aws import FakeAws
 from tests.client.fake_api import FakeApi
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
+from tests.client.fake_broker import FakeBroker
 from token_broker.cli import main
 
 if TYPE_CHECKING:
@@ -148,10 +148,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
     """A broker that the environment names, with the keys that it knows."""
     with FakeBroker() as running:
-        monkeypatch.setenv("TOKEN_BROKER_URL", running.url)
-        monkeypatch.setenv("AWS_REGION", REGION)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
         yield running
 
 
@@ -166,5 +164,5 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 def aws(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     """An AWS that commands reach as processes of their own, beside the broker."""
     with FakeAws() as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.origin)
         yield running

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 from urllib.parse import parse_qs
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from local.loopback import LoopbackHandler, LoopbackServer
 
 NAMESPACE = {
     "GetCallerIdentity": "https://sts.amazonaws.com/doc/2011-06-15/",
@@ -17,10 +15,11 @@ NAMESPACE = {
 }
 
 
-class FakeAws:
-    """Use as a context manager. `answers` maps an operation to its answer: an object, or the result in XML."""
+class FakeAws(LoopbackServer):
+    """`answers` maps an operation to its answer: an object, or the result in XML."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.asked: list[tuple[str, Any]] = []
         self.answers: dict[str, Any] = {
             "GetCallerIdentity": "<Arn>arn:aws:iam::123456789012:user/test</Arn>"
@@ -29,40 +28,21 @@ class FakeAws:
         }
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.aws = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.may_answer.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-    aws: FakeAws
+class _Handler(LoopbackHandler):
+    server: FakeAws
 
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = 20
-    server: _Server
-
-    def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
+    def serve(self) -> None:
+        content = self.read_body().decode()
         target = self.headers.get("X-Amz-Target")
         request = json.loads(content) if target else parse_qs(content)
         operation = target.rpartition(".")[2] if target else request["Action"][0]
-        aws = self.server.aws
+        aws = self.server
         aws.asked.append((operation, request))
         aws.may_answer.wait(20)
         answer = aws.answers.get(operation)
@@ -72,10 +52,4 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             result = f"<{operation}Result>{answer}</{operation}Result>"
             body = f'<{operation}Response xmlns="{NAMESPACE[operation]}">{result}</{operation}Response>'
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body.encode())))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the tests look at what was recorded."""
+        self.send(status, {}, body.encode())

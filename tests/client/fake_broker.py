@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
-import sys
 import threading
-import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from local import signature
+from local.loopback import HOST, LoopbackHandler, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
-
-    import trustme
 
 REGION = "eu-west-3"
 ACCESS_KEY_ID = "AKIAEXAMPLE"
@@ -62,10 +55,11 @@ class Call:
     query: dict[str, str]
 
 
-class FakeBroker:
-    """Use as a context manager. `script` holds the next answers; when it is empty the broker works as it should."""
+class FakeBroker(LoopbackServer):
+    """`script` has the next answers; when it is empty the broker works as it should."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.calls: list[Call] = []
         self.refusals = 0
         self.script: deque[Answer] = deque()
@@ -78,34 +72,24 @@ class FakeBroker:
         self.may_answer.set()
         self.was_asked = threading.Event()
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.broker = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.may_answer.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
 
     @property
     def url(self) -> str:
-        scheme = "https" if isinstance(self._server.socket, ssl.SSLSocket) else "http"
-        return f"{scheme}://localhost:{self._server.server_port}/"
+        return f"{self.origin.replace(HOST, 'localhost')}/"
 
-    def speak_tls(self, certificate: trustme.LeafCert) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(context)
-        # The handshake belongs into the request's own thread.
-        self._server.socket = context.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs in its environment."""
+        return {
+            "TOKEN_BROKER_URL": self.url,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        }
 
     @property
     def token(self) -> str:
@@ -156,52 +140,27 @@ class FakeBroker:
         )
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    broker: FakeBroker
+class _Handler(LoopbackHandler):
+    server: FakeBroker
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up or distrust a certificate, which is what some tests want."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 20
-    server: _Server
-
-    def _serve(self) -> None:
+    def serve(self) -> None:
         path, _, query = self.path.partition("?")
-        content = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.broker.answer(signature.Request(self.command, path, query, headers, content))
-        if answer.raw is not None:
+        request = signature.Request(self.command, path, query, headers, self.read_body())
+        answer = self.server.answer(request)
+        if answer.raw is None:
+            self._send(answer)
+        else:
             self.wfile.write(answer.raw)
             self.close_connection = True
-            return
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
+
+    def _send(self, answer: Answer) -> None:
+        length = 0 if answer.drips else answer.cut_after
+        self.send(
+            answer.status,
+            {**answer.headers, "Content-Type": "application/json", "Content-Length": str(len(answer.body))},
+            answer.body[:length],
+        )
         if answer.drips:
-            self._drip(answer.body)
-        else:
-            self.wfile.write(answer.body[: answer.cut_after])
-        self.close_connection = self.close_connection or answer.cut_after is not None
-
-    def _drip(self, body: bytes) -> None:
-        """Send a byte now and then, until the client has gone."""
-        with suppress(OSError):
-            for position in range(len(body)):
-                self.wfile.write(body[position : position + 1])
-                self.wfile.flush()
-                time.sleep(0.03)
-
-    do_GET = do_POST = _serve  # noqa: N815 - the names that http.server looks for
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the tests look at what was recorded."""
+            self.drip(answer.body, 0.03)
+        self.close_connection |= answer.cut_after is not None

@@ -52,11 +52,8 @@ def aws_refusal(message: str, error_type: str) -> Answer:
 def test_url_and_connection_come_from_the_environment(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOKEN_BROKER_URL", broker.url)
-    monkeypatch.setenv("TOKEN_BROKER_CONNECTION", "other")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
-    monkeypatch.setenv("AWS_REGION", REGION)
+    for name, value in {**broker.environment, "TOKEN_BROKER_CONNECTION": "other"}.items():
+        monkeypatch.setenv(name, value)
 
     assert token_broker.BrokerClient().token().connection == "other"
     assert broker.calls[0].body == {"connection": "other"}

@@ -7,16 +7,15 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
+from local.loopback import LoopbackHandler, LoopbackServer
 from tests.client.conftest import everything_of
 from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker
 from token_broker import errors
@@ -43,38 +42,18 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "config"
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Answers like STS, or like a container's endpoint for credentials."""
-
-    status = 403
-    answer = b""
-    accepts = ""
-
-    def _serve(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        is_accepted = self.accepts in self.headers.get("Authorization", "")
-        self.send_response(self.status if is_accepted else 403)
-        self.send_header("Content-Type", "text/xml")
-        self.send_header("Content-Length", str(len(self.answer)))
-        self.end_headers()
-        self.wfile.write(self.answer)
-
-    do_GET = do_POST = _serve  # noqa: N815 - the names that http.server looks for
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
-
-
 @contextmanager
 def endpoint(status: int, answer: str, accepts: str = "") -> Iterator[str]:
-    members = {"status": status, "answer": answer.encode(), "accepts": accepts}
-    handler = type("_Scripted", (_Endpoint,), members)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    """Answer like STS, or like a container's endpoint for credentials."""
+
+    class Handler(LoopbackHandler):
+        def serve(self) -> None:
+            self.read_body()
+            is_accepted = accepts in self.headers.get("Authorization", "")
+            self.send(status if is_accepted else 403, {"Content-Type": "text/xml"}, answer.encode())
+
+    with LoopbackServer(Handler) as server:
+        yield server.origin
 
 
 @dataclass(frozen=True)

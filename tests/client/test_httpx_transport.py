@@ -14,7 +14,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, failure
+from tests.client.fake_broker import failure
 from tests.client.forks import forks, in_child
 from token_broker import httpx_transport
 from token_broker.errors import UpstreamRejected
@@ -352,16 +352,9 @@ try:
 except TimeoutError:
     print("gave up")
 """
-    environment = {
-        "TOKEN_BROKER_URL": broker.url,
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-        "AWS_REGION": REGION,
-        "HOME": str(tmp_path),
-    }
     done = subprocess.run(  # noqa: S603 - the program above
         [sys.executable, "-c", program],
-        env=environment,
+        env={**broker.environment, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=15,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-import select
-import socket
-import ssl
-import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import botocore.session
 import pytest
 import trustme
 
 from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, FakeBroker
+from tests.raw_servers import ConnectProxy
 from token_broker import errors
 from token_broker.sdk_settings import proxy_for
 
@@ -26,77 +22,6 @@ if TYPE_CHECKING:
     from token_broker.client import BrokerClient
 
     NewClient = Callable[..., BrokerClient]
-
-
-class ConnectProxy:
-    """A proxy that opens tunnels and nothing else; notes each request's head. `wanted` must stand in it."""
-
-    def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
-        self.heads: list[str] = []
-        self.wanted = ""
-        self.stalls = False
-        self._tls = None
-        if certificate is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            certificate.configure_cert(self._tls)
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._start(self._accept)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                self._start(self._serve, self._listener.accept()[0])
-
-    def _serve(self, plain: socket.socket) -> None:
-        plain.settimeout(5)
-        with suppress(OSError), plain, self._secured(plain) as client:
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                head += client.recv(1)
-            self.heads.append(head.decode())
-            if self.stalls:
-                client.recv(1)
-            if self.wanted not in self.heads[-1]:
-                client.sendall(b"HTTP/1.1 407 canary-reason\r\n\r\n")
-                return
-            host, _, port = head.split(b" ")[1].decode().rpartition(":")
-            with socket.create_connection((host, int(port))) as server:
-                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                _relay(client, server)
-
-    def _secured(self, plain: socket.socket) -> socket.socket:
-        return plain if self._tls is None else self._tls.wrap_socket(plain, server_side=True)
-
-
-def _relay(client: socket.socket, server: socket.socket) -> None:
-    """Hand on what comes from either side until one of them ends: in one thread, since TLS is not safe in two."""
-    other = {client: server, server: client}
-    while True:
-        has_more = isinstance(client, ssl.SSLSocket) and client.pending() > 0
-        ready = [client] if has_more else select.select([client, server], [], [], 5)[0]
-        for source in ready:
-            piece = source.recv(65_536)
-            if not piece:
-                return
-            other[source].sendall(piece)
-        if not ready:
-            return
 
 
 @pytest.fixture

@@ -317,11 +317,11 @@ def test_contacts_have_their_real_size_and_can_be_recognised(
 
 @pytest.fixture
 def admin(digishare: FakeDigishare) -> Iterator[httpx.Client]:
-    server = AdminServer(digishare)
-    server.start()
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with (
+        AdminServer(digishare) as server,
+        httpx.Client(base_url=server.origin, trust_env=False) as client,
+    ):
         yield client
-    server.close()
 
 
 def test_the_list_is_changed_over_the_admin_api(admin: httpx.Client, http: httpx.Client) -> None:

@@ -334,16 +334,19 @@ def test_200_clients_at_once_are_served_while_one_dawdles_over_its_handshake(
     assert len({each.token_id for each in digishare.mints}) == 200
 
 
-def test_leaving_the_block_ends_hanging_requests_and_threads(tmp_path: Path) -> None:
+def test_leaving_the_block_ends_hanging_requests_idle_connections_and_threads(tmp_path: Path) -> None:
     before = threading.active_count()
     with FakeDigishare(clients=CLIENTS, tls_dir=tmp_path / "tls") as digishare:
         digishare.fail("token", faults.hang(), times=None)
+        idle = connect(digishare.url, digishare.ca_file)
+        idle.get("/v1/campaigns")
         http = connect(digishare.url, digishare.ca_file, timeout_s=0.1)
         with pytest.raises(httpx.ReadTimeout):
             mint(http)
         start = time.monotonic()
     assert time.monotonic() - start < 2
     http.close()
+    idle.close()
     deadline = time.monotonic() + 2
     while threading.active_count() > before:
         assert time.monotonic() < deadline

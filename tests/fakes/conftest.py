@@ -2,29 +2,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from local.fakes.aws import FakeKMS, FakeSecretsManager
 from local.fakes.dynamodb import FakeDynamoDB
-from tests.fakes.backends import PREFIX, Backend, Moto
+from tests.conftest import SECRET_PREFIX, Account, new_account
+from tests.fakes.backends import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    session = boto3.Session("testing", "testing", region_name="eu-west-3")
-    with mock_aws():
-        kms = session.client("kms")
-        yield Moto(
-            session.client("dynamodb"),
-            kms,
-            session.client("secretsmanager"),
-            kms.create_key()["KeyMetadata"]["Arn"],
-        )
+def moto() -> Iterator[Account]:
+    """One account for all tests of a module: making it takes longer than all that is done with it."""
+    with pytest.MonkeyPatch.context() as patch, new_account(patch) as account:
+        yield account
 
 
 @pytest.fixture(params=["fakes", "moto"])
@@ -36,8 +29,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
             FakeKMS(key_arn="arn:fake"),
             secrets,
             "arn:fake",
-            lambda name, value: secrets.put(f"{PREFIX}/{name}", value),
+            lambda name, value: secrets.put(f"{SECRET_PREFIX}/{name}", value),
         )
-    moto: Moto = request.getfixturevalue("moto")
+    moto: Account = request.getfixturevalue("moto")
     moto.empty()
-    return Backend(moto.dynamodb, moto.kms, moto.secretsmanager, moto.key_arn, moto.rotate)
+    return Backend(moto.dynamodb, moto.kms, moto.secretsmanager, moto.key_arn, moto.put_secret)

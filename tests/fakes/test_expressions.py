@@ -13,7 +13,8 @@ from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.expressions import UnknownExpressionError
 
 if TYPE_CHECKING:
-    from tests.fakes.backends import Backend, Moto
+    from tests.conftest import Account
+    from tests.fakes.backends import Backend
 
 
 _CONDITIONS = (
@@ -89,7 +90,7 @@ def in_full(value: Any) -> Any:
     return [in_full(member) for member in value] if isinstance(value, list | tuple) else value
 
 
-def test_random_conditional_updates_get_the_same_answers_as_from_moto(moto: Moto) -> None:
+def test_random_conditional_updates_get_the_same_answers_as_from_moto(moto: Account) -> None:
     moto.empty()
     keys = iter(range(10_000))
 

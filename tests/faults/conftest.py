@@ -5,16 +5,14 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from functions.broker import handler as broker_handler
 from functions.broker import lifetime
 from functions.broker.adapters.token_store import TokenStore
 from functions.broker.assembly import assemble
-from tests.conftest import CREDENTIAL, create_token_table
-from tests.faults.instances import AWS_ENVIRONMENT, SHORT_EXCHANGE_S, Instances, ask
+from tests.conftest import CREDENTIAL, new_account
+from tests.faults.instances import SHORT_EXCHANGE_S, Instances, ask
 from tests.operator import Operator
 
 if TYPE_CHECKING:
@@ -26,27 +24,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def instances(digishare_server: FakeDigishare) -> Iterator[Instances]:
     digishare_server.reset()
-    with pytest.MonkeyPatch.context() as patch, mock_aws():
-        for name, value in AWS_ENVIRONMENT.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, new_account(patch) as account:
         # Every pause has its full length: see `ONE_ATTEMPT_S`.
         patch.setattr(random.SystemRandom, "random", lambda _: 1.0)
-        session = boto3.Session()
-        dynamodb = session.client("dynamodb")
-        create_token_table(dynamodb)
-        key_arn = session.client("kms").create_key()["KeyMetadata"]["Arn"]
-        store = TokenStore(dynamodb, session.client("kms"), table="tokens", key_arn=key_arn)
-        operator = Operator(store, dynamodb, session.client("secretsmanager"), "tokens", CREDENTIAL)
-        environment = {
-            "TOKEN_TABLE": "tokens",
-            "TOKEN_KEY_ARN": key_arn,
-            "SECRET_PREFIX": "token-broker/connections",
-            "UPSTREAM_HOSTS": digishare_server.url.removeprefix("https://"),
-            "UPSTREAM_CA_FILE": str(digishare_server.ca_file),
-            "DEFAULT_TOKEN_URL": f"{digishare_server.url}/v1/oauth/token",
-            "LEASE_SECONDS": "900",
-            "CAMPAIGNS_ROLE": "campaigns-role",
-        }
+        store = TokenStore(account.dynamodb, account.kms, table=account.table, key_arn=account.key_arn)
+        operator = Operator(store, account.dynamodb, account.secretsmanager, account.table, CREDENTIAL)
+        environment = account.broker_environment(digishare_server)
         brokers = [assemble(environment, broker_handler._audit()) for _ in range(2)]
         for broker in brokers:
             ask(broker, operator.new_connection())

@@ -12,21 +12,13 @@ import pytest
 from functions.broker import handler as broker_handler
 from functions.broker.assembly import assemble
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S, TO_LOCK_S
-from tests.conftest import CANARY_SECRET, REGION, LambdaContext, new_event
+from tests.conftest import ACCOUNT, AWS_ENVIRONMENT, CANARY_SECRET, LambdaContext, new_event
 
 if TYPE_CHECKING:
     from functions.broker.assembly import Broker
     from tests.operator import Operator
 
-LOCAL_ACCOUNT = "000000000000"
-"""Where a role may use every connection."""
-CALLER = f"arn:aws:sts::{LOCAL_ACCOUNT}:assumed-role/local-tester/session"
-AWS_ENVIRONMENT = {
-    "AWS_DEFAULT_REGION": REGION,
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "MOTO_ACCOUNT_ID": LOCAL_ACCOUNT,
-}
+CALLER = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-tester/session"
 
 ONE_ATTEMPT_S = ANSWER_S + TO_LOCK_S + 0.95
 """So much time is enough for one attempt, and not for another: the shortest pause before it takes 1 s."""

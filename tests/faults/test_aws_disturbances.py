@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.aws_proxy import AwsFault, AwsProxy
+from local.aws_proxy import AwsFault, AwsProxy
 from tests.faults.test_aws_outages import BUSY, TAKING_EFFECT, UNAVAILABLE
 from tests.races.racing import minted_token_ids, new_connection, new_event, run_race
 from token_broker.ledger_row import Outcome
@@ -56,7 +56,7 @@ def disturbances(
     found = {}
     with ExitStack() as cleanup:
         proxies = {kind: cleanup.enter_context(AwsProxy(cloud.aws_endpoint_url)) for kind in KINDS}
-        instances = {kind: nursery.start(1, AWS_ENDPOINT_URL=proxies[kind].url)[0] for kind in KINDS}
+        instances = {kind: nursery.start(1, AWS_ENDPOINT_URL=proxies[kind].origin)[0] for kind in KINDS}
         (other,) = nursery.start(1)
         for number, (name, step) in enumerate(STEPS.items(), 1):
             connections = {kind: operator.new_connection() for kind in KINDS}
@@ -99,7 +99,7 @@ def test_ten_cold_instances_wait_for_a_silent_aws_and_mint_nothing(
     token_id = first.receive().body["token_id"]
     minted_before = minted_token_ids(cloud)
     with AwsProxy(cloud.aws_endpoint_url) as proxy:
-        cold = nursery.start(10, AWS_ENDPOINT_URL=proxy.url)
+        cold = nursery.start(10, AWS_ENDPOINT_URL=proxy.origin)
         proxy.fail(AwsFault(kind="silent"))
         for instance in cold:
             instance.send(new_event(connection))
@@ -122,7 +122,7 @@ def test_a_race_behind_a_slow_aws_and_a_slow_upstream_is_one_exchange(
     cloud: LocalCloud, nursery: Nursery, latency_s: float
 ) -> None:
     with AwsProxy(cloud.aws_endpoint_url) as proxy:
-        proxy.fail(AwsFault(kind="slow", delay_s=latency_s))
-        result = run_race(cloud, nursery, 6, AWS_ENDPOINT_URL=proxy.url)
+        proxy.delays_s = dict.fromkeys(("dynamodb", "kms", "secretsmanager"), latency_s)
+        result = run_race(cloud, nursery, 6, AWS_ENDPOINT_URL=proxy.origin)
 
     assert result.problems == []

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
+from local.aws_proxy import AwsFault, AwsProxy
 from local.instances import Nursery
-from tests.faults.aws_proxy import AwsFault, AwsProxy
 from tests.faults.instances import ONE_ATTEMPT_S
 from tests.races.racing import minted_token_ids, new_event
 
@@ -143,7 +143,7 @@ def outages(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> Iterator
         cases = {}
         for target, kind in CASES:
             proxy = cleanup.enter_context(AwsProxy(cloud.aws_endpoint_url))
-            (instance,) = nursery.start(1, AWS_ENDPOINT_URL=proxy.url)
+            (instance,) = nursery.start(1, AWS_ENDPOINT_URL=proxy.origin)
             connections = (operator.new_connection(), operator.new_connection())
             if target == "reads of the item":
                 # The answer for no item is `{}`: too short to tell that half of it is missing.
@@ -238,7 +238,7 @@ def test_an_exchange_without_its_row_is_noticed(
         Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless,
     ):
         proxy.fail(AwsFault(**TARGETS["writes of rows"], **REFUSED["denied"]))
-        (instance,) = careless.start(1, AWS_ENDPOINT_URL=proxy.url)
+        (instance,) = careless.start(1, AWS_ENDPOINT_URL=proxy.origin)
         instance.send(new_event(operator.new_connection()), run_time_s=ONE_ATTEMPT_S + 1)
         instance.receive()
 

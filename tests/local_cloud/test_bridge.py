@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +13,10 @@ from local.bridge import BridgeError, find_address
 from local.children import Children, LocalCloudError
 from local.cloud import PROJECT
 from local.reaper import Reaper
+from tests.raw_servers import RawServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from local.cloud import LocalCloud
@@ -42,21 +41,6 @@ def forward(children: Children, port: int) -> None:
     assert children.start("bridge", command, os.environ) == {"address": BRIDGE_ADDRESS}
 
 
-@contextmanager
-def service(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                serve(connection)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join(10)
-
-
 def read_all(connection: socket.socket) -> bytes:
     received = b""
     while chunk := connection.recv(65_536):
@@ -70,9 +54,9 @@ def test_bytes_go_both_ways_and_each_end_is_told_of_the_others(children: Childre
     def serve(connection: socket.socket) -> None:
         connection.sendall(read_all(connection)[::-1])
 
-    with service(serve) as port:
-        forward(children, port)
-        with socket.create_connection((BRIDGE_ADDRESS, port), 10) as caller:
+    with RawServer(serve) as server:
+        forward(children, server.port)
+        with socket.create_connection((BRIDGE_ADDRESS, server.port), 10) as caller:
             caller.sendall(sent)
             caller.shutdown(socket.SHUT_WR)
             assert read_all(caller) == sent[::-1]
@@ -83,9 +67,9 @@ def test_an_answer_arrives_while_the_caller_keeps_the_connection_open(children: 
         connection.recv(100)
         connection.sendall(b"answer")
 
-    with service(serve) as port:
-        forward(children, port)
-        with socket.create_connection((BRIDGE_ADDRESS, port), 10) as caller:
+    with RawServer(serve) as server:
+        forward(children, server.port)
+        with socket.create_connection((BRIDGE_ADDRESS, server.port), 10) as caller:
             caller.sendall(b"question")
             assert read_all(caller) == b"answer"
 

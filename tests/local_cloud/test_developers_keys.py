@@ -75,7 +75,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     checkout = tmp_path_factory.mktemp("project")
     _check_out(checkout)
     with FakeAws() as real_aws, contextlib.ExitStack() as ending:
-        environment = _developers_environment(home, real_aws.url)
+        environment = _developers_environment(home, real_aws.origin)
         seen: dict[str, bytes] = {}
         ending.enter_context(_watch(checkout, seen))
         demo, local = (_start(checkout, environment, target) for target in ("demo", "local"))
@@ -109,7 +109,7 @@ def test_the_deployed_functions_have_nothing_of_the_developers(desk: Desk) -> No
 def test_sam_local_invoke_hands_on_the_file_and_nothing_else(
     desk: Desk, function: str, tmp_path: Path
 ) -> None:
-    with FakeEngine(tmp_path / "engine") as engine:
+    with FakeEngine() as engine:
         ended = desk.run(
             ".local/sam/bin/sam", "local", "invoke", function, "--event", "events/token-default.json",
             DOCKER_HOST=engine.host,
@@ -123,7 +123,7 @@ def test_sam_local_invoke_hands_on_the_file_and_nothing_else(
 
 def test_sam_local_start_lambda_hands_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
     names = ["BrokerFunction", "BrokerFunction:live", "CampaignsFunction"]
-    with FakeEngine(tmp_path / "engine") as engine, _start_lambda(desk, engine, tmp_path / "log") as address:
+    with FakeEngine() as engine, _start_lambda(desk, engine, tmp_path / "log") as address:
         for name in names:
             invocations = f"{address}/2015-03-31/functions/{name}/invocations"
             requests.post(invocations, data=b"{}", timeout=60)
@@ -153,7 +153,7 @@ def test_without_the_local_cloud_sam_starts_nothing(desk: Desk, tmp_path: Path) 
     shutil.copy(desk.checkout / "samconfig.toml", elsewhere)
     shutil.copytree(desk.checkout / ".aws-sam/build", elsewhere / ".aws-sam/build")
     sam = desk.checkout / ".local/sam/bin/sam"
-    with FakeEngine(tmp_path / "engine") as engine:
+    with FakeEngine() as engine:
         for command in (
             ["invoke", "BrokerFunction", "--event", str(EVENTS / "status.json")],
             ["start-lambda"],

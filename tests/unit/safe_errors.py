@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lambda_support import upstream_http
+from tests.conftest import CANARY_SECRET
 from token_broker import bounded_http, connector
 from token_broker.bounded_http import CallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CANARY = "canary-5b1f0c"
 PROMPT_S = 2.5  # room for a busy machine; every server here would delay a caller for far longer
 
 
@@ -30,7 +30,7 @@ def failure_of(call: Callable[[], object]) -> CallError:
 
 
 def assert_holds_no_secret(error: BaseException) -> None:
-    assert CANARY not in f"{error}{error!r}{error.args}{vars(error)}"
+    assert CANARY_SECRET not in f"{error}{error!r}{error.args}{vars(error)}"
     assert error.__cause__ is None
     assert error.__context__ is None
     tests = {str(file) for file in Path(__file__).parent.glob("*.py")}
@@ -38,5 +38,5 @@ def assert_holds_no_secret(error: BaseException) -> None:
     step = error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename not in ours:
-            assert CANARY not in repr(step.tb_frame.f_locals)
+            assert CANARY_SECRET not in repr(step.tb_frame.f_locals)
         step = step.tb_next

@@ -20,10 +20,11 @@ import pytest
 
 from lambda_support.upstream_http import exchange_json, new_session
 from local.digishare import faults
-from local.digishare.model import Client
 from local.digishare.server import FakeDigishare
+from tests.conftest import CANARY_CLIENT_ID
+from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import RawTlsServer, sends
-from tests.unit.safe_errors import CANARY, assert_holds_no_secret, failure_of
+from tests.unit.safe_errors import assert_holds_no_secret, failure_of
 from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
@@ -50,19 +51,7 @@ TIMEOUT_S = 10.0
 CUT_AFTER_S = 0.3
 CAP_BYTES = 100_000
 
-CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": CANARY}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FakeDigishare]:
-    with FakeDigishare(clients=[Client("broker", (CANARY,))]) as digishare:
-        yield digishare
-
-
-@pytest.fixture
-def digishare(running: FakeDigishare) -> FakeDigishare:
-    running.reset()
-    return running
+CREDENTIALS = {"grant_type": "client_credentials", "client_id": CANARY_CLIENT_ID, "client_secret": CANARY}
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import pytest
 
+from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import drip_handshake, plain_listener
-from tests.unit.safe_errors import CANARY, failure_of
+from tests.unit.safe_errors import failure_of
 from token_broker.bounded_http import BoundedResponse, ConnectFailed, UnusableRequest, call, new_tls_context
 from token_broker.connector import Connector
 
@@ -35,11 +36,10 @@ def ask(
 
 
 def resets(connection: socket.socket) -> None:
+    connection.recv(1)  # the handshake has begun
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-# CPython's wrap_socket drops its new socket unclosed where the peer resets while it is made; garbage collection ends it.
-@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.parametrize(
     ("script", "total_timeout_s", "how"),
     [
