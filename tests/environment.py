@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
+from botocore.loaders import create_loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_sdk_data() -> Iterator[None]:
+    """All sessions of the SDK share its service descriptions: each would read and parse 60 to 100 ms of JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,12 @@ import pytest
 from moto import mock_aws
 
 from functions.campaigns.adapters.event_bus import SCHEMA_FILE, EventBus
-from functions.campaigns.adapters.snapshot_table import SnapshotError, SnapshotTable
+from functions.campaigns.adapters.snapshot_table import (
+    LARGEST_PART_BYTES,
+    SnapshotError,
+    SnapshotTable,
+    _item_of,
+)
 from functions.campaigns.publish import EventsUnsent
 from functions.campaigns.snapshot import PARTS, Campaign, Part, Snapshot, Summary, Unpublished, part_of
 from local.fakes.aws import FakeEventBridge
@@ -131,6 +136,21 @@ def test_what_we_have_written_ourselves_is_taken_for_written(aws: Aws) -> None:
     assert ours.write(before, _with_a_campaign(before, "a")) == ours.write(
         before, _with_a_campaign(before, "a")
     )
+
+
+def test_the_largest_part_fits_into_an_item_and_a_larger_one_is_an_error_before_aws_says_so(aws: Aws) -> None:
+    before = aws.table().read()
+    status = "é" * 64
+    campaigns = {f"cmp_{number:08}": Campaign(status, 1) for number in range(2_200)}
+    room = LARGEST_PART_BYTES - len(_item_of(Part(0, campaigns=campaigns))["campaigns"]["S"].encode())
+
+    def filled(more_bytes: int) -> Snapshot:
+        part = Part(0, 0, "f" * 32, 1, {**campaigns, "last": Campaign("x" * more_bytes, 1)})
+        return Snapshot((part, *before.parts[1:]))
+
+    with pytest.raises(SnapshotError, match="more campaigns than 32 items can hold"):
+        aws.table().write(before, filled(room))
+    aws.table().write(before, filled(room - 100))
 
 
 def _with_a_campaign(snapshot: Snapshot, name: str) -> Snapshot:

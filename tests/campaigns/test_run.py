@@ -335,14 +335,6 @@ def test_a_malformed_item_is_an_error_that_says_what_to_do_and_the_next_run_begi
     assert world.run().update.is_new_snapshot
 
 
-def test_more_campaigns_than_the_items_hold_are_an_error_before_aws_says_so() -> None:
-    world = World()
-    world.add(*["é" * 64] * 80_000)
-
-    with pytest.raises(SnapshotError, match="more campaigns than 32 items can hold"):
-        world.run()
-
-
 # --- a picture that is right, whatever happens --------------------------------------------------------------------
 
 

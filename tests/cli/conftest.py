@@ -13,8 +13,10 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,23 +48,51 @@ Run = Callable[..., Ended]
 PROGRAM = [sys.executable, "-m", "token_broker.cli"]
 
 
-def run_process(
-    *arguments: str | bytes,
+def run_each(
+    commands: Mapping[str, Sequence[str | bytes]],
+    *,
     streams: str = "",
-    program: Sequence[str] = PROGRAM,
-    stdin: bytes | None = None,
+    stdin: bytes = b"",
+    stdout: int | None = None,
+    encoding: str = "utf-8",
     **environment: str,
-) -> Ended:
-    """Run one command as a process of its own; `streams` is a redirection of the shell's, such as `>&-`."""
-    done = subprocess.run(  # noqa: S603 - our own program
-        ["sh", "-c", f'exec "$@" {streams}', "sh", *program, *arguments],  # noqa: S607 - as the reader's shell is found
-        env={**os.environ, **environment},
-        input=stdin or b"",
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+) -> dict[str, Ended]:
+    """Run commands as forks of one process, whose start they share.
+
+    Args:
+        commands: their arguments, by a name.
+        streams: a redirection of the shell's, such as `>&-`.
+        stdin: what each can read.
+        stdout: a descriptor; what is written to it is not returned.
+        encoding: of what they write.
+        environment: in addition.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").write_bytes(stdin)
+        given = [[os.fsdecode(each) for each in command] for command in commands.values()]
+        (folder / "commands").write_text(json.dumps(given))
+        program = [sys.executable, "-m", "tests.cli.forks", name]
+        with (
+            (folder / "in").open() as read,
+            (folder / "out").open("a") as out,
+            (folder / "err").open("a") as err,
+        ):
+            subprocess.run(  # noqa: S603 - our own program
+                ["sh", "-c", f'exec "$@" {streams}', "sh", *program],  # noqa: S607 - as the reader's shell is found
+                env={**os.environ, **environment},
+                stdin=read,
+                stdout=out if stdout is None else stdout,
+                stderr=err,
+                timeout=120,
+                check=True,
+            )
+        ended = json.loads((folder / "ended").read_text())
+    decoded = [[text.encode("latin-1").decode(encoding, "replace") for text in texts] for _, *texts in ended]
+    return {
+        name: Ended(exit_code, *texts)
+        for name, (exit_code, *_), texts in zip(commands, ended, decoded, strict=True)
+    }
 
 
 def run_on_terminal(

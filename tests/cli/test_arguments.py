@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import PROGRAM, run_process
+from tests.cli.conftest import run_each
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,21 +51,15 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_arguments_are_refused_in_a_line_that_names_them(broker: FakeBroker, kind: str) -> None:
-    odd = ODD[kind]
-    commands = {name: [*command, f"{name}=".encode() + odd] for name, command in OPTIONS.items()}
+def test_odd_arguments_are_refused_in_a_line_that_names_them(run: Run, broker: FakeBroker, kind: str) -> None:
+    odd = os.fsdecode(ODD[kind])
+    commands = {name: [*command, f"{name}={odd}"] for name, command in OPTIONS.items()}
     commands |= {name: [*command, odd] for name, command in POSITIONALS.items()}
 
-    with ThreadPoolExecutor(4) as pool:
-        all_ended = dict(
-            zip(commands, pool.map(lambda command: run_process(*command), commands.values()), strict=True)
-        )
-
-    for name, ended in all_ended.items():
+    for name, command in commands.items():
+        ended = run(*command)
         assert (name, ended.exit_code, ended.out) == (name, 2, "")
-        assert not [
-            line for line in ended.err.splitlines() if line.startswith(("Traceback", "fix: do as I say"))
-        ]
+        assert "\nfix: do as I say" not in ended.err
         assert not set("\x1b\x07\x9b\u202e") & set(ended.err)
         assert ended.err.startswith("usage: ")
         if name in OPTIONS:
@@ -99,12 +92,11 @@ def test_odd_variables_are_refused_by_their_name(
 @pytest.mark.parametrize(
     "seconds", ["nan", "inf", "-inf", "-1", "-0.001", "1e300", "1e10", "1" + "0" * 5000, "", "soon", "9e999"]
 )
-@pytest.mark.parametrize("command", [["token"], ["exec", "--"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["token"], ["exec", "/no/such/command"]], ids=" ".join)
 def test_a_validity_that_is_none_is_refused_with_what_to_pass(
-    broker: FakeBroker, command: list[str], seconds: str
+    run: Run, broker: FakeBroker, command: list[str], seconds: str
 ) -> None:
-    # Never `exec` in this process: a fault would end all tests with the code of its command.
-    ended = run_process(command[0], f"--min-ttl={seconds}", *command[1:], *(["true"] if command[1:] else []))
+    ended = run(command[0], f"--min-ttl={seconds}", *command[1:])
 
     assert (ended.exit_code, ended.out, broker.calls) == (2, "", [])
     assert ended.err.splitlines()[-1].endswith(
@@ -141,8 +133,8 @@ def test_a_base_url_that_is_none_is_refused(run: Run, broker: FakeBroker, base_u
 @pytest.mark.parametrize(
     "file", [b"", b"/no/such/file", b"/no/\xff/file", b"/", b"a" * 5000, os.fsencode(os.devnull)]
 )
-def test_a_ca_file_that_is_none_is_refused(broker: FakeBroker, file: bytes) -> None:
-    ended = run_process("get", "/campaigns", "--ca-file", file)
+def test_a_ca_file_that_is_none_is_refused(run: Run, broker: FakeBroker, file: bytes) -> None:
+    ended = run("get", "/campaigns", "--ca-file", os.fsdecode(file))
 
     assert (ended.exit_code, ended.out) == (2, "")
     assert "--ca-file" in ended.err
@@ -151,54 +143,60 @@ def test_a_ca_file_that_is_none_is_refused(broker: FakeBroker, file: bytes) -> N
 
 
 SHOW = "import os, sys; print(len(os.environ['DIGISHARE_ACCESS_TOKEN']), sys.argv[1:])"
+PIPE = "set -o pipefail; yes | head -1 >/dev/null; echo ${PIPESTATUS[0]}"
+TOKEN = "canary-token-1"
+EXECUTED: dict[str, tuple[list[str], int, str]] = {
+    "-- ends exec's options": (["--", "PYTHON", "--", "x"], 0, "14 ['--', 'x']\n"),
+    "-- behind the command is the command's": (["PYTHON", "--", "x"], 0, "14 ['--', 'x']\n"),
+    "options behind the command are the command's": (
+        ["PYTHON", "--json", "-x", "--min-ttl", "nan"],
+        0,
+        "14 ['--json', '-x', '--min-ttl', 'nan']\n",
+    ),
+    "options before it are exec's": (
+        ["--min-ttl", "5", "PYTHON", "a", "--", "b", "--", "c"],
+        0,
+        "14 ['a', '--', 'b', '--', 'c']\n",
+    ),
+    "options on both sides": (["--json", "--", "PYTHON", "--help", "--"], 0, "14 ['--help', '--']\n"),
+    "empty and odd arguments": (["--", "PYTHON", "", "é\udcff"], 0, "14 ['', 'é\\udcff']\n"),
+    "-- twice": (["--", "--", "true"], 127, ""),
+    "an option without its value": (["--min-ttl"], 2, ""),
+    "no command": (["--json"], 2, ""),
+    "no command behind --": (["--json", "--"], 2, ""),
+    "an unknown option": (["--unknown", "true"], 2, ""),
+    "another variable, and the command's exit code": (
+        ["--variable", "API_TOKEN", "--", "sh", "-c", 'echo "$API_TOKEN"; exit 37'],
+        37,
+        f"{TOKEN}\n",
+    ),
+    "a broken pipe ends the command as it would alone": (["--", "bash", "-c", PIPE], 0, "141\n"),
+}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "seen"),
-    [
-        (["--", "PYTHON", "--", "x"], ["--", "x"]),
-        (["PYTHON", "--", "x"], ["--", "x"]),
-        (["PYTHON", "--json", "-x", "--min-ttl", "nan"], ["--json", "-x", "--min-ttl", "nan"]),
-        (["--min-ttl", "5", "PYTHON", "a", "--", "b", "--", "c"], ["a", "--", "b", "--", "c"]),
-        (["--json", "--", "PYTHON", "--help", "--"], ["--help", "--"]),
-        (["--", "PYTHON", "", "é\udcff"], ["", "é\udcff"]),
-    ],
-    ids=lambda value: " ".join(value).encode("ascii", "backslashreplace").decode(),
-)
-def test_exec_hands_on_what_stands_behind_its_command(
-    broker: FakeBroker, tmp_path: Path, arguments: list[str], seen: list[str]
-) -> None:
+def test_exec_runs_what_stands_behind_its_options(broker: FakeBroker, tmp_path: Path) -> None:
     # As `env`, `sudo` and `kubectl exec` do it: one `--` before the command is the end of exec's own options.
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{SHOW}")
     script.chmod(0o755)
-    command = [str(script) if argument == "PYTHON" else argument for argument in arguments]
+    commands = {
+        name: ["exec", *(str(script) if argument == "PYTHON" else argument for argument in arguments)]
+        for name, (arguments, *_) in EXECUTED.items()
+    }
 
-    ended = run_process("exec", *map(os.fsencode, command))
+    all_ended = run_each(commands)
 
-    assert (ended.exit_code, ended.out, ended.err) == (0, f"{len(broker.token)} {seen}\n", "")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exit_code"),
-    [
-        (["--", "--", "true"], 127),
-        (["--min-ttl"], 2),
-        (["--json"], 2),
-        (["--json", "--"], 2),
-        (["--unknown", "true"], 2),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_exec_takes_nothing_before_its_command_but_options(
-    broker: FakeBroker, arguments: list[str], exit_code: int
-) -> None:
-    assert run_process("exec", *arguments).exit_code == exit_code
+    shown = {name: (ended.exit_code, ended.out) for name, ended in all_ended.items()}
+    assert shown == {name: tuple(expected) for name, (_, *expected) in EXECUTED.items()}
+    assert all(bool(ended.err) == (ended.exit_code in {2, 127}) for ended in all_ended.values())
 
 
 @pytest.mark.parametrize(
     ("command", "exit_code"),
-    [([""], 126), (["a\0b"], 126), (["true", "a\0b"], 126), (["/"], 126), (["a" * 5000], 126)],
+    [
+        *(([name], 127) for name in ("/no/such/command", "no-such-command")),
+        *((odd, 126) for odd in ([""], ["a\0b"], ["true", "a\0b"], ["/"], ["a" * 5000], [os.devnull])),
+    ],
 )
 def test_exec_says_in_a_line_that_a_command_cannot_be_run(
     run: Run, broker: FakeBroker, command: list[str], exit_code: int
@@ -214,19 +212,21 @@ def test_exec_says_in_a_line_that_a_command_cannot_be_run(
 def test_exec_says_by_its_code_that_a_command_cannot_be_run_where_nobody_reads(broker: FakeBroker) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(  # noqa: S603 - our own program
-        [*PROGRAM, "exec", "--", "no-such-command"], stdout=writing, stderr=writing, timeout=60, check=False
-    )
+    all_ended = run_each({"exec": ["exec", "--", "no-such-command"]}, stdout=writing, streams="2>&1")
     os.close(writing)
 
-    assert done.returncode == 127
+    assert all_ended["exec"].exit_code == 127
 
 
 def test_exec_leaves_odd_bytes_of_the_environment_as_they_are(broker: FakeBroker) -> None:
-    program = ["env", b"ODD=\xff\xfe=\n", sys.executable, "-m", "token_broker.cli"]
-    ended = run_process("exec", "--", "sh", "-c", 'printf %s "$ODD" | od -An -tx1', program=program)  # type: ignore[arg-type] # bytes are arguments, too
+    command = ["exec", "--", "sh", "-c", 'printf %s "$ODD" | od -An -tx1']
 
-    assert ended.out.split() == ["ff", "fe", "3d", "0a"]
+    assert run_each({"exec": command}, ODD=os.fsdecode(b"\xff\xfe=\n"))["exec"].out.split() == [
+        "ff",
+        "fe",
+        "3d",
+        "0a",
+    ]
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", "2>/dev/full"])
@@ -234,12 +234,11 @@ def test_execs_command_finds_the_streams_as_they_were(
     broker: FakeBroker, tmp_path: Path, streams: str
 ) -> None:
     said = tmp_path / "said"
-    code = f"import os; open({str(said)!r}, 'w').write(str([os.path.exists(f'/proc/self/fd/{{n}}') for n in (0, 1, 2)]))"
-    alone = run_process(program=[sys.executable, "-c", code], streams=streams)
+    there = "".join(f'[ -e /proc/self/fd/{n} ] && echo {n} >> "$0";' for n in (0, 1, 2))
+    command = ["sh", "-c", f"touch $0; {there} true", str(said)]
+    subprocess.run(["sh", "-c", f'exec "$@" {streams}', "sh", *command], check=True, timeout=60)  # noqa: S603, S607
     expected = said.read_text()
     said.unlink()
 
-    ended = run_process("exec", "--", sys.executable, "-c", code, streams=streams)
-
-    assert (ended.exit_code, alone.exit_code) == (0, 0)
+    assert run_each({"exec": ["exec", "--", *command]}, streams=streams)["exec"].exit_code == 0
     assert said.read_text() == expected

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.conftest import PROGRAM, Ended, run_process
-from tests.client.fake_broker import SECRET_ACCESS_KEY, Answer
+from tests.cli.conftest import Ended, run_each
+from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Answer
+from token_broker.cli import main
 
 if TYPE_CHECKING:
+    from tests.cli.conftest import Run
     from tests.cli.fake_aws import FakeAws
     from tests.client.fake_api import FakeApi
     from tests.client.fake_broker import FakeBroker
@@ -55,20 +56,12 @@ def world(aws: FakeAws, broker: FakeBroker, api: FakeApi) -> FakeBroker:
     return broker
 
 
-def run_all(streams: str = "", **environment: str) -> dict[str, Ended]:
-    def run(command: tuple[str, ...]) -> Ended:
-        return run_process(*command, streams=streams, stdin=CREDENTIAL.encode(), **environment)
-
-    with ThreadPoolExecutor(4) as pool:
-        return dict(zip(COMMANDS, pool.map(run, COMMANDS.values()), strict=True))
-
-
 def assert_decent(ended: Ended, broker: FakeBroker) -> None:
     """Look that nothing was told that is not meant for a person, and nothing secret on the wrong stream."""
     for complaint in ("Traceback", "Exception ignored", "Fatal Python error", "internal error"):
         assert complaint not in ended.out + ended.err
     assert broker.token not in ended.err
-    for secret in (SECRET, SECRET_ACCESS_KEY):
+    for secret in (SECRET, SECRET_ACCESS_KEY, ACCESS_KEY_ID):
         assert secret not in ended.out + ended.err
 
 
@@ -82,7 +75,7 @@ def assert_decent(ended: Ended, broker: FakeBroker) -> None:
     ],
 )
 def test_a_result_that_cannot_be_written_is_a_failure(world: FakeBroker, streams: str, reason: str) -> None:
-    for name, ended in run_all(streams).items():
+    for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
         assert_decent(ended, world)
         assert (name, ended.exit_code, ended.out) == (name, 0 if name in NO_RESULT else 1, "")
         if reason and name not in NO_RESULT:
@@ -92,7 +85,7 @@ def test_a_result_that_cannot_be_written_is_a_failure(world: FakeBroker, streams
 
 @pytest.mark.parametrize("streams", ["", "2>&-", "2>/dev/full"])
 def test_results_are_written_whatever_becomes_of_standard_error(world: FakeBroker, streams: str) -> None:
-    for name, ended in run_all(streams).items():
+    for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
         assert_decent(ended, world)
         assert (name, ended.exit_code) == (name, 0)
         assert bool(ended.out) is (name not in NO_RESULT)
@@ -100,7 +93,7 @@ def test_results_are_written_whatever_becomes_of_standard_error(world: FakeBroke
 
 @pytest.mark.parametrize("streams", ["<&-", "0>/dev/null", "<&- >&- 2>&-"])
 def test_only_put_needs_standard_input(world: FakeBroker, aws: FakeAws, streams: str) -> None:
-    for name, ended in run_all(streams).items():
+    for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
         assert_decent(ended, world)
         if name == "connection put":
             assert ended.exit_code == 2
@@ -111,30 +104,14 @@ def test_only_put_needs_standard_input(world: FakeBroker, aws: FakeAws, streams:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_gone_is_no_reason_to_complain(
-    world: FakeBroker, monkeypatch: pytest.MonkeyPatch, unbuffered: str
-) -> None:
-    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+def test_a_reader_that_has_gone_is_no_reason_to_complain(world: FakeBroker, unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
 
-    def run(command: tuple[str, ...]) -> tuple[int, str]:
-        reading, writing = os.pipe()
-        os.close(reading)
-        done = subprocess.run(  # noqa: S603 - our own program
-            [*PROGRAM, *command],
-            input=CREDENTIAL,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        os.close(writing)
-        return done.returncode, done.stderr
+    all_ended = run_each(COMMANDS, stdin=CREDENTIAL.encode(), stdout=writing, PYTHONUNBUFFERED=unbuffered)
 
-    with ThreadPoolExecutor(4) as pool:
-        ended = dict(zip(COMMANDS, pool.map(run, COMMANDS.values()), strict=True))
-
-    assert ended == {name: (0 if name in NO_RESULT else 141, "") for name in COMMANDS}
+    os.close(writing)
+    assert all_ended == {name: Ended(0 if name in NO_RESULT else 141, "", "") for name in COMMANDS}
 
 
 @pytest.mark.parametrize(
@@ -148,34 +125,34 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(
     ids=["ascii", "utf-16", "latin-1", "C"],
 )
 def test_json_is_json_in_every_encoding(
-    world: FakeBroker, aws: FakeAws, environment: dict[str, str], encoding: str
+    world: FakeBroker,
+    aws: FakeAws,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    encoding: str,
 ) -> None:
     aws.answers["ListSecrets"]["SecretList"][0]["Name"] = f"{PREFIX[1]}/été-☕-🎉"
     row = {"connection": "été-☕-🎉\udce9", "lifetime": float("nan")}
     world.script.extend([Answer(200, json.dumps({"connections": [row]}).encode())] * 2)
 
-    shown = [
-        subprocess.run(  # noqa: S603 - our own program
-            [*PROGRAM, *command],
-            env={**os.environ, **environment},
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        for command in (["connection", "list", *PREFIX, "--json"], ["status", "--json"], ["status"])
-    ]
+    commands = {"list": COMMANDS["connection list"], "status": ("status",)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    as_json = {f"{name} --json": (*command, "--json") for name, command in commands.items()}
+    all_ended = run_each(commands | as_json, encoding=encoding)
 
     def refuse(constant: str) -> Any:
         raise AssertionError(constant)
 
-    listed, status = (json.loads(done.stdout.decode(encoding), parse_constant=refuse) for done in shown[:2])
+    lines = [all_ended[name].out for name in as_json]
+    listed, status = (json.loads(line, parse_constant=refuse) for line in lines)
     assert listed["connections"][0]["connection"] == "été-☕-🎉"
     assert status["connections"] == [{**row, "lifetime": None}]
-    assert all(done.stdout.decode(encoding).count("\n") == 1 for done in shown[:2])
-    table = shown[2].stdout.decode(encoding)
-    assert shown[2].returncode == 0
-    assert "\\udce9" in table
-    assert ("☕" in table) is (encoding == "utf-16")
+    assert [line.count("\n") for line in lines] == [1, 1]
+    assert {ended.exit_code for ended in all_ended.values()} == {0}
+    assert "\\udce9" in all_ended["status"].out
+    for name in commands:
+        assert ("☕" in all_ended[name].out) is (encoding == "utf-16")
 
 
 BODIES = {
@@ -193,21 +170,19 @@ BODIES = {
     [
         *((name, "utf-8") for name in BODIES),
         ("JSON", "utf-16"),
-        ("JSON", "ascii:strict"),
+        ("JSON", "ascii"),
         ("binary", "utf-16"),
     ],
 )
-def test_get_hands_a_body_on_as_it_came(world: FakeBroker, api: FakeApi, name: str, encoding: str) -> None:
+def test_get_hands_a_body_on_as_it_came(
+    world: FakeBroker, api: FakeApi, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+) -> None:
     api.body = BODIES[name]
-    done = subprocess.run(  # noqa: S603 - our own program
-        [*PROGRAM, "get", "/campaigns"],
-        env={**os.environ, "PYTHONIOENCODING": encoding},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding, "strict"))
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, BODIES[name], b"")
+    assert main(["get", "/campaigns"]) == 0
+    assert written.getvalue() == BODIES[name]
 
 
 @pytest.mark.parametrize(
@@ -221,18 +196,18 @@ def test_get_hands_a_body_on_as_it_came(world: FakeBroker, api: FakeApi, name: s
     ids=["numbers that JSON does not have", "text", "no JSON", "nothing"],
 )
 def test_get_with_json_prints_one_value_on_one_line(
-    world: FakeBroker, api: FakeApi, body: bytes, value: object
+    run: Run, world: FakeBroker, api: FakeApi, body: bytes, value: object
 ) -> None:
     api.body = body
-    ended = run_process("get", "/campaigns", "--json")
+    ended = run("get", "/campaigns", "--json")
 
     assert (ended.exit_code, ended.out.count("\n")) == (0, 1)
     assert ended.value == value
     assert "NaN" not in ended.out
 
 
-def test_get_with_json_has_the_apis_answer_in_its_error(world: FakeBroker, api: FakeApi) -> None:
-    ended = run_process("get", "/forbidden", "--json", "--base-url", api.url(""))
+def test_get_with_json_has_the_apis_answer_in_its_error(run: Run, world: FakeBroker, api: FakeApi) -> None:
+    ended = run("get", "/forbidden", "--json", "--base-url", api.url(""))
 
     assert ended.exit_code == 3
     assert ended.out.count("\n") == 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import run_on_terminal, run_process
+from tests.cli.conftest import Ended, run_each, run_on_terminal
 from tests.client.fake_broker import Answer
 from token_broker.cli.terminal import safe
 
@@ -133,31 +133,24 @@ def test_settings_that_another_program_made_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("command", "what"),
     [
-        (("token",), "the broker"),
-        (("token", "--json"), "the broker"),
-        (("exec", "--", "true"), "the broker"),
-        (("status",), "the broker"),
-        (("doctor",), "the broker and AWS"),
+        ("token", "the broker"),
+        ("token --json", "the broker"),
+        ("exec -- true", "the broker"),
+        ("status", "the broker"),
+        ("doctor", "the broker and AWS"),
+        ("mints --table tokens", "the token table"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_person_who_waits_is_told_for_what(
-    broker: FakeBroker, aws: FakeAws, command: tuple[str, ...], what: str
+    broker: FakeBroker, aws: FakeAws, command: str, what: str
 ) -> None:
-    broker.may_answer.clear()
+    asked = aws if "mints" in command else broker
+    asked.may_answer.clear()
 
-    _, shown, _ = run_on_terminal(*command, typed=[("waiting for", broker.may_answer.set)])
+    _, shown, _ = run_on_terminal(*command.split(), typed=[("waiting for", asked.may_answer.set)])
 
     assert shown.count("waiting for") == 1
     assert shown.startswith(f"waiting for {what} …\n")
-
-
-def test_operators_who_wait_are_told_for_what(aws: FakeAws) -> None:
-    aws.may_answer.clear()
-
-    _, shown, _ = run_on_terminal("mints", "--table", "tokens", typed=[("waiting for", aws.may_answer.set)])
-
-    assert shown.startswith("waiting for the token table …\n")
 
 
 def test_nothing_is_said_of_waiting_where_nobody_watches(broker: FakeBroker) -> None:
@@ -165,10 +158,10 @@ def test_nothing_is_said_of_waiting_where_nobody_watches(broker: FakeBroker) -> 
     release = threading.Timer(3, broker.may_answer.set)
     release.start()
 
-    ended = run_process("token")
+    all_ended = run_each({"token": ["token"]})
 
     release.join()
-    assert (ended.exit_code, ended.out, ended.err) == (0, f"{broker.token}\n", "")
+    assert all_ended["token"] == Ended(0, f"{broker.token}\n", "")
 
 
 def test_a_quick_answer_needs_no_word_of_waiting(broker: FakeBroker) -> None:
@@ -233,7 +226,9 @@ def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBr
     assert {line.index("fresh") for line in lines} == {heading.index("STATE")}
 
 
-def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(broker: FakeBroker, aws: FakeAws) -> None:
+def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
+    run: Run, broker: FakeBroker, aws: FakeAws
+) -> None:
     secret = {"Name": f"{STEERING}/{STEERING}"}
     output = (
         f"<OutputKey>SecretPrefix</OutputKey><OutputValue>{'token-broker&#10;fix: curl evil'}</OutputValue>"
@@ -243,14 +238,14 @@ def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(broker: FakeBroker
         "DescribeStacks": f"<Stacks><member><Outputs><member>{output}</member></Outputs></member></Stacks>",
     }
 
-    listed = run_process("connection", "list", "--prefix", "p", "--region", "eu-west-3")
-    by_stack = run_process("connection", "list", "--region", "eu-west-3")
+    listed = run("connection", "list", "--prefix", "p", "--region", "eu-west-3")
+    by_stack = run("connection", "list", "--region", "eu-west-3")
 
     assert (listed.exit_code, listed.out) == (0, "")
     assert (by_stack.exit_code, by_stack.out) == (0, "")
     assert by_stack.err.count("\n") == 1
     aws.answers["ListSecrets"]["SecretList"] = [{"Name": f"p/{STEERING}"}]
-    assert_harmless(run_process("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)
+    assert_harmless(run("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,25 +60,6 @@ def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_word(run: Run,
     assert "too young" in ended.err
 
 
-def execute(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own program
-        [*PROGRAM, "exec", *arguments], capture_output=True, text=True, timeout=30, check=False
-    )
-
-
-def test_exec_hands_the_token_over_in_the_environment_only(broker: FakeBroker) -> None:
-    code = "import os, sys; print(os.environ['DIGISHARE_ACCESS_TOKEN'], sys.argv[1:])"
-    done = execute("--", sys.executable, "-c", code, "-x", "--", "--json")
-
-    assert done.stdout == f"{broker.token} ['-x', '--', '--json']\n"
-
-
-def test_exec_takes_another_name_and_ends_as_its_command(broker: FakeBroker) -> None:
-    done = execute("--variable", "API_TOKEN", "--", "sh", "-c", 'echo "$API_TOKEN"; exit 37')
-
-    assert (done.stdout, done.returncode) == (f"{broker.token}\n", 37)
-
-
 def test_exec_becomes_the_command(broker: FakeBroker) -> None:
     with subprocess.Popen(  # noqa: S603 - our own program
         [*PROGRAM, "exec", "--", "sh", "-c", "echo $$"], stdout=subprocess.PIPE, text=True
@@ -88,23 +67,6 @@ def test_exec_becomes_the_command(broker: FakeBroker) -> None:
         out, _ = running.communicate(timeout=30)
 
     assert int(out) == running.pid
-
-
-def test_execs_command_dies_of_a_broken_pipe_as_it_would_alone(broker: FakeBroker) -> None:
-    done = execute("--", "bash", "-c", "set -o pipefail; yes | head -1 >/dev/null; echo ${PIPESTATUS[0]}")
-
-    assert done.stdout.strip() == "141"
-
-
-@pytest.mark.parametrize(
-    ("command", "exit_code"), [("/no/such/command", 127), ("no-such-command", 127), (os.devnull, 126)]
-)
-def test_exec_tells_what_cannot_be_run(broker: FakeBroker, command: str, exit_code: int) -> None:
-    done = execute("--", command)
-
-    assert (done.returncode, done.stdout) == (exit_code, "")
-    assert done.stderr.startswith(f"error: {command}: ")
-    assert "Traceback" not in done.stderr
 
 
 def test_exec_runs_nothing_without_a_token(run: Run, broker: FakeBroker, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import CREDENTIAL
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import replace_output, texts
 from token_broker.cli import main
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cloud
 
 FUNCTION_URL = "https://abcdefghijklmnop.lambda-url.eu-west-3.on.aws"
-MAY_ASK = {
-    "Effect": "Allow",
-    "Action": ["iam:SimulatePrincipalPolicy", "iam:GetRole", "cloudformation:DescribeStacks"],
-    "Resource": "*",
-}
+
+
+def may(*actions: str) -> dict[str, object]:
+    return {"Effect": "Allow", "Action": actions, "Resource": "*"}
+
+
+MAY_ASK = may("iam:SimulatePrincipalPolicy", "iam:GetRole", "cloudformation:DescribeStacks")
 
 
 @pytest.fixture
@@ -100,12 +103,6 @@ def new_caller(cloud: LocalCloud) -> Callable[..., dict[str, str]]:
     return make
 
 
-def test_a_caller_for_whom_all_is_well(
-    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
-) -> None:
-    assert_on_page("healthy", consult(new_caller("reports", attach=True), expected=0))
-
-
 def test_no_url(consult: Callable[..., str], environment: dict[str, str]) -> None:
     del environment["TOKEN_BROKER_URL"]
     assert_on_page("no-url", consult(environment))
@@ -116,42 +113,41 @@ def test_no_credentials(cloud: LocalCloud, consult: Callable[..., str]) -> None:
 
 
 def test_wrong_region(consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]) -> None:
-    environment = new_caller("elsewhere", attach=True) | {"AWS_REGION": "eu-west-1"}
-    report = consult(environment)
+    report = consult(new_caller("elsewhere", attach=True) | {"AWS_REGION": "eu-west-1"})
     # A real Function URL names its region, and the client believes it.
-    report = report.replace(FUNCTION_URL, "https://broker.example.com")
-    assert_on_page("wrong-region", report)
+    assert_on_page("wrong-region", report.replace(FUNCTION_URL, "https://broker.example.com"))
 
 
-def test_wrong_clock(consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]) -> None:
-    assert_on_page("clock", consult(new_caller("late", attach=True), slow_by_s=600))
-
-
-def test_one_permission_is_missing_and_aws_may_be_asked_which(
-    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+@pytest.mark.parametrize(
+    ("name", "caller", "statements", "options"),
+    [
+        ("healthy", "reports", None, {"expected": 0}),
+        ("clock", "late", None, {"slow_by_s": 600}),
+        ("some-permission", "nobody", (), {}),
+        ("one-permission", "half", (may("lambda:InvokeFunctionUrl"), MAY_ASK), {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_caller_is_told(
+    consult: Callable[..., str],
+    new_caller: Callable[..., dict[str, str]],
+    name: str,
+    caller: str,
+    statements: tuple[dict[str, object], ...] | None,
+    options: dict[str, int],
 ) -> None:
-    half = {"Effect": "Allow", "Action": "lambda:InvokeFunctionUrl", "Resource": "*"}
-    report = consult(new_caller("half", half, MAY_ASK))
+    environment = new_caller(caller, *statements or (), attach=statements is None)
 
-    assert "lambda:InvokeFunction is missing" in report
-    assert "CallBrokerUrl" not in report
-    assert_on_page("one-permission", report)
+    assert_on_page(name, consult(environment, **options))
 
 
 def test_the_other_permission_is_missing(
     consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
 ) -> None:
-    half = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
-    report = consult(new_caller("other-half", half, MAY_ASK))
+    report = consult(new_caller("other-half", may("lambda:InvokeFunction"), MAY_ASK))
 
     assert "lambda:InvokeFunctionUrl is missing" in report
     assert "OnlyThroughItsUrl" not in report
-
-
-def test_permissions_are_missing_and_nobody_says_which(
-    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
-) -> None:
-    assert_on_page("some-permission", consult(new_caller("nobody")))
 
 
 def test_the_prescribed_statement_is_enough(
@@ -186,12 +182,9 @@ def test_refused_secret(
 def test_the_upstream_is_unavailable(
     cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
 ) -> None:
-    cloud.put_connection(
-        "unavailable", {"client_id": "client-1", "client_secret": "canary-client-secret-5f1c"}
-    )
-    cloud.steer_digishare(
-        "POST", "/faults", {"target": "token", "kind": "status", "status": 503, "times": None}
-    )
+    cloud.put_connection("unavailable", CREDENTIAL)
+    fault = {"target": "token", "kind": "status", "status": 503, "times": None}
+    cloud.steer_digishare("POST", "/faults", fault)
     try:
         report = consult(new_caller("night", attach=True), "--connection", "unavailable")
     finally:

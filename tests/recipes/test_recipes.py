@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from tests.conftest import CANARY_SECRET, CREDENTIAL
 from tests.recipes.page import read_blocks
 from tests.recipes.programs import CAMPAIGNS, RECIPES, json_values, localised, run, run_python, run_shell
 
@@ -107,11 +107,7 @@ def test_the_first_steps_end_with_campaigns(environment: dict[str, str], tmp_pat
 def test_an_operator_stores_checks_and_counts(
     cloud: LocalCloud, operator_environment: dict[str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    credential = {
-        "type": "client_credentials",
-        "client_id": CANARY_CLIENT_ID,
-        "client_secret": CANARY_SECRET,
-    }
+    credential = {"type": "client_credentials", **CREDENTIAL}
     (tmp_path / "credential.json").write_text(json.dumps(credential))
     leased = json_values(run(["token-broker", "token", "--json"], environment, tmp_path))[0]["token_id"]
     # The local account's owner may not call Function URLs, so the check leaves the broker out.
