@@ -14,6 +14,7 @@ from pathlib import Path
 import botocore
 import certifi
 import pytest
+import urllib3
 
 ROOT = Path(__file__).parents[2]
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -189,11 +190,12 @@ def test_one_version_stands_everywhere() -> None:
 
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Instead of pip, which would download what this environment has: the two packages that the build looks into.
+# Instead of pip, which would download what this environment has: the packages that the build looks into.
+PACKAGES = [path for package in (botocore, certifi, urllib3) for path in package.__path__]
 INSTALL = f"""\
 [ "$1 $2" = "-m pip" ] || exec {sys.executable} "$@"
 while [ "$1" != --target ]; do shift; done
-mkdir -p "$2" && cp -R {Path(botocore.__file__).parent} {Path(certifi.__file__).parent} "$2"
+mkdir -p "$2" && cp -R {" ".join(PACKAGES)} "$2"
 """
 
 
