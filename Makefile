@@ -51,7 +51,7 @@ READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
 SAM := SAM_CLI_TELEMETRY=0 .local/sam/bin/sam
 
 # Three processes for two cores, because half of a test's time is waiting; by files, whose fixtures may take a minute.
-PYTEST_PARALLEL := -m pytest -n 3 --dist loadfile
+PYTEST_PARALLEL := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # --- what the README promises -------------------------------------------------------------------------------------
 

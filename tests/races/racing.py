@@ -60,7 +60,9 @@ class RaceResult:
         token_ids = {answer.body.get("token_id") for answer in self.answers}
         if token_ids != set(self.minted):
             found.append(f"answered {len(token_ids)} tokens, or not the one that was minted")
-        rows = [(row.outcome, row.token and row.token.token_id) for row in self.ledger]
+        # On a busy machine a holder may be too late to send its exchange: its row says so, and there was none.
+        sent = [row for row in self.ledger if row.error != "too_late_to_send"]
+        rows = [(row.outcome, row.token and row.token.token_id) for row in sent]
         if rows != [(Outcome.ISSUED, token_id) for token_id in self.minted]:
             found.append(f"ledger: {[str(outcome) for outcome, _ in rows]}")
         return found
