@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,40 @@ from botocore.loaders import create_loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+BUDGETS_S = {
+    "bench": 5,
+    "broker": 75,
+    "campaigns": 50,
+    "cli": 90,
+    "client": 50,
+    "contract": 10,
+    "fakes": 10,
+    "faults": 165,
+    "local_cloud": 275,
+    "packaging": 40,
+    "races": 75,
+    "recipes": 140,
+    "scenarios": 5,
+    "simulation": 55,
+    "unit": 35,
+}
+"""What the tests of a folder may take in all on two idle cores, three processes at a time: together 18 minutes of theirs,
+which are 6 of ours. Who needs more takes it from another, or says why in the commit."""
+
+_took_s: defaultdict[str, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _took_s[report.nodeid.split("/")[1]] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for suite, took_s in sorted(_took_s.items()):
+        if took_s > BUDGETS_S[suite]:
+            terminalreporter.write_line(
+                f"tests/{suite}: {took_s:.0f} s, over its budget of {BUDGETS_S[suite]} s"
+            )
 
 
 @pytest.fixture(scope="session", autouse=True)
