@@ -1,26 +1,23 @@
-"""The rules: what one look at a connection's record calls for, and what one attempt writes into it.
+"""The rules: what one look at a connection's record calls for.
 
-Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` says; `replace_token.py` makes the
-attempt. What that writes is `locked`, then `published`, `given_back` or `unlocked`.
+Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` says; what an attempt to replace the
+token writes is in `attempt.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from functions.broker import lifetime
-from functions.broker.ports import MintFailedError
-from functions.broker.token import HOLDER_LOST, Failure, FailureKind, Pace, TokenRecord
+from functions.broker.token import FailureKind
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from functions.broker.adapters.client_secret import StoredCredential
-    from functions.broker.token import Lock, SealedToken
+    from functions.broker.token import Failure, TokenRecord
     from token_broker.errors import TokenBrokerError
     from token_broker.issued_token import Token
 
@@ -195,132 +192,6 @@ def _obstacles(
         yield Refuse(TemporarilyUnavailable(problem, retry_after_s=1))
 
 
-# --- what an attempt writes -----------------------------------------------------------------------------------------
-
-
-class Candidate(NamedTuple):
-    """The version of the secret that is next.
-
-    Attributes:
-        refused_after: VersionIds that the upstream has refused in this round once this one is refused, too.
-        is_last: whether that leaves no version to try.
-    """
-
-    stored: StoredCredential
-    refused_after: tuple[str, ...]
-    is_last: bool
-
-
-def next_candidate(readable: Sequence[StoredCredential], refused: Sequence[str]) -> Candidate:
-    """Return the first version (current, then previous) that is not refused; the current one if all are."""
-    untried = [stored for stored in readable if stored.version_id not in refused] or list(readable)
-    before = tuple(stored.version_id for stored in readable if stored not in untried)
-    return Candidate(untried[0], (*before, untried[0].version_id), is_last=len(untried) == 1)
-
-
-def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: float) -> TokenRecord:
-    """Return a record under a lock, with one exchange taken from the pace and the failure that it is if nothing follows."""
-    until = lock.until_epoch_s
-    failed = MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED)
-    lost = failure_after(free, need, failed, until, randomness)
-    if lost.count == 1:
-        lost = replace(lost, not_before_epoch_s=until)  # the one who waits longest needs the time
-    return replace(
-        free,
-        fence=free.fence + 1,
-        lock=lock,
-        pace=Pace(free.exchanges_left(now) - 1, now),
-        failure=lost,
-        refresh_at_epoch_s=_refresh_after(free, need, now),
-    )
-
-
-def unlocked(held: TokenRecord, seen: TokenRecord) -> TokenRecord:
-    """Return a record without its lock, as if nothing had been tried since `seen` was read."""
-    return replace(
-        held, lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
-    )
-
-
-def published(
-    held: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
-) -> TokenRecord:
-    """Return a record with a new token: no lock, no failures. `reporter` is the caller whose report caused it."""
-    reports = {caller: reports_within_a_day(held, caller, now) for caller in held.reports}
-    if reporter is not None:
-        reports.setdefault(reporter, []).append(now)
-    return TokenRecord(
-        held.connection,
-        token,
-        generation=held.generation + 1,
-        fence=held.fence,
-        pace=pace,
-        reports={caller: moments for caller, moments in reports.items() if moments},
-    )
-
-
-def given_back(
-    held: TokenRecord,
-    seen: TokenRecord,
-    need: Need,
-    failed: MintFailedError,
-    candidate: Candidate | None,
-    *,
-    now: float,
-    randomness: float,
-) -> TokenRecord:
-    """Return a record without its lock, with what the failure means for the next attempt."""
-    record = unlocked(held, seen)
-    failure, refresh_at = failure_after(seen, need, failed, now, randomness), _refresh_after(seen, need, now)
-    if candidate and failed.kind is FailureKind.REFUSED:
-        refresh_at, record = 0.0, replace(record, refused_versions=candidate.refused_after)
-        if not candidate.is_last:
-            # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
-            failure = replace(failure, count=failure.count - 1, not_before_epoch_s=now)
-    pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
-    return replace(record, pace=pace, failure=failure, refresh_at_epoch_s=refresh_at)
-
-
-def failure_after(
-    seen: TokenRecord, need: Need, failed: MintFailedError, at: float, randomness: float
-) -> Failure:
-    """Return what is to be remembered of a failure at that moment (epoch s)."""
-    before, kind, old = seen.failure, failed.kind, seen.token
-    # A refresh that fails has a time of its own for the next attempt, and must not make those wait who come when the
-    # token has expired. Refusals are counted apart: their waits are minutes.
-    is_refusal = kind is FailureKind.REFUSED
-    is_next = before is not None and (before.kind is FailureKind.REFUSED) == is_refusal
-    is_ahead_of_time = need is Need.REFRESH and not is_refusal
-    count = max(0, before.count) + 1 if before and is_next and not is_ahead_of_time else 1
-    not_before = at + lifetime.backoff_s(kind, count, randomness)
-    if need is Need.REFRESH and old:
-        not_before = min(not_before, max(at, at + old.token.left_s(at)))
-    if failed.retry_after_s is not None:
-        not_before = max(not_before, at + min(failed.retry_after_s, lifetime.RETRY_AFTER_LIMIT_S))
-    return Failure(failed.code, kind, count, not_before)
-
-
-def lacks(
-    new: Token, seen: TokenRecord, wanted: TokenWanted, need: Need, now: float
-) -> MintFailedError | None:
-    """Return why a token that was issued brings nobody any further; None where it does."""
-    old = seen.token.token if seen.token else None
-    if new.left_s(now) < lifetime.SHORTEST_USABLE_S:
-        return MintFailedError("already_expired", FailureKind.MAY_HAVE_ISSUED)
-    if old and new.token_id == old.token_id:
-        lives_on = (
-            new.lifetime_s is not None and new.left_s(now) - old.left_s(now) >= lifetime.SAME_TOKEN_GAIN_S
-        )
-        if not lives_on or new.token_id == wanted.rejected_token_id:
-            return MintFailedError("same_token", FailureKind.NOTHING_ISSUED)
-    elif old and need is Need.REFRESH and new.left_s(now) <= old.left_s(now) < math.inf:
-        return MintFailedError("no_later_expiry", FailureKind.MAY_HAVE_ISSUED)
-    return None
-
-
-# --- means -----------------------------------------------------------------------------------------------------------
-
-
 def _is_reported(token: Token, wanted: TokenWanted, now: float) -> bool:
     is_young = 0 <= now - token.issued_at_epoch_s < lifetime.YOUNG_TOKEN_S
     return token.token_id == wanted.rejected_token_id and not is_young
@@ -330,10 +201,3 @@ def _refresh_not_before(record: TokenRecord, token: Token, now: float) -> float:
     """Return the record's refresh time, unless it claims more than any failure sets."""
     latest = token.expires_at_epoch_s or now + lifetime.REFRESH_RETRY_UNDATED_S
     return record.refresh_at_epoch_s if record.refresh_at_epoch_s <= latest else 0.0
-
-
-def _refresh_after(seen: TokenRecord, need: Need, now: float) -> float:
-    """Return when a usable token is refreshed again if an attempt brings no other."""
-    if need is not Need.REFRESH or seen.token is None:
-        return seen.refresh_at_epoch_s
-    return now + lifetime.refresh_retry_s(seen.token.token.left_s(now))

@@ -1,7 +1,7 @@
 """One attempt to replace a connection's token: what can fail first, then lock, row, exchange, publish or give back.
 
 Read `_Attempt.run` from the top. What never happens: an exchange without a row in the ledger, without the lock, or
-without the time to finish it; a token served without its row. What each step writes into the item is in `decide.py`.
+without the time to finish it; a token served without its row. What each step writes into the item is in `attempt.py`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from functions.broker import decide, lifetime
+from functions.broker import attempt, lifetime
 from functions.broker.adapters.client_secret import PersonalAccessToken
-from functions.broker.decide import Need
+from functions.broker.decide import Need, error_of
 from functions.broker.ports import (
     AwsError,
     AwsRefusedError,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from functions.broker.adapters.mint_ledger import MintLedger
     from functions.broker.adapters.oauth_exchange import OAuthExchange
     from functions.broker.adapters.token_store import TokenStore
-    from functions.broker.decide import Candidate, TokenWanted
+    from functions.broker.attempt import Candidate
+    from functions.broker.decide import TokenWanted
     from functions.broker.ports import Ports, RequestClock
     from functions.broker.token import TokenRecord
 
@@ -101,7 +102,7 @@ class _Attempt:
             self._give_back(held, failed, candidate)
             return None
         except AwsError:
-            self._try(lambda: self.by.store.write(held, decide.unlocked(held, self.seen)))
+            self._try(lambda: self.by.store.write(held, attempt.unlocked(held, self.seen)))
             raise  # nothing was sent
         return self._publish(held, candidate, clear)
 
@@ -109,7 +110,7 @@ class _Attempt:
         """Return the credential that is next, with all loaded that its exchange needs; None if there is none."""
         try:
             readable = self.by.secrets.read(self.seen.connection)
-            candidate = decide.next_candidate(readable, self.seen.refused_versions)
+            candidate = attempt.next_candidate(readable, self.seen.refused_versions)
             credential, old = candidate.stored.credential, self.seen.token
             if not isinstance(credential, PersonalAccessToken):
                 self.by.exchange.prepare(credential)
@@ -124,8 +125,8 @@ class _Attempt:
                 return None
             self._notice("MintFailed", error=failed.code, problem=failed.problem)
             now = self.clock.now()
-            failure = decide.failure_after(self.seen, self.need, failed, now, self.by.ports.randomness())
-            raise decide.error_of(failure, now) from None
+            failure = attempt.failure_after(self.seen, self.need, failed, now, self.by.ports.randomness())
+            raise error_of(failure, now) from None
         return candidate
 
     # --- lock, row, exchange --------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ class _Attempt:
         while True:
             now = self.clock.start_lock()
             lock = Lock(owner, now + lock_s)
-            free = decide.unlocked(before, self.seen)
-            locked = decide.locked(free, self.need, lock, now, self.by.ports.randomness())
+            free = attempt.unlocked(before, self.seen)
+            locked = attempt.locked(free, self.need, lock, now, self.by.ports.randomness())
             try:
                 return self.by.store.write(before, locked)
             except AwsUnavailableError:
@@ -174,7 +175,7 @@ class _Attempt:
         except AwsError:
             # Without its row a token is served to nobody.
             raise MintFailedError("ledger_unavailable", FailureKind.MAY_HAVE_ISSUED) from None
-        if lack := decide.lacks(clear.token, self.seen, self.wanted, self.need, self.clock.now()):
+        if lack := attempt.lacks(clear.token, self.seen, self.wanted, self.need, self.clock.now()):
             raise lack
         return clear
 
@@ -206,7 +207,7 @@ class _Attempt:
         unsealed = SealedToken(token, b"", held.fence)
         is_exchanged = not isinstance(candidate.stored.credential, PersonalAccessToken)
         pace = held.pace if is_exchanged else seen.pace
-        record = decide.published(held, unsealed, pace, reporter, self.clock.now())
+        record = attempt.published(held, unsealed, pace, reporter, self.clock.now())
         facts = {"token_id": token.token_id, "fence": held.fence}
         try:
             # Sealed once: a publish whose answer was lost knows its own work by the ciphertext.
@@ -226,7 +227,7 @@ class _Attempt:
     ) -> None:
         """Remove the lock, and write down what the failure means for everybody's next attempt."""
         randomness = self.by.ports.randomness()
-        record = decide.given_back(
+        record = attempt.given_back(
             held, self.seen, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
         )
         failures = record.failure.count if record.failure else 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from functions.broker.adapters.client_secret import ClientCredentials, PersonalAccessToken, StoredCredential
+from functions.broker.attempt import Candidate
 from functions.broker.audit import Audit
-from functions.broker.decide import Candidate
 from functions.broker.issue_token import Issued
 from functions.broker.token import SealedToken, TokenRecord
 from local.digishare import faults

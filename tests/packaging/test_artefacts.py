@@ -40,6 +40,7 @@ NOT_AT_START = {
     "functions.broker.adapters.client_secret",
     "functions.broker.adapters.mint_ledger",
     "functions.broker.adapters.oauth_exchange",
+    "functions.broker.attempt",
     "functions.broker.replace_token",
     "s3transfer",
     "lambda_support.upstream_http",

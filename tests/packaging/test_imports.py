@@ -13,7 +13,7 @@ BROKER = PROJECT / "functions" / "broker"
 ADAPTERS = BROKER / "adapters"
 
 THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
-POLICY = {"decide", "issue_token", "lifetime", "ports", "replace_token", "status", "token"}
+POLICY = {"attempt", "decide", "issue_token", "lifetime", "ports", "replace_token", "status", "token"}
 # Data, figures, and what the policy needs of the world: what an adapter may know of the broker.
 SHARED = {"lifetime", "ports", "token"}
 # The means of the adapters: how an AWS call fails, and DynamoDB's way to write values.
@@ -76,7 +76,7 @@ def test_policy_knows_policy_and_adapters_alone(name: str) -> None:
 
 
 def test_the_pure_rules_know_no_adapter() -> None:
-    for name in ("decide", "lifetime", "ports", "status", "token"):
+    for name in ("attempt", "decide", "lifetime", "ports", "status", "token"):
         assert not [
             module for module in modules_of_the_broker(BROKER / f"{name}.py") if module.startswith("adapters")
         ]

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from functions.broker import assembly, decide, lifetime, replace_token
+from functions.broker import assembly, attempt, lifetime, replace_token
 from functions.broker.adapters import dynamodb, token_store
 from functions.broker.adapters.mint_ledger import MintLedger
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
@@ -277,21 +277,21 @@ class RowsByFenceAlone(MintLedger):
 
 def refused_list_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """Exchange the current version, whatever the upstream has said to it."""
-    choose = decide.next_candidate
-    patch.setattr(decide, "next_candidate", lambda readable, refused: choose(readable, ()))
+    choose = attempt.next_candidate
+    patch.setattr(attempt, "next_candidate", lambda readable, refused: choose(readable, ()))
 
 
 def unreadable_previous_is_refused(patch: pytest.MonkeyPatch) -> None:
     """Take a version that cannot be read for once for one that the upstream refuses."""
-    choose, seen = decide.next_candidate, set[str]()
+    choose, seen = attempt.next_candidate, set[str]()
 
-    def careless(readable: Sequence[StoredCredential], refused: Sequence[str]) -> decide.Candidate:
+    def careless(readable: Sequence[StoredCredential], refused: Sequence[str]) -> attempt.Candidate:
         candidate, ids = choose(readable, refused), {stored.version_id for stored in readable}
         missing = seen - ids
         seen.update(ids)
         return candidate._replace(refused_after=(*missing, *candidate.refused_after))
 
-    patch.setattr(decide, "next_candidate", careless)
+    patch.setattr(attempt, "next_candidate", careless)
 
 
 def later_deadline(clock: RequestClock) -> RequestClock:
@@ -301,7 +301,7 @@ def later_deadline(clock: RequestClock) -> RequestClock:
     return later
 
 
-def attempt(name: str, change: Callable[[Any], Any]) -> Patch:
+def attempted(name: str, change: Callable[[Any], Any]) -> Patch:
     """Let every attempt have another value of a field."""
     run = replace_token._Attempt.run
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from functions.broker import decide, issue_token, ports, token
+from functions.broker import attempt, decide, issue_token, ports, token
 from tests.simulation import mutants as m
 from tests.simulation.cloud import Cloud
 from tests.simulation.decisions import (
@@ -149,7 +149,7 @@ MUTANTS = {
     # time
     "time to lock not looked at again": Mutant("too late to finish", m.figure("TO_LOCK_S", 12.1)),
     "deadline not looked at again": Mutant(
-        "after the deadline|too late to finish", m.attempt("clock", m.later_deadline)
+        "after the deadline|too late to finish", m.attempted("clock", m.later_deadline)
     ),
     "time to send too short": Mutant("may end after", m.figure("TO_SEND_S", 8.0)),
     "clocks believed to agree": Mutant("may end after its lock", m.figure("CLOCK_DIFFERENCE_S", 0.0)),
@@ -180,7 +180,7 @@ MUTANTS = {
     "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
     "reported token published again": Mutant(
         "published again|served again",
-        m.attempt("wanted", lambda wanted: wanted._replace(rejected_token_id=None)),
+        m.attempted("wanted", lambda wanted: wanted._replace(rejected_token_id=None)),
         (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(
@@ -188,7 +188,7 @@ MUTANTS = {
     ),
     "a refresh that brings no progress": Mutant(
         "lives no longer",
-        m.function(decide, "lacks", lambda *_: None),
+        m.function(attempt, "lacks", lambda *_: None),
         (Run(0), Wait(3_000.0), Say(90), Run(0)),
     ),
     # who is served what

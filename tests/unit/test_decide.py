@@ -10,6 +10,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from functions.broker.adapters.dynamodb import plain_record, token_record
+from functions.broker.attempt import failure_after, given_back, lacks, locked, published, unlocked
 from functions.broker.decide import (
     Need,
     Refuse,
@@ -18,13 +19,7 @@ from functions.broker.decide import (
     TokenWanted,
     Wait,
     decide,
-    failure_after,
-    given_back,
-    lacks,
-    locked,
-    published,
     reports_within_a_day,
-    unlocked,
 )
 from functions.broker.ports import MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord

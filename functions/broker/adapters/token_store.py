@@ -22,7 +22,7 @@ update suffices for each step::
 A random owner alone could not fence: A would still hold a right that looks valid. A number that only grows can. The
 owner keeps two apart who both made fence 7 because somebody deleted or restored the item in between. Publishing and
 giving back remove the owner, so that nobody publishes twice under one fence. All three are the one conditional write
-below; what each makes of the record is in `decide.py`.
+below; what each makes of the record is in `attempt.py`.
 """
 
 from __future__ import annotations
