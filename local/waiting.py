@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Seen = TypeVar("Seen")
 
 
-def wait_until(look: Callable[[], Seen], within_s: float) -> Seen:
+def wait_until(look: Callable[[], Seen], within_s: float = 15.0) -> Seen:
     """Return what `look` returns as soon as that is true; when the time is up, what it has returned last."""
     give_up_at_s = time.monotonic() + within_s
     while not (seen := look()) and time.monotonic() < give_up_at_s:

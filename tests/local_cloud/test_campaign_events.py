@@ -14,7 +14,7 @@ from cfnlint.decode import decode_str
 from moto import mock_aws
 
 from local.sdk import ROOT, new_session
-from tests.local_cloud.waiting import wait_until
+from local.waiting import wait_until
 from tests.recipes.page import DOCS, read_blocks, texts
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_deployed_consumer_has_the_right_picture_whatever_the_order(
     put = echo_cloud.client("events").put_events
     assert put(Entries=[other])["FailedEntryCount"] == 0
     assert put(Entries=entries)["FailedEntryCount"] == 0
-    wait_until(lambda: reports(echo_cloud, name) >= len(deliveries), within_s=60)
+    assert wait_until(lambda: reports(echo_cloud, name) >= len(deliveries), within_s=60)
 
     consumer.table = deployed_table(echo_cloud, outputs)
     assert seen_by(consumer, [*events, changes(("cmp_other", now, None))]) == {
@@ -270,5 +270,5 @@ def test_event_of_a_later_version_ends_in_the_queue(echo_cloud: LocalCloud, outp
         messages.extend(answer.get("Messages", []))
         return bool(messages)
 
-    wait_until(look, within_s=60)
+    assert wait_until(look, within_s=60)
     assert json.loads(messages[0]["Body"])["requestPayload"] == event

@@ -19,9 +19,9 @@ import requests
 
 from local.cloud import PROJECT
 from local.samples import EVENTS
+from local.waiting import wait_until
 from tests.cli.fake_aws import FakeAws
 from tests.local_cloud.fake_engine import FakeEngine
-from tests.local_cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         for process in (demo, local):
             ending.callback(_end, process)
         log = checkout / "local.log"
-        wait_until(lambda: "Ctrl-C" in log.read_text() or local.poll() is not None, 120)
+        assert wait_until(lambda: "Ctrl-C" in log.read_text() or local.poll() is not None, 120)
         assert local.poll() is None, log.read_text()
         yield Desk(checkout, environment, real_aws, demo, local, seen)
 
@@ -140,7 +140,7 @@ def _start_lambda(desk: Desk, engine: FakeEngine, log: Path) -> Iterator[str]:
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=desk.checkout, env=environment, stdout=output, stderr=output)  # noqa: S603
     try:
-        wait_until(lambda: "Running on" in log.read_text() or server.poll() is not None, 60)
+        assert wait_until(lambda: "Running on" in log.read_text() or server.poll() is not None, 60)
         yield re.findall(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())[0]
     finally:
         server.terminate()

@@ -18,7 +18,7 @@ import pytest
 from local.children import Children, LocalCloudError, clean_environment
 from local.cloud import PROJECT
 from local.reaper import Reaper, sweep
-from tests.local_cloud.waiting import wait_until
+from local.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +146,7 @@ def _make_local(checkout: Path, *options: str) -> subprocess.Popen[str]:
 def test_nothing_is_left_after_a_kill_of(killed: list[str], start: Callable[..., Run]) -> None:
     run = start()
     run.kill(*killed)
-    wait_until(lambda: not run.processes and not run.files)
+    assert wait_until(lambda: not run.processes and not run.files)
 
 
 def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
@@ -160,7 +160,7 @@ def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
 @pytest.mark.cloud
 def test_functions_at_work_end_on_sigterm(start: Callable[..., Run]) -> None:
     run = start("WITH=--with-aws")
-    wait_until(lambda: any("_worker.py" in command for command in run.processes))
+    assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
     run.kill("python", number=signal.SIGTERM)
     run.make.communicate(timeout=20)
     assert not run.processes
@@ -172,9 +172,9 @@ def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_
     start: Callable[..., Run],
 ) -> None:
     run = start("WITH=--with-aws")
-    wait_until(lambda: any("_worker.py" in command for command in run.processes))
+    assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
     run.kill("python", "reaper")
-    wait_until(lambda: not run.processes)
+    assert wait_until(lambda: not run.processes)
     assert len(run.files) == 3  # the folder, the file with the keys, and the list of both
     Reaper(run.checkout).act()
     assert not run.files
@@ -294,7 +294,9 @@ def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(
     assert reaper._process.stdin is not None
     descriptors = PROC / str(reaper._process.pid) / "fd"
     # It inherits one of the list, and opens one: it waits for its input then.
-    wait_until(lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1)
+    assert wait_until(
+        lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1
+    )
     duplicate = os.dup(reaper._process.stdin.fileno())
     reaper.remove_at_end(thing)
     reaper.act()

@@ -14,8 +14,8 @@ import pytest
 
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
+from local.waiting import wait_until
 from tests.local_cloud.calling import call, echo
-from tests.local_cloud.waiting import wait_until
 
 pytestmark = pytest.mark.cloud
 
@@ -159,7 +159,7 @@ def wait_for_line(cloud: LocalCloud, text: str) -> str:
         found.extend(line for line in cloud.function_logs(cloud.outputs["EchoFunctionName"]) if text in line)
         return bool(found)
 
-    wait_until(look)
+    assert wait_until(look)
     return found[0]
 
 

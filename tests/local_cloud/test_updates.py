@@ -13,9 +13,9 @@ from samtranslator.yaml_helper import yaml_parse
 
 from local.build import SAM, alone_with_the_build
 from local.cloud import PROJECT, LocalCloud
+from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
 from tests.local_cloud.calling import call
-from tests.local_cloud.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def test_a_changed_layer_reaches_callers(updated: Updated) -> None:
     updated.deploy()
 
     updated.lease_seconds()
-    wait_until(lambda: updated.last_line().get("mark") == "changed")
+    assert wait_until(lambda: updated.last_line().get("mark") == "changed")
     assert all(updated.live(name)["Version"] != version for name, version in before.items())
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from local.build import describe_missing_byte_code
 from local.pythons import LAMBDA_PYTHON, find_python
-from tests.local_cloud.waiting import wait_until
+from local.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 # Which only GNU's programs and Linux have; macOS's make 3.81 reads past the last two.
@@ -145,7 +145,7 @@ def test_a_build_waits_for_another_program_that_builds_or_reads(checkout: Checko
 def test_a_build_whose_starter_was_killed_is_not_joined_by_another(checkout: Checkout) -> None:
     checkout.have_sam_do("kill -9 $PPID; touch orphaned; read never")
     with subprocess.Popen(checkout.make("build"), cwd=checkout.folder, stdin=subprocess.PIPE) as making:  # noqa: S603
-        wait_until((checkout.folder / "orphaned").exists)
+        assert wait_until((checkout.folder / "orphaned").exists)
         with (checkout.folder / ".aws-sam/lock").open("w") as lock:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

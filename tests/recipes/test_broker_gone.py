@@ -18,9 +18,9 @@ from botocore.exceptions import ClientError
 from local.build import alone_with_the_build
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
+from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
 from tests.local_cloud.calling import call
-from tests.local_cloud.waiting import wait_until
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import DOCS, read_blocks, texts
 from tests.recipes.programs import localised, run
@@ -279,7 +279,9 @@ def test_with_these_attributes_no_token_is_put_into_service(broken: Broken, emer
     refused = broken.ask()
 
     assert refused.status_code == 503
-    wait_until(lambda: "MalformedItem" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"])))
+    assert wait_until(
+        lambda: "MalformedItem" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
+    )
     dynamodb.put_item(TableName=table, Item=item)
     assert broken.token_id() == in_service
 
@@ -353,7 +355,7 @@ def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken:
     new = broken.token_id()
     assert broken.mints()[old] == "still leased"
     assert broken.mints()[new] == "in service"
-    wait_until(lambda: "SealBroken" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"])))
+    assert wait_until(lambda: "SealBroken" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"])))
 
 
 def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
