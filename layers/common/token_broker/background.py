@@ -1,4 +1,4 @@
-"""Work that cannot be ended once it has begun, such as a look-up of a name: whoever gives up leaves it behind."""
+"""Work that cannot be ended once it has begun, such as a look-up of a name: a caller whose time is over leaves it behind."""
 
 from __future__ import annotations
 
