@@ -1,8 +1,8 @@
-"""`python -m bench`: measure everything, write docs/bench.json, the tables and the plots. Under ten minutes.
+"""`python -m bench`: measure everything, write docs/bench.json and the tables. Under ten minutes.
 
 --quick          fewer rounds and no instruction counts, for trying things out
 --only PART ...  measure these parts only; the others stay as docs/bench.json has them
---render         measure nothing: write tables and plots from docs/bench.json again
+--render         measure nothing: write tables from docs/bench.json again
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no instruction counts")
     parser.add_argument("--only", nargs="+", choices=sorted(_ALL_PARTS), help="measure these parts only")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="runs the handlers")
-    parser.add_argument(
-        "--render", action="store_true", help="write tables and plots from docs/bench.json again"
-    )
+    parser.add_argument("--render", action="store_true", help="write tables from docs/bench.json again")
     options = parser.parse_args()
     results: Results = json.loads(RESULTS_FILE.read_text()) if RESULTS_FILE.exists() else {}
     if not options.render:

@@ -1,21 +1,13 @@
-"""The tables and plots of docs/growth.md: what is simulated, and what follows from it by the price list."""
+"""The tables of docs/growth.md: what is simulated, and what follows from it by the price list."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from bench import svg
 from bench.markdown import table
 from bench.prices import READ, Load, cost_per_million, monthly_cost
-from bench.virtual import QUOTAS_PER_S
 
-LOADS: Final = {
-    (1, 0.1): "1 instance\n0.1 a second",
-    (2, 10.0): "2\n10",
-    (100, 1_000.0): "100\n1,000",
-    (1_000, 10_000.0): "1,000\n10,000",
-    (10_000, 100_000.0): "10,000\n100,000",
-}
+LOADS: Final = ((1, 0.1), (2, 10.0), (100, 1_000.0), (1_000, 10_000.0), (10_000, 100_000.0))
 """Instances and calls a second, all together: from a quiet team to the most that ten thousand instances may answer."""
 _WARM_S, _COLD_S = 0.002, 0.7
 """Billed durations on 0.6 of a processor: assumed, about three times the measured processor time."""
@@ -40,35 +32,6 @@ def growth_tables(results: dict[str, Any]) -> dict[str, str]:
         "costs": _costs(part),
         "monthly": _monthly(part),
         "rates": _rates(part),
-    }
-
-
-def growth_plots(results: dict[str, Any]) -> dict[str, str]:
-    """Return the plots by the names of their files."""
-    part = _part(results)
-    reads_per_s = part["reads_per_instance_minute"] / 60
-    refresh, cold = part["refresh"], part["cold_fleet"]
-    series = {
-        "reads, steady": [(event["instances"], event["instances"] * reads_per_s) for event in refresh],
-        "reads, at a refresh": [(event["instances"], event["peak_reads"]) for event in refresh],
-        "reads, cold fleet": [(event["instances"], event["peak_reads"]) for event in cold],
-        "decrypts, cold fleet": [(event["instances"], max(event["peak_decrypts"], 0.01)) for event in cold],
-    }
-    limits = (
-        svg.Limit(QUOTAS_PER_S["dynamodb.get_item"], "DynamoDB: reads of one item, without burst"),
-        svg.Limit(QUOTAS_PER_S["kms.decrypt"], "KMS: decrypts of an account, smallest default"),
-    )
-    costs = {label: cost_per_million(_load(part, *load)) for load, label in LOADS.items() if load[0] > 1}
-    return {
-        "growth-rates": svg.lines(
-            "Calls to AWS in the busiest second",
-            series,
-            x_label="instances",
-            y_label="a second",
-            logarithmic=True,
-            limits=limits,
-        ),
-        "growth-cost": svg.stacked("A million answers, by the price list", costs, unit="US dollars"),
     }
 
 

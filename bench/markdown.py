@@ -1,12 +1,14 @@
-"""Tables in Markdown, and their places in a page: `<!-- bench:NAME -->` to `<!-- /bench:NAME -->`."""
+"""Tables and bars in Markdown, and their places in a page: `<!-- bench:NAME -->` to `<!-- /bench:NAME -->`."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+_LONGEST_BAR: Final = 48
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -16,7 +18,17 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *body])
 
 
-def filled(page: str, tables: dict[str, str]) -> str:
+def bars(values: Mapping[str, float], unit: str) -> str:
+    """Return a bar of blocks for each value, as a block of code: it shows wherever text does."""
+    width, most = max(map(len, values)), max(values.values())
+    lines = [
+        f"{name:{width}}  {'█' * round(_LONGEST_BAR * value / most)} {value:,.0f} {unit}"
+        for name, value in values.items()
+    ]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def filled(page: str, tables: Mapping[str, str]) -> str:
     """Return the page with these tables in their places; its own words stay."""
     for name, text in tables.items():
         block = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)

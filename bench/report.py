@@ -1,12 +1,12 @@
-"""From the measured figures to what people read: tables inside the docs, plots beside them, a summary on the screen."""
+"""From the measured figures to what people read: tables and bars inside the docs, a summary on the screen."""
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import svg
-from bench.growth_report import growth_plots, growth_tables
-from bench.markdown import filled, table
+from bench.growth_report import growth_tables
+from bench.markdown import bars, filled, table
 from bench.samples import Sample, TooNoisyError, ratio
 from local.pythons import LAMBDA_PYTHON
 
@@ -26,15 +26,10 @@ TARGETS: Final = {
 
 
 def write(results: Results, docs: Path) -> None:
-    """Write every table and plot that the results have figures for."""
+    """Write every table that the results have figures for."""
     tables = {name: make(results[name]) for name, make in _TABLES.items() if name in results}
-    plots = {name: make(results[name]) for name, make in _PLOTS.items() if name in results}
     if "growth" in results:
         tables |= growth_tables(results)
-        plots |= growth_plots(results)
-    (docs / "plots").mkdir(parents=True, exist_ok=True)
-    for name, text in plots.items():
-        (docs / "plots" / f"{name}.svg").write_text(text)
     for page in (docs / "performance.md", docs / "growth.md"):
         if page.exists():
             page.write_text(filled(page.read_text(), tables))
@@ -98,7 +93,7 @@ def _calls(calls: dict[str, int]) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
-def _handlers(part: dict[str, Any], digits: int) -> str:
+def _handlers(part: dict[str, Any], unit_s: float, unit: str, digits: int) -> str:
     def compared(name: str, measure: str) -> list[str]:
         others = ("bare", "conventional")
         return [
@@ -113,7 +108,9 @@ def _handlers(part: dict[str, Any], digits: int) -> str:
             [_bold(name), cpu, *compared(name, "cpu_s"), wall, count, *compared(name, "instructions")]
         )
     others = ("x bare", "x conventional")
-    return table(("handler", "CPU ms", *others, "wall ms", "million instructions", *others), rows)
+    cpu_times = {name: _sample(part[name], "cpu_s").median / unit_s for name in ORDER if name in part}
+    whole = table(("handler", "CPU ms", *others, "wall ms", "million instructions", *others), rows)
+    return f"{whole}\n\nCPU time:\n\n{bars(cpu_times, unit)}"
 
 
 def _variants(part: dict[str, Any]) -> str:
@@ -144,13 +141,14 @@ def _windows(part: dict[str, Any]) -> str:
 
 def _stampede(part: dict[str, Any]) -> str:
     head = (
-        "handler", "tokens minted", "first answer s", "last answer s", "AWS calls per answer", "answers", "which",
+        "handler", "tokens minted", "first answer s", "median answer s", "last answer s", "AWS calls per answer", "answers", "which",
     )  # fmt: skip
     rows = [
         [
             _bold(name),
             each["mints"],
             f"{each['after_s'][0]:.2f}",
+            f"{statistics.median(each['after_s']):.2f}",
             f"{each['after_s'][-1]:.2f}",
             f"{sum(each['aws_calls'].values()) / len(each['after_s']):.1f}",
             ", ".join(f"{count} x {status}" for status, count in each["statuses"].items()),
@@ -203,48 +201,13 @@ def _run(run: dict[str, Any]) -> str:
     )
 
 
-# --- plots ------------------------------------------------------------------------------------------------------
-
-
-def _handlers_plot(title: str, part: dict[str, Any], unit: str, unit_s: float) -> str:
-    values = {name: _sample(part[name], "cpu_s").median / unit_s for name in ORDER if name in part}
-    return svg.bars(f"{title}, CPU time", values, unit=unit, own="ours")
-
-
-def _variants_plot(part: dict[str, Any]) -> str:
-    is_counted = part["ours"]["instructions"] is not None
-    measure, label, unit = ("instructions", "M instructions", 1e6) if is_counted else ("cpu_s", "ms", 1e-3)
-    values = {each["meaning"]: _sample(each, measure).median / unit for each in part.values()}
-    ordered = dict(sorted(values.items(), key=lambda item: item[1]))
-    title = "A cold start with one means taken away, or one habit added"
-    return svg.bars(title, ordered, unit=label, own="as deployed")
-
-
-def _stampede_plot(part: dict[str, Any]) -> str:
-    series = {
-        f"{name}: {each['mints']} minted": [
-            (0.0, 0.0),
-            *((at, float(number)) for number, at in enumerate(each["after_s"], 1)),
-        ]
-        for name, each in part.items()
-    }
-    title = "64 cold instances at once, no token anywhere: answers given"
-    return svg.lines(title, series, x_label="seconds from the common start", y_label="answers")
-
-
 _TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "run": _run,
-    "cold": lambda part: _handlers(part, digits=0),
+    "cold": lambda part: _handlers(part, 1e-3, "ms", digits=0),
     "variants": _variants,
-    "warm": lambda part: _handlers(part, digits=3),
+    "warm": lambda part: _handlers(part, 1e-6, "µs", digits=3),
     "windows": _windows,
     "stampede": _stampede,
     "caller": _caller,
     "sizes": _sizes,
-}
-_PLOTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
-    "cold": lambda part: _handlers_plot("Cold start to first answer", part, "ms", 1e-3),
-    "warm": lambda part: _handlers_plot("Warm call through the runtime interface", part, "µs", 1e-6),
-    "variants": _variants_plot,
-    "stampede": _stampede_plot,
 }

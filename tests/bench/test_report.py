@@ -1,13 +1,13 @@
-"""What the benchmark writes: tables in their places, plots that are SVG, and no ratio out of noise."""
+"""What the benchmark writes: tables in their places, bars, and no ratio out of noise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import report, svg
+from bench import report
+from bench.markdown import bars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,32 +83,13 @@ def test_the_summary_has_every_target() -> None:
     assert any("cpu_s" in line and "5.00 x" in line and "target <= 4.3" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        svg.bars("a < b & c", {"ours": 1.0, "theirs": 0.0}, unit="ms", own="ours"),
-        svg.lines("t", {"a": [(0.0, 0.0), (3.0, 64.0)]}, x_label="s", y_label="answers"),
-        svg.lines(
-            "t",
-            {"a": [(1, 0.02), (10_000, 170.0)]},
-            x_label="n",
-            y_label="a second",
-            logarithmic=True,
-            limits=[svg.Limit(3_000, "quota")],
-        ),
-        svg.stacked("t", {"one\ntwo": {"logs": 1.0, "rest": 0.0}}, unit="$"),
-    ],
-)
-def test_plots_are_svg_and_stay_inside_of_their_page(plot: str) -> None:
-    page = ET.fromstring(plot)  # noqa: S314 - our own text
+def test_the_longest_bar_is_as_long_as_the_page_is_wide_and_nothing_has_none() -> None:
+    block = bars({"ours": 24.0, "theirs": 48.0, "nothing": 0.0}, "ms").splitlines()
 
-    width, height = (float(number) for number in page.attrib["viewBox"].split()[2:])
-    for rectangle in page.iter("{http://www.w3.org/2000/svg}rect"):
-        assert 0 <= float(rectangle.attrib["x"]) <= width
-        assert float(rectangle.attrib["x"]) + float(rectangle.attrib["width"]) <= width
-        assert 0 <= float(rectangle.attrib["y"]) <= height
-    for line in page.iter("{http://www.w3.org/2000/svg}polyline"):
-        for point in line.attrib["points"].split():
-            x, y = map(float, point.split(","))
-            assert 0 <= x <= width
-            assert 0 <= y <= height
+    assert block == [
+        "```text",
+        f"ours     {'█' * 24} 24 ms",
+        f"theirs   {'█' * 48} 48 ms",
+        "nothing   0 ms",
+        "```",
+    ]
