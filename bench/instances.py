@@ -66,7 +66,7 @@ class Instance:
                 "PYTHONPATH": os.pathsep.join(map(str, self._stage.path)),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONHASHSEED": "0",
-                "AWS_LAMBDA_RUNTIME_API": self._api.address,
+                "AWS_LAMBDA_RUNTIME_API": self._api.origin.removeprefix("http://"),
                 "AWS_EXECUTION_ENV": f"AWS_Lambda_python{LAMBDA_PYTHON}",
                 "AWS_LAMBDA_FUNCTION_NAME": "broker",
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
