@@ -60,8 +60,8 @@ class Artefacts:
         _copy(BUILD / "CommonLayer/python", self.layer)
         _copy(PROJECT / "bench/handlers", self.references / "bench/handlers")
         self.harness = folder / "harness"
-        (self.harness / "bench").mkdir(parents=True)
-        shutil.copy2(PROJECT / "bench/nursery.py", self.harness / "bench")
+        (self.harness / "local").mkdir(parents=True)
+        shutil.copy2(PROJECT / "local/nursery.py", self.harness / "local")
         for package in _RUNTIME_PACKAGES:
             _install(self.packages, package, self.runtime)
         for package in _PUBLISHED_PACKAGES:

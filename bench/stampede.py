@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.stages import PROJECT
 from bench.world import EVENT
+from local.instances import Code, Nursery
 
 if TYPE_CHECKING:
     from bench.instances import Stage
@@ -21,6 +22,7 @@ DELAYS_S: Final = {"dynamodb": 0.004, "kms": 0.008, "secretsmanager": 0.015}
 """Added to the local AWS's own time, to be about as slow as the real one within a region."""
 EXCHANGE_DELAY_MS: Final = 400
 _TIMEOUT_S: Final = 90.0
+_HEAD_START_S: Final = 0.5
 _PREPARE: Final = {
     "ours": "",
     "conventional": (  # makes one client when it is loaded, and this one at the first secret
@@ -57,28 +59,27 @@ def run_stampede(world: World, stage: Stage, instances: int = INSTANCES) -> Stam
     world.cloud.steer_digishare(
         "POST", "/faults", {"target": "token", "kind": "delay", "times": None, "delay_ms": EXCHANGE_DELAY_MS}
     )
+    code = Code(
+        stage.handler, _PREPARE[stage.name], (stage.python, "-S"), world.artefacts.harness, stage.path
+    )
+    # As deployed, without a snapshot: what a handler makes when it is imported is made once, before the forks.
+    environment = {**stage.environment, "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}
     try:
-        done = subprocess.run(
-            [stage.python, "-S", "-m", "bench.nursery", stage.handler, _PREPARE[stage.name], str(instances)],
-            input=EVENT,
-            env={
-                "PATH": os.defpath,
-                "PYTHONPATH": os.pathsep.join(map(str, (*stage.path, world.artefacts.harness))),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                **stage.environment,
-            },
-            cwd=PROJECT,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Nursery(environment, Path(folder) / "log", code=code) as nursery,
+        ):
+            started = nursery.start(instances)
+            start_at = time.time() + _HEAD_START_S
+            for instance in started:
+                instance.send(json.loads(EVENT), at_epoch_s=start_at)
+            answers = [instance.receive(_TIMEOUT_S) for instance in started]
     finally:
         world.front.delays_s = {}
         world.cloud.steer_digishare("DELETE", "/faults")
-    answers = json.loads(done.stdout)["answers"]
     return Stampede(
         mints=world.count_mints() - mints_before,
-        after_s=sorted(answer["after_s"] for answer in answers),
-        statuses=dict(Counter(str(answer["status"]) for answer in answers)),
+        after_s=sorted(answer.ended_at_epoch_s - start_at for answer in answers),
+        statuses=dict(Counter(str(answer.status) for answer in answers)),
         aws_calls=world.front.take_calls(),
     )

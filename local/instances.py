@@ -1,6 +1,6 @@
-"""Instances of the broker as real processes: many at once, cold, ready on one mark, stopped at a step, killed.
+"""Instances of a handler as real processes: many at once, cold, ready on one mark, stopped at a step, killed.
 
-A nursery process imports the broker once and forks an instance for every socket that it is handed::
+A nursery process imports the handler once and forks an instance for every socket that it is handed::
 
     this process                 nursery                       instance
       | socket, environment        |                              |
@@ -27,7 +27,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from functions.broker.lifetime import FUNCTION_TIMEOUT_S
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
-_PROJECT = Path(__file__).resolve().parent.parent
 _END_S = 10.0
 
 
@@ -122,6 +121,28 @@ class Instance:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a nursery's instances run.
+
+    Attributes:
+        handler: `module.function`.
+        prepare: statements that the nursery runs before it forks.
+        command: the interpreter.
+        folder: where it starts; its modules come first.
+        path: folders of more modules.
+    """
+
+    handler: str = "functions.broker.handler.lambda_handler"
+    prepare: str = "from local.nursery import load_broker; load_broker()"
+    command: tuple[str | Path, ...] = (sys.executable,)
+    folder: Path = Path(__file__).resolve().parent.parent
+    path: tuple[Path, ...] = ()
+
+
+BROKER: Final = Code()
+
+
 class Nursery:
     """Starts instances; a context manager, at whose end all of them are gone.
 
@@ -129,22 +150,35 @@ class Nursery:
         environment: the function's environment variables and what the SDK needs; nothing else is passed on.
         log_file: what the instances write to standard output and error.
         sabotage: `module:function`, called in the nursery: a planted fault, so that a test can be seen to fail.
+        code: what the instances run.
     """
 
-    def __init__(self, environment: Mapping[str, str], log_file: Path, *, sabotage: str = "") -> None:
+    def __init__(
+        self, environment: Mapping[str, str], log_file: Path, *, sabotage: str = "", code: Code = BROKER
+    ) -> None:
         self._environment = environment
         self._log_file = log_file
-        self._sabotage = sabotage
+        self._code = code
+        module, _, name = sabotage.partition(":")
+        self._prepare = f"{code.prepare}\nfrom {module} import {name}; {name}()" if sabotage else code.prepare
         self._instances: list[Instance] = []
 
     def __enter__(self) -> Self:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "local.nursery", str(theirs.fileno()), self._sabotage],
-                cwd=_PROJECT,
+                [
+                    *self._code.command,
+                    "-m",
+                    "local.nursery",
+                    str(theirs.fileno()),
+                    self._code.handler,
+                    self._prepare,
+                ],
+                cwd=self._code.folder,
                 env={
                     "PATH": os.defpath,
+                    "PYTHONPATH": os.pathsep.join(map(str, self._code.path)),
                     "PYTHONUNBUFFERED": "1",
                     "AWS_EC2_METADATA_DISABLED": "true",
                     # Instances are forked like those that are restored from a snapshot: each assembles its own broker.

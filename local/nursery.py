@@ -1,6 +1,7 @@
-"""The nursery of `local.instances`: forks an instance of the broker for every socket that it is handed.
+"""The nursery of `local.instances`: loads a handler once, and forks an instance for every socket that it is handed.
 
-`python -m local.nursery FD SABOTAGE`: the control socket, and the `module:function` of a planted fault or "".
+`python -m local.nursery FD HANDLER PREPARE`: the control socket, `module.function`, and statements to run before the
+first fork. It needs the standard library only, so that the bench can run it beside any handler.
 """
 
 from __future__ import annotations
@@ -13,44 +14,36 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import ModuleType
 
 _LONGEST_ORDER_BYTES = 16 * 1024
 
 
-@dataclass(slots=True)
 class _Context:
-    """What the handler reads of Lambda's context object."""
+    """What handlers read of Lambda's context object."""
 
-    aws_request_id: str
-    end_s: float
+    function_name = "broker"
+    function_version = "1"
+    invoked_function_arn = "arn:aws:lambda:eu-west-3:000000000000:function:broker:live"
+    memory_limit_in_mb = 1024
+
+    def __init__(self, aws_request_id: str, end_s: float) -> None:
+        self.aws_request_id = aws_request_id
+        self.end_s = end_s
 
     def get_remaining_time_in_millis(self) -> int:
         return int(1000 * (self.end_s - time.monotonic()))
 
 
-_LOADED_BY_AN_EXCHANGE = (
-    "functions.broker.adapters.client_secret",
-    "functions.broker.adapters.mint_ledger",
-    "functions.broker.adapters.oauth_exchange",
-    "functions.broker.replace_token",
-    "lambda_support.upstream_http",
-    "requests",
-)
-
-
-def _run_nursery(control: socket.socket, sabotage: str) -> None:
+def _run_nursery(control: socket.socket, handler: str, prepare: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended instances leave no zombies
-    for module in ("functions.broker.handler", *_LOADED_BY_AN_EXCHANGE):
-        importlib.import_module(module)
-    _read_sdk_data_once()
-    if sabotage:
-        module, _, name = sabotage.partition(":")
-        getattr(importlib.import_module(module), name)()
+    module = importlib.import_module(handler.rpartition(".")[0])
+    exec(prepare)  # noqa: S102 - from the tests or the bench
     gc.freeze()  # what is imported stays shared between the instances
     while True:
         order, descriptors, *_ = socket.recv_fds(control, _LONGEST_ORDER_BYTES, 1)
@@ -59,16 +52,17 @@ def _run_nursery(control: socket.socket, sabotage: str) -> None:
         if os.fork() == 0:
             control.close()
             with socket.socket(fileno=descriptors[0]) as connection:
-                _run_instance(connection, json.loads(order))
+                _run_instance(connection, json.loads(order), module, handler.rpartition(".")[2])
             os._exit(0)
         os.close(descriptors[0])
 
 
-def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> None:
-    from functions.broker import handler  # noqa: PLC0415 - only the nursery loads the broker
-
+def _run_instance(
+    connection: socket.socket, environment: Mapping[str, str], module: ModuleType, name: str
+) -> None:
     os.environ.update(environment)
-    handler._broker()  # noqa: SLF001 - a cold start, without a request
+    # The broker's cold start, without a request; other handlers have had theirs when they were imported.
+    getattr(module, "_broker", lambda: None)()
 
     def send(value: object) -> None:
         connection.sendall(json.dumps(value).encode() + b"\n")
@@ -88,7 +82,11 @@ def _run_instance(connection: socket.socket, environment: Mapping[str, str]) -> 
             time.sleep(max(0.0, order["at_epoch_s"] - time.time()))
             began_at = time.time()
             context = _Context(f"{os.getpid()}-{number}", time.monotonic() + order["run_time_s"])
-            answer = handler.lambda_handler(order["event"], context)  # type: ignore[arg-type] # all that it reads
+            try:
+                answer = getattr(module, name)(order["event"], context)
+            except Exception as error:  # noqa: BLE001 - an answer like any other: the caller of a function sees a 502
+                body = json.dumps({"error": type(error).__name__})
+                answer = {"statusCode": HTTPStatus.BAD_GATEWAY, "headers": {}, "body": body}
             send({"answer": answer, "began_at_epoch_s": began_at, "ended_at_epoch_s": time.time()})
 
 
@@ -111,8 +109,20 @@ def _call_once_at(step: str, action: Callable[[], None]) -> None:
     setattr(owner, method_name, stopping)
 
 
-def _read_sdk_data_once() -> None:
-    """Parse the SDK's service models here: that is most of a start's CPU time, and no part of any race."""
+_LOADED_BY_AN_EXCHANGE = (
+    "functions.broker.adapters.client_secret",
+    "functions.broker.adapters.mint_ledger",
+    "functions.broker.adapters.oauth_exchange",
+    "functions.broker.replace_token",
+    "lambda_support.upstream_http",
+    "requests",
+)
+
+
+def load_broker() -> None:
+    """Load here what an exchange needs, and the SDK's service models: most of a start's CPU time, and no part of any race."""
+    for module in _LOADED_BY_AN_EXCHANGE:
+        importlib.import_module(module)
     from botocore.loaders import JSONFileLoader  # noqa: PLC0415 - only the nursery loads the SDK
     from botocore.session import get_session  # noqa: PLC0415 - the same
 
@@ -131,4 +141,4 @@ def _read_sdk_data_once() -> None:
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as _control:
-        _run_nursery(_control, sys.argv[2])
+        _run_nursery(_control, sys.argv[2], sys.argv[3])
