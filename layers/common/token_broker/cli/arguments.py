@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -62,25 +62,19 @@ def _text(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= _LONGEST_MIN_TTL_S:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {_LONGEST_MIN_TTL_S:,}, such as 600")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= _LONGEST_MIN_TTL_S:
+            return seconds
+    raise argparse.ArgumentTypeError(f"must be seconds from 0 to {_LONGEST_MIN_TTL_S:,}, such as 600")
 
 
 def _moment(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(
-            "must be a time with its zone, such as 2026-11-27T14:30:00+01:00 or 2026-11-27T13:30:00Z"
-        )
-    return moment.timestamp()
+    with suppress(ValueError):
+        if (moment := datetime.fromisoformat(text)).tzinfo is not None:
+            return moment.timestamp()
+    raise argparse.ArgumentTypeError(
+        "must be a time with its zone, such as 2026-11-27T14:30:00+01:00 or 2026-11-27T13:30:00Z"
+    )
 
 
 _connection = _form(
@@ -192,13 +186,7 @@ def _add_caller_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
         ],
     )
     token.add_argument("--header", action="store_true", help="as a header line, for curl -H @-")
-    token.add_argument("--min-ttl", type=_seconds, metavar="SECONDS", help="validity that you need; capped")
-    token.add_argument(
-        "--rejected",
-        type=_token_id,
-        metavar="TOKEN_ID",
-        help="report that the API refused this token with 401",
-    )
+    token.add_argument("--rejected", type=_token_id, metavar="TOKEN_ID", help="the API refused it with 401")
     execute = _add(
         commands,
         "exec",
@@ -208,20 +196,12 @@ def _add_caller_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
             "token-broker exec --variable API_TOKEN -- sh -c 'use \"$API_TOKEN\"'",
         ],
     )
-    execute.add_argument(
-        "--variable",
-        type=_variable,
-        default="DIGISHARE_ACCESS_TOKEN",
-        metavar="NAME",
-        help="default: %(default)s",
-    )
-    execute.add_argument("--min-ttl", type=_seconds, metavar="SECONDS", help="validity that you need; capped")
-    execute.add_argument(
-        "command_line",
-        nargs=argparse.REMAINDER,
-        metavar="CMD",
-        help="with its arguments; best with -- before it",
-    )
+    name = "DIGISHARE_ACCESS_TOKEN"
+    execute.add_argument("--variable", type=_variable, default=name, metavar="NAME", help=f"default: {name}")
+    for parser in (token, execute):
+        parser.add_argument("--min-ttl", type=_seconds, metavar="SECONDS", help="validity that you need")
+    command_help = "with its arguments; best with -- before it"
+    execute.add_argument("command_line", nargs=argparse.REMAINDER, metavar="CMD", help=command_help)
     get = _add(
         commands,
         "get",
@@ -229,18 +209,10 @@ def _add_caller_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
         ["token-broker get /campaigns", "token-broker get '/campaigns?page=2&limit=100' | jq .data"],
     )
     get.add_argument("path", type=_text, metavar="PATH", help="below the base URL, query included")
-    get.add_argument(
-        "--base-url",
-        type=_text,
-        metavar="URL",
-        help="default: DIGISHARE_BASE_URL, else https://api.digishare.ma/v1",
-    )
-    get.add_argument(
-        "--ca-file",
-        type=_file,
-        metavar="FILE",
-        help="CA certificates of the API; default: DIGISHARE_CA_FILE",
-    )
+    base_url_help = "default: DIGISHARE_BASE_URL, else https://api.digishare.ma/v1"
+    get.add_argument("--base-url", type=_text, metavar="URL", help=base_url_help)
+    ca_help = "CA certificates of the API; default: DIGISHARE_CA_FILE"
+    get.add_argument("--ca-file", type=_file, metavar="FILE", help=ca_help)
     _add(
         commands,
         "status",
@@ -272,20 +244,11 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
         ],
     )
     record.add_argument("name", type=_connection, metavar="CONNECTION")
-    record.add_argument(
-        "--reason", type=_reason, required=True, metavar="TEXT", help="why it was got by hand"
-    )
-    record.add_argument(
-        "--issued-at", type=_moment, metavar="TIME", help="when it was asked for, with a zone; default: now"
-    )
+    record.add_argument("--reason", type=_reason, required=True, metavar="TEXT", help="why by hand")
+    record.add_argument("--issued-at", type=_moment, metavar="TIME", help="with a zone; default: now")
+    table_help = "default: TOKEN_BROKER_TABLE, else the stack's output"
     for parser, default in ((mints, None), (record, argparse.SUPPRESS)):
-        parser.add_argument(
-            "--table",
-            type=_text,
-            default=default,
-            metavar="NAME",
-            help="default: TOKEN_BROKER_TABLE, else the stack's output",
-        )
+        parser.add_argument("--table", type=_text, default=default, metavar="NAME", help=table_help)
         parser.add_argument("--stack", type=_text, default=default, metavar="NAME", help=_STACK_HELP)
     mints.add_argument("--all", action="store_true", help="also failed exchanges and expired tokens")
     connection = _add(
@@ -319,12 +282,11 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
     )
     check.add_argument("name", type=_connection, metavar="NAME")
     check.add_argument(
-        "--mint", action="store_true", help="ask for a token, which the broker mints if it holds none"
+        "--mint", action="store_true", help="ask for a token, which the broker mints if it has none"
     )
+    prefix_help = "of the secrets; default: the stack's output"
     for action in (put, listing, check):
-        action.add_argument(
-            "--prefix", type=_prefix, metavar="PREFIX", help="of the secrets; default: the stack's output"
-        )
+        action.add_argument("--prefix", type=_prefix, metavar="PREFIX", help=prefix_help)
         action.add_argument("--stack", type=_text, metavar="NAME", help=_STACK_HELP)
 
 
@@ -351,23 +313,15 @@ def _shared_options(*, is_outer: bool) -> argparse.ArgumentParser:
     default = None if is_outer else argparse.SUPPRESS
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("shared options")
+    helps: dict[str, tuple[Callable[[str], str], str]] = {
+        "--url": (_text, "the broker's Function URL; default: TOKEN_BROKER_URL"),
+        "--connection": (_connection, "whose token; default: TOKEN_BROKER_CONNECTION, else digishare"),
+        "--region": (_region, "of AWS; default: the URL's, else AWS_REGION"),
+    }
+    for name, (check, meaning) in helps.items():
+        group.add_argument(name, type=check, default=default, metavar=name[2:].upper(), help=meaning)
+    default_json = False if is_outer else argparse.SUPPRESS
     group.add_argument(
-        "--url", type=_text, default=default, help="the broker's Function URL; default: TOKEN_BROKER_URL"
-    )
-    group.add_argument(
-        "--connection",
-        type=_connection,
-        default=default,
-        metavar="NAME",
-        help="which upstream credential; default: TOKEN_BROKER_CONNECTION, else digishare",
-    )
-    group.add_argument(
-        "--region", type=_region, default=default, help="AWS region; default: the URL's, else AWS_REGION"
-    )
-    group.add_argument(
-        "--json",
-        action="store_true",
-        default=False if is_outer else argparse.SUPPRESS,
-        help="results as JSON on standard output",
+        "--json", action="store_true", default=default_json, help="one line of JSON on standard output"
     )
     return parser
