@@ -22,31 +22,24 @@ _LAMBDA_SCALES_AT_ONCE, _LAMBDA_SCALES_PER_S = 1_000, 100
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One moment in a fleet's life.
+    """One moment in a fleet's life; a `busiest second` is that of the reads or decrypts before it.
 
-    Attributes:
-        instances: how many.
-        mints: tokens issued.
-        lost_lock_races: conditional updates that came second.
-        reads, decrypts: of the token item and its token, in all; their peaks are the busiest second's.
-        secret_reads: two by each instance that goes for the lock, whether it gets it or not.
-        throttled: calls that a quota refused.
-        refused: answers that were errors.
-        wait_median_s, wait_last_s: of the answers that did not come from memory.
+    `reads` and `decrypts` are of the token item and its token; `secret_reads` are two by each instance that goes for
+    the lock, whether it gets it or not; `throttled_calls` met a quota; a wait is that of an answer not from memory.
     """
 
     instances: int
     mints: int
     lost_lock_races: int
     reads: int
-    peak_reads: int
+    busiest_second_of_reads: int
     decrypts: int
-    peak_decrypts: int
+    busiest_second_of_decrypts: int
     secret_reads: int
-    throttled: int
-    refused: int
-    wait_median_s: float
-    wait_last_s: float
+    throttled_calls: int
+    refused_answers: int
+    median_wait_s: float
+    longest_wait_s: float
 
 
 def cold_fleet(instances: int) -> Event:
@@ -114,12 +107,12 @@ def _event(instances: int, tally: Tally, mints: int) -> Event:
         # An exchange takes the lock once and publishes once; what is more came second.
         lost_lock_races=tally.calls["dynamodb.update_item"] - 2 * mints,
         reads=tally.calls["dynamodb.get_item"],
-        peak_reads=tally.busiest_second("dynamodb.get_item"),
+        busiest_second_of_reads=tally.busiest_second("dynamodb.get_item"),
         decrypts=tally.calls["kms.decrypt"],
-        peak_decrypts=tally.busiest_second("kms.decrypt"),
+        busiest_second_of_decrypts=tally.busiest_second("kms.decrypt"),
         secret_reads=tally.calls["secretsmanager.get_secret_value"],
-        throttled=tally.throttled.total(),
-        refused=_refused(tally),
-        wait_median_s=statistics.median(waits),
-        wait_last_s=max(waits),
+        throttled_calls=tally.throttled.total(),
+        refused_answers=_refused(tally),
+        median_wait_s=statistics.median(waits),
+        longest_wait_s=max(waits),
     )

@@ -52,25 +52,12 @@ def _load(part: dict[str, Any], instances: int, calls_per_s: float) -> Load:
     )
 
 
-_EVENT_COLUMNS: Final = {
-    "instances": ("instances", ","),
-    "mints": ("mints", ""),
-    "lost lock races": ("lost_lock_races", ","),
-    "reads": ("reads", ","),
-    "busiest second of reads": ("peak_reads", ","),
-    "decrypts": ("decrypts", ","),
-    "busiest second of decrypts": ("peak_decrypts", ","),
-    "secret reads": ("secret_reads", ","),
-    "throttled calls": ("throttled", ","),
-    "refused answers": ("refused", ","),
-    "median wait s": ("wait_median_s", ".3f"),
-    "longest wait s": ("wait_last_s", ".2f"),
-}
-
-
 def _events(events: list[dict[str, Any]]) -> str:
-    columns = _EVENT_COLUMNS.values()
-    return table(_EVENT_COLUMNS, [[format(event[name], form) for name, form in columns] for event in events])
+    rows = [
+        [f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" for value in event.values()]
+        for event in events
+    ]
+    return table((name.replace("_", " ") for name in events[0]), rows)
 
 
 def _costs(part: dict[str, Any]) -> str:

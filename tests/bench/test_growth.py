@@ -11,24 +11,24 @@ from bench.prices import LAMBDA_REQUEST, Load, cost_per_million, monthly_cost
 def test_a_small_cold_fleet_mints_once() -> None:
     event = cold_fleet(20)
 
-    assert (event.mints, event.refused, event.throttled) == (1, 0, 0)
+    assert (event.mints, event.refused_answers, event.throttled_calls) == (1, 0, 0)
     assert event.decrypts == 19
     # Secret and key are tried before the lock, by all that find no token and no lock yet: never more than that.
     assert 2 <= event.secret_reads <= 2 * 20
-    assert 0.4 < event.wait_last_s < 2
+    assert 0.4 < event.longest_wait_s < 2
 
 
 def test_a_large_cold_fleet_that_overruns_its_item_does_not_mint_past_the_lock() -> None:
     event = cold_fleet(1_100)
 
-    assert event.throttled > 0
+    assert event.throttled_calls > 0
     assert event.mints <= 3
 
 
 def test_a_fleet_refreshes_its_token_once_and_refuses_nobody() -> None:
     event = refresh(30)
 
-    assert (event.mints, event.refused) == (1, 0)
+    assert (event.mints, event.refused_answers) == (1, 0)
 
 
 def test_a_busy_instance_reads_once_a_minute() -> None:
