@@ -7,8 +7,7 @@ What they do not know they refuse. The upstream's stand-in is in `upstream.py`, 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import contextlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -17,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 from local.fakes.wire import Wire, aws_error, refuse_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 _LONGEST_PLAINTEXT_BYTES = 4_096
 _LARGEST_EVENT_BYTES = 256 * 1_024
 
 
 class FakeKMS:
-    """Symmetric keys; a ciphertext opens only with its key and its encryption context, and shows nothing inside."""
+    """One symmetric key; a ciphertext opens only with its encryption context, and its plaintext does not stand in it."""
 
     def __init__(
         self, wire: Wire | None = None, *, key_arn: str = "arn:aws:kms:x:000000000000:key/a"
     ) -> None:
         self._wire = wire or Wire()
         self._key_arn = key_arn
-        self._nonces = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     def encrypt(self, **request: Any) -> dict[str, Any]:
         refuse_unknown(request, "KeyId Plaintext EncryptionContext")
@@ -42,9 +41,8 @@ class FakeKMS:
                 raise aws_error("NotFoundException", "Encrypt")
             if not 1 <= len(plaintext) <= _LONGEST_PLAINTEXT_BYTES:
                 raise aws_error("ValidationException", "Encrypt")
-            nonce = next(self._nonces).to_bytes(8, "big")
-            tag = self._tag(nonce, request, plaintext)
-            return {"CiphertextBlob": nonce + tag + self._mask(nonce, plaintext), "KeyId": self._key_arn}
+            content = [next(self._numbers), plaintext.hex(), request.get("EncryptionContext", {})]
+            return {"CiphertextBlob": json.dumps(content).encode().hex().encode(), "KeyId": self._key_arn}
 
         return self._wire.run("kms.encrypt", request, take_effect)
 
@@ -52,26 +50,15 @@ class FakeKMS:
         refuse_unknown(request, "KeyId CiphertextBlob EncryptionContext")
 
         def take_effect() -> dict[str, Any]:
-            sealed: bytes = request["CiphertextBlob"]
-            nonce, tag = sealed[:8], sealed[8:24]
-            plaintext = self._mask(nonce, sealed[24:])
             if request.get("KeyId", self._key_arn) != self._key_arn:
                 raise aws_error("IncorrectKeyException", "Decrypt")
-            if not hmac.compare_digest(tag, self._tag(nonce, request, plaintext)):
-                raise aws_error("InvalidCiphertextException", "Decrypt")
-            return {"Plaintext": plaintext, "KeyId": self._key_arn}
+            with contextlib.suppress(ValueError):
+                _, plaintext, context = json.loads(bytes.fromhex(request["CiphertextBlob"].decode()))
+                if context == request.get("EncryptionContext", {}):
+                    return {"Plaintext": bytes.fromhex(plaintext), "KeyId": self._key_arn}
+            raise aws_error("InvalidCiphertextException", "Decrypt")
 
         return self._wire.run("kms.decrypt", request, take_effect)
-
-    def _tag(self, nonce: bytes, request: Mapping[str, Any], plaintext: bytes) -> bytes:
-        context = json.dumps(request.get("EncryptionContext", {}), sort_keys=True)
-        return hmac.digest(self._key_arn.encode(), nonce + context.encode() + b"\0" + plaintext, "sha256")[
-            :16
-        ]
-
-    def _mask(self, nonce: bytes, text: bytes) -> bytes:
-        stream = hashlib.shake_128(self._key_arn.encode() + nonce).digest(len(text))
-        return bytes(a ^ b for a, b in zip(text, stream, strict=True))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,9 @@ a value, REMOVE. Names only as `#placeholders`, values only as `:placeholders`, 
 
 from __future__ import annotations
 
+import ast
 import functools
+import operator
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,12 +18,10 @@ from local.fakes.wire import aws_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import CodeType
 
     Attribute = Mapping[str, Any]
     Item = Mapping[str, Attribute]
-    Test = Callable[[Item, "Placeholders"], bool]
-
-_TOKEN = re.compile(r"\s*([#:]\w+|\w+|[=<(),])")
 
 
 class UnknownExpressionError(NotImplementedError):
@@ -44,7 +44,9 @@ class Placeholders:
 
 def holds(condition: str, item: Item, placeholders: Placeholders) -> bool:
     """Return whether a condition holds for an item; `{}` stands for no item."""
-    return _compile_condition(condition)(item, placeholders)
+    operands = {_variable(name): _Operand(item.get(real)) for name, real in placeholders.names.items()}
+    operands |= {_variable(name): _Operand(value) for name, value in placeholders.values.items()}
+    return bool(eval(_compile_condition(condition), {**_FUNCTIONS, **operands}))  # noqa: S307 - of nodes that are known
 
 
 def updated(expression: str, item: Item, placeholders: Placeholders) -> dict[str, Attribute]:
@@ -83,129 +85,63 @@ def _compile_update(expression: str) -> tuple[dict[str, str], tuple[str, ...]]:
     return assigned, removed
 
 
-@functools.cache
-def _compile_condition(condition: str) -> Test:
-    tokens: list[str] = []
-    at = 0
-    while at < len(condition.rstrip()):
-        match = _TOKEN.match(condition, at)
-        if match is None:
-            raise UnknownExpressionError(condition)
-        tokens.append(match[1])
-        at = match.end()
-    reader = _ConditionReader(tokens)
-    test = reader.read_or()
-    if reader.tokens:
-        raise UnknownExpressionError(condition)
-    return test
+# DynamoDB's conditions have Python's grammar and precedence, with other words.
+_WORDS = {"AND": "and", "OR": "or", "NOT": "not", "=": "=="}
+_KNOWN = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Compare, ast.Eq, ast.Lt, ast.Call, ast.Name, ast.Load,
+)  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., bool]] = {
+    "attribute_exists": lambda operand: operand.value is not None,
+    "attribute_not_exists": lambda operand: operand.value is None,
+    "begins_with": lambda operand, start: operand.compare(start, bytes.startswith),
+}
 
 
-class _ConditionReader:
-    """Recursive descent: OR binds weaker than AND, AND weaker than NOT."""
+@dataclass(slots=True, eq=False)
+class _Operand:
+    """An attribute or a value, None where the item has none; no comparison of different types is true."""
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
+    value: Attribute | None
+    __hash__ = None  # type: ignore[assignment] # compared only
 
-    def read_or(self) -> Test:
-        left = self.read_and()
-        while self._take("OR"):
-            left = _either(left, self.read_and())
-        return left
-
-    def read_and(self) -> Test:
-        left = self.read_not()
-        while self._take("AND"):
-            left = _both(left, self.read_not())
-        return left
-
-    def read_not(self) -> Test:
-        if self._take("NOT"):
-            inner = self.read_not()
-            return lambda item, placeholders: not inner(item, placeholders)
-        if self._take("("):
-            inner = self.read_or()
-            self._expect(")")
-            return inner
-        return self._read_comparison()
-
-    def _read_comparison(self) -> Test:
-        first = self._next()
-        if first in {"attribute_exists", "attribute_not_exists"}:
-            self._expect("(")
-            name = self._next()
-            self._expect(")")
-            wanted = first == "attribute_exists"
-            return lambda item, placeholders: (placeholders.names[name] in item) is wanted
-        if first == "begins_with":
-            self._expect("(")
-            left = self._next()
-            self._expect(",")
-            right = self._next()
-            self._expect(")")
-            return _comparing(left, right, _begins_with)
-        operator = self._next()
-        if operator not in {"=", "<"}:
-            raise UnknownExpressionError(operator)
-        return _comparing(first, self._next(), _equal if operator == "=" else _less)
-
-    def _next(self) -> str:
-        if not self.tokens:
-            raise aws_error("ValidationException")
-        return self.tokens.pop(0)
-
-    def _take(self, token: str) -> bool:
-        if self.tokens[:1] != [token]:
+    def compare(self, other: _Operand, compare: Callable[[Any, Any], bool]) -> bool:
+        if self.value is None or other.value is None or set(self.value) != set(other.value):
             return False
-        self.tokens.pop(0)
-        return True
+        return compare(_comparable(self.value), _comparable(other.value))
 
-    def _expect(self, token: str) -> None:
-        if not self._take(token):
-            raise aws_error("ValidationException")
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Operand) and self.compare(other, operator.eq)
 
-
-def _either(left: Test, right: Test) -> Test:
-    return lambda item, placeholders: left(item, placeholders) or right(item, placeholders)
+    def __lt__(self, other: _Operand) -> bool:
+        return self.compare(other, operator.lt)
 
 
-def _both(left: Test, right: Test) -> Test:
-    return lambda item, placeholders: left(item, placeholders) and right(item, placeholders)
+def _comparable(value: Attribute) -> Any:
+    ((kind, content),) = value.items()
+    match kind:
+        case "N":
+            return Decimal(content)
+        case "S":
+            return content.encode()
+    return content
 
 
-def _comparing(left: str, right: str, compare: Callable[[Attribute, Attribute], bool]) -> Test:
-    def operand(token: str, item: Item, placeholders: Placeholders) -> Attribute | None:
-        if token[0] == "#":
-            return item.get(placeholders.names[token])
-        if token[0] == ":":
-            return placeholders.values[token]
-        raise UnknownExpressionError(token)
-
-    def test(item: Item, placeholders: Placeholders) -> bool:
-        a, b = operand(left, item, placeholders), operand(right, item, placeholders)
-        # A missing attribute and another type make every comparison false, never an error.
-        return a is not None and b is not None and set(a) == set(b) and compare(a, b)
-
-    return test
-
-
-def _equal(left: Attribute, right: Attribute) -> bool:
-    return Decimal(left["N"]) == Decimal(right["N"]) if "N" in left else left == right
+@functools.cache
+def _compile_condition(condition: str) -> CodeType:
+    text = re.sub(r"[#:]?\w+|=", lambda word: _WORDS.get(word[0], _variable(word[0])), condition)
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError:
+        raise UnknownExpressionError(condition) from None
+    for node in ast.walk(tree):
+        is_chain = isinstance(node, ast.Compare) and len(node.ops) > 1
+        is_unknown_name = (
+            isinstance(node, ast.Name) and node.id[:2] not in {"n_", "v_"} and node.id not in _FUNCTIONS
+        )
+        if not isinstance(node, _KNOWN) or is_chain or is_unknown_name:
+            raise UnknownExpressionError(condition)
+    return compile(tree, condition, "eval")
 
 
-def _less(left: Attribute, right: Attribute) -> bool:
-    ((kind, a),) = left.items()
-    b = right[kind]
-    if kind == "N":
-        return Decimal(a) < Decimal(b)
-    if kind in {"S", "B"}:
-        return bool(_bytes(a) < _bytes(b))
-    raise aws_error("ValidationException")
-
-
-def _begins_with(left: Attribute, right: Attribute) -> bool:
-    ((kind, text),) = left.items()
-    return _bytes(text).startswith(_bytes(right[kind]))
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+def _variable(placeholder: str) -> str:
+    return placeholder.replace("#", "n_").replace(":", "v_")
