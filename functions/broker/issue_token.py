@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from functions.broker import lifetime
 from functions.broker.adapters.token_store import SealBrokenError
-from functions.broker.decide import Need, Refuse, Replace, Serve, Wait, decide, is_usable
+from functions.broker.decide import Need, Refuse, Serve, Wait, decide, is_usable
 from functions.broker.ports import (
     AwsError,
     AwsRefusedError,
@@ -167,7 +167,8 @@ class _Request:
         """Read the item and carry out what it calls for; None if it has to be read again."""
         self.looked_at_epoch_s = self.issuer.ports.clock()
         record = self._read()
-        match self._decide(record):
+        decision = self._decide(record)
+        match decision:
             case Serve():
                 return self._serve(record)
             case Wait(until_epoch_s):
@@ -175,8 +176,7 @@ class _Request:
                 return None
             case Refuse(error):
                 raise error
-            case Replace(need):
-                return self._replace(record, need)
+        return self._replace(record, decision.need)
 
     def _read(self) -> TokenRecord:
         known, record = self.known, self.issuer.store.read(self.wanted.connection)

@@ -88,8 +88,7 @@ def backoff_s(kind: FailureKind, count: int, randomness: float) -> float:
             return min(REFUSED_LIMIT_S, REFUSED_FIRST_S * doubled)
         case FailureKind.NOTHING_ISSUED:
             return min(NOTHING_ISSUED_LIMIT_S, doubled) * (0.5 + 0.5 * randomness)
-        case FailureKind.MAY_HAVE_ISSUED:
-            return min(MAY_HAVE_ISSUED_LIMIT_S, doubled)
+    return min(MAY_HAVE_ISSUED_LIMIT_S, doubled)
 
 
 def refresh_retry_s(left_s: float) -> float:

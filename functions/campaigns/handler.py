@@ -176,9 +176,7 @@ def _follow(event: object, context: LambdaContext, facts: dict[str, object]) -> 
         )
     except OutOfTimeError as error:
         return RunFailed(f"nothing could be read: {error}")
-    except PageTooLargeError:
-        return RunFailed("unexpected_answer: a single campaign is larger than the job reads")
-    except (TokenBrokerError, CampaignsUnreadable, SnapshotError, RunFailed) as error:
+    except (TokenBrokerError, CampaignsUnreadable, PageTooLargeError, SnapshotError, RunFailed) as error:
         return RunFailed(str(error))
     except Exception as error:  # noqa: BLE001 - a bug: its own text may hold anything, so only its place is told
         place = traceback.extract_tb(error.__traceback__)[-1]

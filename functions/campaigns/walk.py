@@ -172,9 +172,10 @@ class Walk:
 
     def _read_pass(self, this: _Pass) -> None:
         without_news = 0
-        for tenths in cycle(_TENTHS_OF_LIMIT):
+        sweeps = cycle(_TENTHS_OF_LIMIT)
+        while True:
             known = len(this.statuses)
-            number, limit = self._read_to_the_end(this, tenths)
+            number, limit = self._read_to_the_end(this, next(sweeps))
             if this.is_one_answer or this.total is None or this.rows_without_id:
                 return
             without_news = without_news + 1 if len(this.statuses) == known else 0
@@ -212,7 +213,7 @@ class Walk:
     def _halve_limit(self, limit: int, tenths: int) -> None:
         """Ask for half as many rows from here on. Rows that are then read twice do no harm."""
         if limit == 1:
-            raise PageTooLargeError
+            raise PageTooLargeError("unexpected_answer: a single campaign is larger than the job reads")
         rows_before = (self._page - 1) * limit
         self._limit = max(1, self._limit // 2)
         self._page = rows_before // max(1, self._limit * tenths // 10) + 1

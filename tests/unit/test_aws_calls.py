@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 from botocore import exceptions as sdk
@@ -10,6 +12,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from functions.broker.adapters.aws_calls import ConditionFailedError, call_aws
+from functions.broker.adapters.token_store import TokenStore
 from functions.broker.ports import AwsBusyError, AwsError, AwsRefusedError, AwsUnavailableError
 
 CANARY = "canary-in-a-message"
@@ -100,3 +103,14 @@ def test_what_is_no_failure_of_aws_passes() -> None:
     with pytest.raises(ZeroDivisionError):
         call_aws(fail)
     assert call_aws(lambda: 5) == 5
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_an_item_that_was_cut_off_on_its_way_is_not_taken_for_none(length: int) -> None:
+    dynamodb: Any = mock.Mock()
+    headers = {"content-length": str(length)}
+    dynamodb.get_item.return_value = {"ResponseMetadata": {"HTTPHeaders": headers}}
+    store = TokenStore(dynamodb, dynamodb, table="tokens", key_arn="arn")
+
+    with pytest.raises(AwsUnavailableError, match="MalformedAnswer") if length > len("{}") else nullcontext():
+        assert store.read("digishare").token is None

@@ -1,0 +1,21 @@
+"""When an instance is put together."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_support.initialization import build_early
+
+
+@pytest.mark.parametrize(
+    ("kind", "built"), [("on-demand", 1), ("provisioned-concurrency", 1), ("snap-start", 0)]
+)
+def test_an_instance_is_put_together_early_unless_a_snapshot_is_made(
+    monkeypatch: pytest.MonkeyPatch, kind: str, built: int
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", kind)
+    calls: list[str] = []
+
+    build_early(lambda: calls.append(kind))
+
+    assert len(calls) == built
