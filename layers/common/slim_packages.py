@@ -29,13 +29,21 @@ AMAZON_ROOTS = {
     "Amazon Root CA 4",
     "Starfield Services Root Certificate Authority - G2",
 }
-# In the place of modules that every start loads and no function calls.
+# In the place of modules that every start loads, and no function calls, or not every one.
 STAND_INS = {
     "botocore/docs/__init__.py": "",
     # Methods of clients get one of these for a docstring.
     "botocore/docs/docstring.py": (
         "class ClientMethodDocstring(str):\n    def __new__(cls, *_, **__):\n        return str.__new__(cls)\n\n\n"
         "PaginatorDocstring = WaiterDocstring = ClientMethodDocstring\n"
+    ),
+    # Paginators and waiters parse expressions, and credentials that come with an expiry a date.
+    "jmespath/__init__.py": (
+        "def compile(expression):\n    from jmespath.parser import Parser\n\n    return Parser().parse(expression)\n\n\n"
+        "def search(expression, data, options=None):\n    return compile(expression).search(data, options=options)\n"
+    ),
+    "dateutil/parser/__init__.py": (
+        "def parse(*arguments, **named):\n    from dateutil.parser._parser import parse\n\n    return parse(*arguments, **named)\n"
     ),
     # HTTP/2 needs a package that the layer does not have.
     "urllib3/http2/__init__.py": "",

@@ -32,8 +32,10 @@ NOT_AT_START = {
     "aws_xray_sdk",
     "boto3",
     "botocore.docs.service",
+    "dateutil.parser._parser",
     "html.parser",
     "importlib.metadata",
+    "jmespath.parser",
     "multiprocessing",
     "pydantic",
     "requests",
@@ -218,3 +220,12 @@ def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
     for folder in (BUILD / "BrokerFunction", BUILD / "CampaignsFunction", *map(LAYER.joinpath, OURS)):
         for file in folder.rglob("*"):
             assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()
+
+
+def test_what_stands_in_for_a_module_loads_it_when_it_is_needed() -> None:
+    code = """
+import jmespath, dateutil.parser
+print(jmespath.search("a[0].b", {"a": [{"b": 7}]}), jmespath.compile("a").search({"a": 1}))
+print(dateutil.parser.parse("2026-11-30T12:00:00Z").isoformat())
+"""
+    assert run("BrokerFunction", code).splitlines() == ["7 1", "2026-11-30T12:00:00+00:00"]
