@@ -165,12 +165,6 @@ class Rotate(NamedTuple):
     old_stays: bool = True
 
 
-class Revoke(NamedTuple):
-    """A person revokes the published token in the dashboard."""
-
-    connection: int = 0
-
-
 class Tamper(NamedTuple):
     """Somebody writes into the item."""
 
@@ -214,6 +208,6 @@ class Turn(NamedTuple):
     seconds: float = 30.0
 
 
-Outside = Outage | Rotate | Revoke | Tamper | Delete | Snapshot | Restore | Say | Slow | Turn
+Outside = Outage | Rotate | Tamper | Delete | Snapshot | Restore | Say | Slow | Turn
 Decision = Ask | Run | Wait | Freeze | SetClock | Crash | Deploy | Outside
 Trace = tuple[Setup, list[Decision]]

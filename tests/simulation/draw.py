@@ -87,7 +87,6 @@ def _draw_outside(random: Random, instance: int) -> d.Decision:
             random.choice([d.Fault.UNREACHABLE, d.Fault.BUSY, d.Fault.DENIED]),
         ),
         d.Rotate(connection, accepted=random.random() < 0.7, old_stays=random.random() < 0.7),
-        d.Revoke(connection),
         d.Tamper(random.choice(list(d.Damage)), connection),
         d.Delete(connection, rows=random.random() < 0.3),
         d.Snapshot(),

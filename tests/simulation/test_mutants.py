@@ -105,6 +105,7 @@ MUTANTS = {
         m.condition(
             "#fence = :seen_fence AND #lock_owner = :seen_owner", "attribute_exists(#fence)", of="token"
         ),
+        ITEM_IS_MADE_TWICE,
     ),
     "a lock longer than the sum": Mutant("a lock of", m.figures(LOCK_S=20.0)),
     "a lock shorter than the sum": Mutant("a lock of", m.figures(LOCK_S=13.6)),

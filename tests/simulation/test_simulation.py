@@ -39,7 +39,6 @@ def test_every_promise_holds(*, adrift: bool) -> None:
         "frozen process",
         "frozen at a look at the clock",
         "clock set",
-        "revocation",
         "rotation to a refused secret",
         "deleted item",
         "restored items",
