@@ -23,6 +23,7 @@ from local.digishare.faults import FAULTS
 from local.digishare.model import Client, PersonalAccessToken
 from local.digishare.server import FakeDigishare
 from local.digishare.tokens import token_id
+from local.waiting import wait_until
 from tests.contract.conftest import (
     CLIENTS,
     CREDENTIALS,
@@ -353,10 +354,8 @@ def test_leaving_the_block_ends_hanging_requests_idle_connections_and_threads(tm
     assert time.monotonic() - start < 2
     http.close()
     idle.close()
-    deadline = time.monotonic() + 2
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # a thread that has closed its socket still needs a moment to end
+    # A thread that has closed its socket still needs a moment to end.
+    assert wait_until(lambda: threading.active_count() <= before, 2)
     assert [each.name for each in (tmp_path / "tls").iterdir()] == ["ca.pem"]
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -20,6 +19,7 @@ import pytest
 from lambda_support.upstream_http import exchange_json, new_session
 from local.digishare import faults
 from local.digishare.server import FakeDigishare
+from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID
 from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import RawTlsServer, sends
@@ -189,10 +189,8 @@ def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
                 post(session, digishare.url, total_timeout_s=0.4)
         post(session, digishare.url, total_timeout_s=5)
         assert descriptors() == 0
-    deadline = time.monotonic() + 2
-    while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # a cancelled timer's thread needs a moment to notice
+    # A cancelled timer's thread needs a moment to notice.
+    assert wait_until(lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate()), 2)
 
 
 def peer_port_of(descriptor: int) -> int:
