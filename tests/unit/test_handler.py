@@ -325,7 +325,7 @@ def test_the_policys_errors_are_told_as_they_are(
 
 
 @pytest.mark.parametrize(
-    "error", [AwsUnavailableError("a bug: the policy bears these"), KeyError("canary"), RecursionError()]
+    "error", [AwsUnavailableError("a bug: the policy handles these"), KeyError("canary"), RecursionError()]
 )
 def test_any_other_error_is_a_bug_with_an_event_and_a_time_to_come_again(
     world: World, error: Exception, capsys: pytest.CaptureFixture[str]
