@@ -4,8 +4,8 @@
 | --- | --- |
 | `GET /state` | mints, calls, requests by path, waiting faults, settings |
 | `POST /reset` | as `DigishareApi.reset` |
-| `PUT /clients` | `[{"client_id", "secrets": [...], "scopes"?, "may_use_client_credentials"?}]` |
-| `PUT /personal-access-tokens` | `[{"token", "scopes"?}]` |
+| `PUT /clients` | `[{"client_id", "secrets": [...]}]` |
+| `PUT /personal-access-tokens` | `[{"token"}]` |
 | `PUT /settings` | any of `Settings` |
 | `POST /revoke` | `{"token_id": "..."}` or `{"all": true}` |
 | `POST /faults` | `{"target": "token" or "campaigns", "kind": one of FAULTS, "times"?: N or null, ...its arguments}` |
@@ -76,15 +76,11 @@ _Json = Any
 
 
 def _set_clients(digishare: DigishareApi, value: _Json) -> None:
-    digishare.set_clients(Client(**_with_tuples(each)) for each in value)
+    digishare.set_clients(Client(each["client_id"], tuple(each["secrets"])) for each in value)
 
 
 def _set_personal_access_tokens(digishare: DigishareApi, value: _Json) -> None:
-    digishare.set_personal_access_tokens(PersonalAccessToken(**_with_tuples(each)) for each in value)
-
-
-def _with_tuples(fields: dict[str, _Json]) -> dict[str, _Json]:
-    return {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
+    digishare.set_personal_access_tokens(PersonalAccessToken(**each) for each in value)
 
 
 def _revoke(digishare: DigishareApi, value: _Json) -> None:

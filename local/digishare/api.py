@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from local.digishare.campaigns import CampaignList
 from local.digishare.faults import Fault, FaultQueue, Target
 from local.digishare.model import (
+    ALL_SCOPES,
     READ_SCOPE,
     YEAR_S,
     Answer,
@@ -220,10 +221,8 @@ class DigishareApi:
             client = self._clients.get(str(fields["client_id"]))
             if client is None or fields["client_secret"] not in client.secrets:
                 return _oauth_error("invalid_client", status=401)
-            if not client.may_use_client_credentials:
-                return _oauth_error("unauthorized_client")
-            scopes = tuple(str(fields.get("scope") or "").split()) or client.scopes
-            if not set(scopes) <= set(client.scopes):
+            scopes = tuple(str(fields.get("scope") or "").split()) or ALL_SCOPES
+            if not set(scopes) <= set(ALL_SCOPES):
                 return _oauth_error("invalid_scope", hint="Check the `scope` parameter")
             return self._mint(client, scopes)
 
@@ -244,8 +243,8 @@ class DigishareApi:
             return None
         identifier, now = token_id(token), self._clock()
         with self._lock:
-            if personal := self._personal.get(identifier):
-                return personal.scopes
+            if identifier in self._personal:
+                return ALL_SCOPES
             grant = self._grants.get(identifier)
             young_s = self._settings.refuse_younger_than_s
         if grant is None or now >= grant.expires_at_epoch_s or now < grant.issued_at_epoch_s + young_s:
@@ -272,7 +271,6 @@ _OAUTH_DESCRIPTIONS = {
     "unsupported_grant_type": "The authorization grant type is not supported by the authorization server.",
     "invalid_request": "The request lacks a parameter, or one of them is malformed.",
     "invalid_scope": "The requested scope is invalid, unknown, or malformed",
-    "unauthorized_client": "The client may not use this grant type.",
     "invalid_client": "Client authentication failed",
 }
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from local.digishare.contacts import contacts_of
 from local.digishare.pages import Page, render
 from local.digishare.queries import (
-    FILTERS,
     Campaign,
     Invalid,
     Order,
@@ -138,7 +137,7 @@ class CampaignList:
         if shape in ("cursor", "cursor_resource"):
             page = self._page_behind_cursor(query, order, limit)
         elif shape == "bare_array_unpaged":
-            rows = self._select(self._matching(query, order), 0, len(self._campaigns), order)
+            rows = self._select(self._ordered(order), 0, len(self._campaigns), order)
             page = Page(rows, 1, limit, len(rows), 1)
         else:
             page = self._numbered_page(query, order, limit)
@@ -146,13 +145,13 @@ class CampaignList:
 
     def _numbered_page(self, query: Mapping[str, str], order: Order, limit: int) -> Page:
         number = whole_number(query, "page", default=1, highest=None)
-        counted = len(self._matching(query, order))
+        counted = len(self._ordered(order))
         self.between_count_and_select()
         total, last_number = self._claims(number, counted, limit)
         if number > last_number:
             self._refuse_behind_last_page()
         start, stop = self._bounds(number, limit)
-        rows = self._select(self._matching(query, order), start, stop, order)
+        rows = self._select(self._ordered(order), start, stop, order)
         return Page(rows, number, limit, total, last_number)
 
     def _claims(self, number: int, total: int, limit: int) -> tuple[int, int]:
@@ -187,27 +186,21 @@ class CampaignList:
 
     def _page_behind_cursor(self, query: Mapping[str, str], order: Order, limit: int) -> Page:
         """Return the rows behind the last one's sort values: rows that tie with it are lost, as in the framework."""
-        matching = self._matching(query, order)
+        ordered = self._ordered(order)
         number, start = 1, 0
         if cursor := decode_cursor(query.get("cursor", "")):
             number, behind = cursor
-            start = next(
-                (at for at, row in enumerate(matching) if order.is_behind(row, behind)), len(matching)
-            )
-        rows = self._select(matching, start, start + limit, order)
-        is_last = start + limit >= len(matching) or number == self._pages_served
+            start = next((at for at, row in enumerate(ordered) if order.is_behind(row, behind)), len(ordered))
+        rows = self._select(ordered, start, start + limit, order)
+        is_last = start + limit >= len(ordered) or number == self._pages_served
         next_cursor = None if is_last else encode_cursor(number + 1, order.key(rows[-1]))
-        return Page(rows, number, limit, len(matching), number, next_cursor)
+        return Page(rows, number, limit, len(ordered), number, next_cursor)
 
-    def _matching(self, query: Mapping[str, str], order: Order) -> list[Campaign]:
-        """Return the campaigns that pass the query's filters, in their order; not to be changed."""
+    def _ordered(self, order: Order) -> list[Campaign]:
+        """Return all campaigns in their order; not to be changed."""
         if order not in self._sorted:
             self._sorted[order] = sorted(self._campaigns.values(), key=order.key, reverse=order.is_descending)
-        rows = self._sorted[order]
-        for name, is_match in FILTERS.items():
-            if wanted := query.get(name):
-                rows = [row for row in rows if is_match(row, wanted)]
-        return rows
+        return self._sorted[order]
 
     def _select(self, rows: list[Campaign], start: int, stop: int, order: Order) -> list[Campaign]:
         """Return rows `start` to `stop` as they are listed."""

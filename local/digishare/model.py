@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READ_SCOPE = "campaigns.read"  # the real names of scopes are not documented
-WRITE_SCOPE = "campaigns.write"
-ALL_SCOPES = (READ_SCOPE, WRITE_SCOPE)
+ALL_SCOPES = (READ_SCOPE, "campaigns.write")
 YEAR_S = 31_536_000
 
 PageShape = Literal[
@@ -49,14 +48,11 @@ class Client:
 
     client_id: str
     secrets: tuple[str, ...] = field(repr=False)
-    scopes: tuple[str, ...] = ALL_SCOPES
-    may_use_client_credentials: bool = True
 
 
 @dataclass(frozen=True)
 class PersonalAccessToken:
     token: str = field(repr=False)
-    scopes: tuple[str, ...] = ALL_SCOPES
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The query of `GET /campaigns`: sorting, filters, cursors and numbers, and what is refused."""
+"""The query of `GET /campaigns`: sorting, cursors and numbers, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from local.digishare.model import TieOrder
 
@@ -55,15 +55,6 @@ class Order:
 
     def is_behind(self, campaign: Campaign, values: tuple[str, ...]) -> bool:
         return self.key(campaign) < values if self.is_descending else self.key(campaign) > values
-
-
-FILTERS: dict[str, Callable[[Campaign, str], bool]] = {
-    "status": lambda campaign, wanted: campaign["status"] == wanted,
-    "search": lambda campaign, wanted: wanted.lower() in str(campaign["title"]).lower(),
-    "tags": lambda campaign, wanted: wanted in str(campaign["tags"]),
-    "start_date_from": lambda campaign, wanted: str(campaign["start_datetime"]) >= wanted,
-    "start_date_to": lambda campaign, wanted: str(campaign["start_datetime"])[: len(wanted)] <= wanted,
-}
 
 
 def encode_cursor(number: int, behind: tuple[str, ...]) -> str:

@@ -23,8 +23,6 @@ class IssuedUpstream:
 
     access_token: str = field(repr=False)
     token_id: str
-    client_secret: str = field(repr=False)
-    revoked: bool = False
 
 
 class FakeUpstream:
@@ -36,17 +34,15 @@ class FakeUpstream:
     Attributes:
         secrets: client_id to the client secrets that are valid now.
         expires_in: what the next answers say, whatever it is.
-        scope: what the next answers say.
         new_token: returns the n-th token's text; a constant makes an upstream that never makes progress.
         issued: every token, in the order of issue.
     """
 
-    def __init__(self, wire: Wire | None = None, *, new_token: Callable[[int], str] | None = None) -> None:
+    def __init__(self, wire: Wire | None = None) -> None:
         self._wire = wire or Wire()
         self.secrets: dict[str, set[str]] = {}
         self.expires_in: object = 31_536_000
-        self.scope: str | None = None
-        self.new_token = new_token or _opaque_token
+        self.new_token: Callable[[int], str] = _opaque_token
         self.issued: list[IssuedUpstream] = []
 
     @property
@@ -64,22 +60,11 @@ class FakeUpstream:
             if credential.client_secret not in self.secrets.get(credential.client_id, set()):
                 raise MintFailedError("invalid_client", FailureKind.REFUSED)
             access_token = self.new_token(len(self.issued) + 1)
-            self.issued.append(
-                IssuedUpstream(access_token, token_id_of(access_token), credential.client_secret)
-            )
-            return TokenAnswer(access_token, self.expires_in, self.scope)
+            self.issued.append(IssuedUpstream(access_token, token_id_of(access_token)))
+            return TokenAnswer(access_token, self.expires_in, None)
 
         request = {"credential": credential, "timeout_s": timeout_s}
         return self._wire.run("upstream.exchange", request, take_effect)
-
-    def accepts(self, access_token: str) -> bool:
-        """Return whether the upstream's other endpoints take this token; it does not look at any expiry."""
-        return any(token.access_token == access_token and not token.revoked for token in self.issued)
-
-    def revoke(self, token_id: str) -> None:
-        """Revoke a token by hand, as a person does in the dashboard."""
-        for token in self.issued:
-            token.revoked = token.revoked or token.token_id == token_id
 
 
 def _opaque_token(number: int) -> str:

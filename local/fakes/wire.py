@@ -64,10 +64,6 @@ class Wire:
                 raise refusal
             return answer
 
-    def contacts_of(self, service: str) -> int:
-        """Return how often a service ("dynamodb", "kms", "secretsmanager", "upstream") was contacted."""
-        return sum(count for name, count in self.contacts.items() if name.split(".")[0] == service)
-
 
 def aws_error(code: str, operation: str = "Operation", **members: Any) -> ClientError:
     """Return an AWS error such as ThrottlingException, as botocore raises it; `members` stand beside its `Error`."""

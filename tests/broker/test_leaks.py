@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +18,11 @@ from tests.conftest import CANARY_SECRET, LambdaContext
 from token_broker.issued_token import ClearToken, Token, TokenAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from local.digishare.faults import Fault
     from local.fake_digishare import FakeDigishare
+    from tests.broker.conftest import Output
     from tests.conftest import Account, Invoke
 
 TOKEN = Token("0123456789abcdef", 0.0, None, None, None, "v1")
@@ -53,30 +53,9 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 
 @pytest.fixture(autouse=True)
-def everything_logged() -> Iterator[None]:
+def everything_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The operator has turned every log up: what the SDK prints then must still be silenced by us."""
-    with logged_from(logging.DEBUG, ""):
-        yield
-
-
-@contextmanager
-def logged_from(level: int, *names: str) -> Iterator[None]:
-    """Set the level of loggers by `setLevel`, which alone empties their cache of what is enabled."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        for logger, old in zip(loggers, before, strict=True):
-            logger.setLevel(old)
-
-
-def shown(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], *values: object) -> str:
-    out, err = capfd.readouterr()
-    records = [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
-    return "\n".join([out, err, *records, *map(repr, values)])
+    caplog.set_level(logging.DEBUG)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -84,8 +63,7 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
     fault: str,
     invoke: Invoke,
     digishare: FakeDigishare,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    output: Output,
 ) -> None:
     digishare.fail("token", FAULTS[fault](), times=None)
 
@@ -93,10 +71,10 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
 
     assert answer["statusCode"] in {502, 503}
     assert digishare.calls, "the upstream was asked"
-    output = shown(caplog, capfd, answer)
-    assert CANARY_SECRET not in output
-    assert "canary" not in output
-    assert "eyJ" not in output
+    shown = output(answer)
+    assert CANARY_SECRET not in shown
+    assert "canary" not in shown
+    assert "eyJ" not in shown
 
 
 @pytest.mark.parametrize(
@@ -118,7 +96,7 @@ def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
     invoke: Invoke,
     account: Account,
     caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    output: Output,
 ) -> None:
     account.put_secret("digishare", secret)
 
@@ -127,15 +105,14 @@ def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
     assert answer["statusCode"] == 502
     (record,) = [vars(record) for record in caplog.records if record.message == "MintFailed"]
     assert (record["error"], record["problem"]) == said
-    assert "canary" not in shown(caplog, capfd, answer)
+    assert "canary" not in output(answer)
 
 
 def test_what_the_broker_holds_does_not_show_itself(
     invoke: Invoke,
     new_broker: Callable[[], Invoke],
     account: Account,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    output: Output,
 ) -> None:
     account.put_secret("digishare", {"type": "personal_access_token", "access_token": CANARY_PAT})
 
@@ -145,7 +122,7 @@ def test_what_the_broker_holds_does_not_show_itself(
 
     assert all(CANARY_PAT in answer["body"] for answer in answers)
     assert held
-    assert CANARY_PAT not in shown(caplog, capfd, held, cells)
+    assert CANARY_PAT not in output(held, cells)
     assert CANARY_PAT not in repr(account.item())
 
 
@@ -184,22 +161,21 @@ def test_a_log_line_that_cannot_be_written_does_not_show_the_error_that_is_being
     assert CANARY_SECRET not in "".join(capfd.readouterr())
 
 
-def test_the_callers_own_credentials_are_not_logged(
-    invoke: Invoke, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_callers_own_credentials_are_not_logged(invoke: Invoke, output: Output) -> None:
     for path in ("/token", "/nowhere"):
         invoke(path=path)
 
-    output = shown(caplog, capfd)
-    assert "EXAMPLE-session-token-of-the-caller" not in output
-    assert "Signature=" not in output
+    shown = output()
+    assert "EXAMPLE-session-token-of-the-caller" not in shown
+    assert "Signature=" not in shown
 
 
 def test_the_check_itself_sees_a_leak(
-    invoke: Invoke, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output
 ) -> None:
     """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
-    with logged_from(logging.DEBUG, "botocore", "urllib3"):
-        invoke()
+    for silenced in ("botocore", "urllib3"):
+        caplog.set_level(logging.DEBUG, silenced)
+    invoke()
 
-    assert CANARY_SECRET in shown(caplog, capfd)
+    assert CANARY_SECRET in output()

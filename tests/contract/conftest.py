@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET, OLD_SECRET, PERSONAL = "canary-secret-new", "canary-secret-old", "canary-personal-token"
-CLIENTS = [
-    Client("broker", (SECRET, OLD_SECRET)),
-    Client("narrow", (SECRET,), scopes=("campaigns.write",)),
-    Client("code-only", (SECRET,), may_use_client_credentials=False),
-]
+CLIENTS = [Client("broker", (SECRET, OLD_SECRET))]
 CREDENTIALS = {"grant_type": "client_credentials", "client_id": "broker", "client_secret": SECRET}
 JSON = {"Accept": "application/json"}
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now_epoch_s = 1_800_000_000.5
+    now_epoch_s = 1_800_000_000.5
 
     def __call__(self) -> float:
         return self.now_epoch_s

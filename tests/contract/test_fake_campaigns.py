@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from local.digishare import faults
 from local.digishare.admin import AdminServer
 from local.digishare.campaigns import BULK, STATUSES, CampaignList
 from local.digishare.contacts import CANARY_NAME, CANARY_PHONE_PREFIX
@@ -21,26 +20,14 @@ from local.digishare.queries import SORT_COLUMNS, Invalid, Order
 from tests.contract.conftest import PERSONAL, bearer, list_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from local.digishare.server import FakeDigishare
 
 FIELDS = [
-    "id",
-    "company_id",
-    "title",
-    "description",
-    "status",
-    "message_type_id",
-    "message_template_id",
-    "contacts_and_data",
-    "tags",
-    "start_datetime",
-    "end_datetime",
-    "terminate_datetime",
-    "created_at",
-    "updated_at",
-]
+    "id", "company_id", "title", "description", "status", "message_type_id", "message_template_id", "contacts_and_data",
+    "tags", "start_datetime", "end_datetime", "terminate_datetime", "created_at", "updated_at",
+]  # fmt: skip
 NOW_EPOCH_S = 1_790_000_000
 
 
@@ -71,11 +58,14 @@ def test_250_campaigns_come_in_pages_newest_first(digishare: FakeDigishare, http
     assert set(Counter(seconds).values()) == {BULK, 250 % BULK}
 
 
-def test_a_page_without_a_query_has_25_campaigns_and_links(http: httpx.Client) -> None:
+def test_a_page_without_a_query_has_25_campaigns_and_links(
+    digishare: FakeDigishare, http: httpx.Client
+) -> None:
     first = list_page(http).json()
     numbers = {"total": 250, "count": 25, "per_page": 25, "current_page": 1, "total_pages": 10}
     assert first["meta"] == {**numbers, "links": {"next": "/v1/campaigns?page=2", "previous": None}}
-    assert list_page(http, search="campaign 25").json()["meta"]["links"] is None
+    digishare.replace_campaigns(1)
+    assert list_page(http).json()["meta"]["links"] is None
 
 
 @pytest.mark.parametrize(
@@ -95,35 +85,8 @@ def test_queries_outside_of_what_is_documented_fail_validation(
     assert (answer.status_code, list(answer.json()["errors"])) == (422, list(query))
 
 
-FILTERS: dict[str, tuple[Json, Callable[[Json], bool]]] = {
-    "status": ("paused", lambda row: row["status"] == "paused"),
-    "search": ("campaign 24", lambda row: row["title"].startswith("Campaign 24")),
-    "tags": ("segment-1", lambda row: row["tags"] == ["segment-1"]),
-    "start_date_from": ("2027-01-16T04:00:00Z", lambda row: row["start_datetime"] >= "2027-01-16T04:00:00Z"),
-    "start_date_to": ("2027-01-16T04:00:00Z", lambda row: row["start_datetime"] <= "2027-01-16T04:00:00Z"),
-}
-
-
-@pytest.mark.parametrize("name", FILTERS)
-def test_filters_narrow_list_and_total(http: httpx.Client, name: str) -> None:
-    wanted, is_match = FILTERS[name]
-    matching = [row for page in read_pages(http) for row in page["data"] if is_match(row)]
-    pages = read_pages(http, **{name: wanted})
-    assert [row for page in pages for row in page["data"]] == matching
-    assert pages[0]["meta"]["total"] == len(matching)
-    assert 0 < len(matching) < 250
-
-
 def test_nothing_but_reading_is_allowed(http: httpx.Client) -> None:
     assert http.post("/v1/campaigns", json={}, headers=bearer(PERSONAL)).status_code == 405
-
-
-@pytest.mark.parametrize("status", [408, 425, *range(500, 512), 599])
-def test_every_status_that_may_pass_can_be_answered(
-    digishare: FakeDigishare, http: httpx.Client, status: int
-) -> None:
-    digishare.fail("campaigns", faults.status(status))
-    assert [list_page(http).status_code for _ in range(2)] == [status, 200]
 
 
 # --- order ------------------------------------------------------------------------------------------------------
@@ -216,29 +179,18 @@ def test_a_new_list_has_no_campaign_of_the_old_one(admin: httpx.Client, http: ht
 
 
 @pytest.mark.parametrize(
-    "unknown", [{"delete": ["cmp_unknown"]}, {"change": {"cmp_unknown": "paused"}}], ids=str
-)
-def test_a_change_of_an_unknown_campaign_changes_nothing(admin: httpx.Client, unknown: Json) -> None:
+    "broken",
+    [
+        {"delete": ["cmp_unknown"]}, {"change": {"cmp_unknown": "paused"}}, {"destroy": 1}, {"count": 1},
+        {"create": "many", "change": {}, "delete": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_change_that_cannot_be_made_changes_nothing(admin: httpx.Client, broken: Json) -> None:
     before = admin.get("/campaigns").json()
     first, second, *_ = before["statuses"]
     valid = {"create": 1, "change": {first: "on_the_moon"}, "delete": [second]}
-    assert admin.post("/campaigns", json=valid | unknown).status_code == 400
-    assert admin.get("/campaigns").json() == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"create": "many"},
-        {"destroy": 1},
-        {"count": 1},
-        [],
-    ],
-    ids=str,
-)
-def test_a_change_that_cannot_be_read_changes_nothing(admin: httpx.Client, change: object) -> None:
-    before = admin.get("/campaigns").json()
-    assert admin.post("/campaigns", json=change).status_code == 400
+    assert admin.post("/campaigns", json=valid | broken).status_code == 400
     assert admin.get("/campaigns").json() == before
 
 
@@ -341,16 +293,6 @@ def test_10_000_campaigns_are_not_sorted_for_each_call(monkeypatch: pytest.Monke
     pages = [answer(campaigns, limit=100, page=page) for page in range(1, 101)]
     assert len(set(ids_of(*pages))) == 10_000
     assert set(keys_read.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0}],
-    ids=str,
-)
-def test_unknown_values_of_settings_are_refused(setting: dict[str, Json]) -> None:
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        Settings(**setting)
 
 
 def test_a_refusal_names_status_and_body() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.client_secret import ConnectionSecrets
+from functions.broker.adapters.dynamodb import token_key
 from functions.broker.adapters.mint_ledger import MintLedger, read_mints
 from functions.broker.adapters.token_store import TokenStore
 from tests.conftest import SECRET_PREFIX
@@ -42,3 +43,7 @@ class Backend:
 
     def mints(self) -> list[Mint]:
         return read_mints(self.dynamodb, table="tokens", connection="digishare")
+
+    def item(self, record: str = "token") -> dict[str, Any]:
+        key = token_key("digishare") | {"record": {"S": record}}
+        return dict(self.dynamodb.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"])

@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from functions.broker.adapters.dynamodb import token_key
 from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.expressions import UnknownExpressionError
 
@@ -28,18 +29,10 @@ _CONDITIONS = (
 )
 _VALUES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
-        {"N": "1"},
-        {"N": "2.500"},
-        {"N": "-3"},
-        {"N": "10"},
-        {"S": "10"},
-        {"S": ""},
-        {"S": "é"},
-        {"B": b"\xff"},
-        {"M": {"m": {"N": "1.0"}}},
-        {"L": [{"N": "0"}, {"S": "x"}]},
+        {"N": "1"}, {"N": "2.500"}, {"N": "-3"}, {"N": "10"}, {"S": "10"}, {"S": ""}, {"S": "é"}, {"B": b"\xff"},
+        {"M": {"m": {"N": "1.0"}}}, {"L": [{"N": "0"}, {"S": "x"}]},
     ]
-)
+)  # fmt: skip
 _UPDATES = (
     "SET #a = :x",
     "SET #a = :x, #b = :y",
@@ -108,37 +101,38 @@ def test_random_conditional_updates_get_the_same_answers_as_from_moto(moto: Acco
     compare()
 
 
-def test_unused_placeholders_and_changed_keys_are_refused(backend: Backend) -> None:
-    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
-    for names, values in (
+def update_item(
+    dynamodb: Any, names: dict[str, str], values: dict[str, Any], expression: str = "SET #a = :x"
+) -> None:
+    request = {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
+    given_ones = {name: value for name, value in request.items() if value}
+    key = token_key("digishare")
+    dynamodb.update_item(TableName="tokens", Key=key, UpdateExpression=expression, **given_ones)
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
         ({"#a": "a", "#b": "b"}, {":x": {"N": "1"}}),
         ({"#a": "a"}, {":x": {"N": "1"}, ":y": {"N": "1"}}),
         ({"#a": "record"}, {":x": {"S": "1"}}),
-    ):
-        request = {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
-        with pytest.raises(ClientError) as raised:
-            backend.dynamodb.update_item(
-                TableName="tokens",
-                Key=key,
-                UpdateExpression="SET #a = :x",
-                **{name: value for name, value in request.items() if value},
-            )
-        assert raised.value.response["Error"]["Code"] == "ValidationException"
+    ],
+    ids=["unused name", "unused value", "key"],
+)
+def test_unused_placeholders_and_changed_keys_are_refused(
+    backend: Backend, names: dict[str, str], values: dict[str, Any]
+) -> None:
+    with pytest.raises(ClientError) as raised:
+        update_item(backend.dynamodb, names, values)
+    assert raised.value.response["Error"]["Code"] == "ValidationException"
 
 
 def test_the_fake_refuses_an_expression_that_it_does_not_know() -> None:
-    request = {"ExpressionAttributeNames": {"#a": "a"}, "ExpressionAttributeValues": {":x": {"N": "1"}}}
-    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
     with pytest.raises(UnknownExpressionError):
-        FakeDynamoDB().update_item(TableName="tokens", Key=key, UpdateExpression="ADD #a :x", **request)
+        update_item(FakeDynamoDB(), {"#a": "a"}, {":x": {"N": "1"}}, "ADD #a :x")
 
 
 def test_the_fake_refuses_placeholders_that_are_not_defined() -> None:
-    request = {"ExpressionAttributeNames": {"#a": "a"}, "ExpressionAttributeValues": {":x": {"N": "1"}}}
-    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
-    for missing in request:
-        given_only = {name: value for name, value in request.items() if name != missing}
+    for names, values in (({"#a": "a"}, {}), ({}, {":x": {"N": "1"}})):
         with pytest.raises(ClientError, match="ValidationException"):
-            FakeDynamoDB().update_item(
-                TableName="tokens", Key=key, UpdateExpression="SET #a = :x", **given_only
-            )
+            update_item(FakeDynamoDB(), names, values)

@@ -12,7 +12,6 @@ from functions.broker.adapters.dynamodb import token_key
 from functions.broker.adapters.token_store import SealBrokenError
 from functions.broker.ports import AwsRefusedError, MintFailedError
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
-from local.fakes.dynamodb import FakeDynamoDB
 from token_broker.issued_token import Token, token_id_of
 from token_broker.ledger_row import Mint, Outcome
 
@@ -62,16 +61,10 @@ def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = N
     return store.write(held, after)
 
 
-def give_back(store: TokenStore, held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord | None:
-    after = replace(
-        held,
-        lock=None,
-        failure=failure,
-        refresh_at_epoch_s=NOW + 300,
-        refused_versions=("v1", "v0"),
-        pace=Pace(23.5, NOW),
-    )
-    return store.write(held, after)
+def given_back(held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
+    return replace(
+        held, lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"), pace=Pace(23.5, NOW)
+    )  # fmt: skip
 
 
 # --- the token item ----------------------------------------------------------------------------------------------
@@ -79,14 +72,6 @@ def give_back(store: TokenStore, held: TokenRecord, failure: Failure | None = FA
 
 def test_an_item_that_is_not_there_reads_as_an_empty_record(backend: Backend) -> None:
     assert backend.store.read("digishare") == TokenRecord("digishare")
-
-
-def test_a_read_that_does_not_ask_for_consistency_is_a_write_behind() -> None:
-    table, key = FakeDynamoDB(), {"connection": {"S": "digishare"}, "record": {"S": "token"}}
-    for fence in ("1", "2"):
-        table.put_item(TableName="tokens", Item={**key, "fence": {"N": fence}})
-    assert table.get_item(TableName="tokens", Key=key)["Item"]["fence"] == {"N": "1"}
-    assert table.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]["fence"] == {"N": "2"}
 
 
 def test_the_first_of_two_who_saw_the_same_gets_the_lock(backend: Backend) -> None:
@@ -112,12 +97,13 @@ def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) ->
     assert acquire(backend.store, first, owner="c") is None
     assert acquire(backend.store, replace(second, lock=Lock("c", NOW + 14.5)), owner="c") is None
     assert acquire(backend.store, replace(second, lock=None), owner="c") is None
-    give_back(backend.store, second)
+    backend.store.write(second, given_back(second))
     assert acquire(backend.store, second, owner="c") is None  # the lock that was seen is no longer there
 
 
 def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Backend) -> None:
-    give_back(backend.store, locked(backend.store))
+    held = locked(backend.store)
+    backend.store.write(held, given_back(held))
     lock = locked(backend.store)
     assert lock.refused_versions == ("v1", "v0")
     record = publish(backend.store, lock)
@@ -159,19 +145,11 @@ def test_one_lock_publishes_once_and_knows_its_own_work(backend: Backend) -> Non
 
 
 def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> None:
-    lock = locked(backend.store)
-    give_back(backend.store, lock)
-    record = backend.store.read("digishare")
-    assert record == replace(
-        lock,
-        lock=None,
-        failure=FAILED,
-        refresh_at_epoch_s=NOW + 300,
-        refused_versions=("v1", "v0"),
-        pace=Pace(23.5, NOW),
-    )
-    give_back(backend.store, locked(backend.store), failure=None)
-    assert backend.store.read("digishare").failure is None
+    for failure in (FAILED, None):
+        held = locked(backend.store)
+        after = given_back(held, failure)
+        assert backend.store.write(held, after) == after
+        assert backend.store.read("digishare") == after
 
 
 def test_a_lock_may_be_all_that_is_removed(backend: Backend) -> None:
@@ -190,32 +168,27 @@ def test_only_what_differs_is_written(backend: Backend) -> None:
         ExpressionAttributeValues={":two": {"N": "2"}, ":x": {"S": "x"}},
     )
     publish(backend.store, held)
-    item = backend.dynamodb.get_item(TableName="tokens", Key=token_key("digishare"), ConsistentRead=True)[
-        "Item"
-    ]
+    item = backend.item()
     assert (item["format"], item["of_a_later_version"]) == ({"N": "2"}, {"S": "x"})
 
 
 def test_a_lock_that_somebody_else_has_taken_over_is_not_given_back(backend: Backend) -> None:
     old = locked(backend.store)
     new = locked(backend.store, owner="b")
-    give_back(backend.store, old)
+    assert backend.store.write(old, given_back(old)) is None
     assert backend.store.read("digishare") == new
+
+
+TEXT, NUMBER = {"S": "x"}, {"N": "1"}
+FAILURE = {"code": TEXT, "kind": {"S": "refused"}, "count": NUMBER, "not_before_epoch_s": NUMBER}
 
 
 def item_with_token(**members: Any) -> dict[str, Any]:
     token: dict[str, Any] = {
-        "token_id": {"S": "0" * 16},
-        "issued_at_epoch_s": {"N": "1"},
-        "secret_version": {"S": "v1"},
-        "version_stage": {"S": "AWSCURRENT"},
-        "sealed": {"B": b"sealed"},
-        "fence": {"N": "1"},
-    }
+        "token_id": {"S": "0" * 16}, "issued_at_epoch_s": NUMBER, "secret_version": TEXT, "sealed": {"B": b"sealed"},
+        "version_stage": {"S": "AWSCURRENT"}, "fence": NUMBER,
+    }  # fmt: skip
     return {"token": {"M": token | members}}
-
-
-TEXT, NUMBER = {"S": "x"}, {"N": "1"}
 
 
 @pytest.mark.parametrize(
@@ -233,12 +206,8 @@ TEXT, NUMBER = {"S": "x"}, {"N": "1"}
         {"pace": TEXT},
         {"pace": {"M": {"left": TEXT, "since_epoch_s": NUMBER}}},
         {"pace": {"M": {"left": NUMBER, "since_epoch_s": TEXT}}},
-        {"failure": {"M": {"code": TEXT, "kind": TEXT, "count": NUMBER, "not_before_epoch_s": NUMBER}}},
-        {
-            "failure": {
-                "M": {"code": TEXT, "kind": {"S": "refused"}, "count": NUMBER, "not_before_epoch_s": TEXT}
-            }
-        },
+        {"failure": {"M": FAILURE | {"kind": TEXT}}},
+        {"failure": {"M": FAILURE | {"not_before_epoch_s": TEXT}}},
         {"refresh_at_epoch_s": TEXT},
         {"refused_versions": NUMBER},
         {"reports": TEXT},
@@ -249,8 +218,7 @@ TEXT, NUMBER = {"S": "x"}, {"N": "1"}
 def test_an_item_that_somebody_has_written_into_is_refused_by_name(
     backend: Backend, written: dict[str, Any]
 ) -> None:
-    key = {"connection": {"S": "digishare"}, "record": {"S": "token"}}
-    item = {**key, "fence": {"N": "1"}, "generation": {"N": "0"}, **written}
+    item = {**token_key("digishare"), "fence": {"N": "1"}, "generation": {"N": "0"}, **written}
     backend.dynamodb.put_item(TableName="tokens", Item=item)
     with pytest.raises(AwsRefusedError, match=r"^MalformedItem$"):
         backend.store.read("digishare")
@@ -330,7 +298,6 @@ def test_a_previous_version_that_is_no_credential_is_none(backend: Backend) -> N
         ({"type": "api_key"}, "`type`"),
         ({"client_id": "c", "client_secret": "s\n"}, "client_secret"),
         ({"type": "personal_access_token", "access_token": "two words"}, "access_token"),
-        ({"type": "personal_access_token", "access_token": "x" * 5000}, "access_token"),
         ({"type": "personal_access_token", "access_token": "x" * 4097}, "access_token"),
         ("[" * 5000, "not JSON"),
     ],
@@ -372,9 +339,7 @@ def test_item_and_row_say_their_format(backend: Backend) -> None:
     locked(backend.store)
     backend.ledger.begin(row_of(1))
     for record in ("token", "mint#0000000001#a"):
-        key = {"connection": {"S": "digishare"}, "record": {"S": record}}
-        item = backend.dynamodb.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]
-        assert item["format"] == {"N": "1"}
+        assert backend.item(record)["format"] == {"N": "1"}
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -434,7 +399,5 @@ def test_a_row_outlives_the_longest_life_of_its_token(
     backend: Backend, row: Mint, deleted_after_s: float | None
 ) -> None:
     backend.ledger.complete(row)
-    key = {"connection": {"S": "digishare"}, "record": {"S": "mint#0000000000#a"}}
-    item = backend.dynamodb.get_item(TableName="tokens", Key=key, ConsistentRead=True)["Item"]
-    found = item.get("delete_after_epoch_s")
+    found = backend.item("mint#0000000000#a").get("delete_after_epoch_s")
     assert (found and float(found["N"])) == (None if deleted_after_s is None else NOW + deleted_after_s)

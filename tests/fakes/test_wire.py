@@ -53,7 +53,6 @@ def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> Non
     wire.after = lambda _: None
     assert store.read("digishare").fence == 1
     assert wire.contacts == {"dynamodb.get_item": 3, "dynamodb.update_item": 2}
-    assert wire.contacts_of("kms") == 0
 
 
 def test_an_answer_that_is_lost_once_makes_the_fake_apply_the_call_twice() -> None:
@@ -76,8 +75,6 @@ def test_the_upstream_issues_distinct_tokens_for_valid_secrets_only() -> None:
     with pytest.raises(MintFailedError, match="invalid_client") as refused:
         upstream.exchange(replace(GOOD, client_secret="bad"), 1.0)
     assert refused.value.kind is FailureKind.REFUSED
-    upstream.revoke(upstream.issued[0].token_id)
-    assert (upstream.accepts(first.access_token), upstream.accepts(second.access_token)) == (False, True)
     assert upstream.mints == 2
 
 
@@ -110,15 +107,12 @@ def test_a_read_that_is_not_consistent_misses_the_last_write() -> None:
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        ("InvalidCiphertextException", SealBrokenError),
-        ("IncorrectKeyException", SealBrokenError),
-        ("DisabledException", AwsRefusedError),
-        ("KMSInvalidStateException", AwsRefusedError),
-        ("AccessDeniedException", AwsRefusedError),
-        ("KeyUnavailableException", AwsUnavailableError),
+        ("InvalidCiphertextException", SealBrokenError), ("IncorrectKeyException", SealBrokenError),
+        ("DisabledException", AwsRefusedError), ("KMSInvalidStateException", AwsRefusedError),
+        ("AccessDeniedException", AwsRefusedError), ("KeyUnavailableException", AwsUnavailableError),
         ("ThrottlingException", AwsBusyError),
     ],
-)
+)  # fmt: skip
 def test_only_what_the_key_says_of_the_ciphertext_breaks_a_seal(code: str, error: type[Exception]) -> None:
     wire = Wire()
     store = new_store(wire)
@@ -137,8 +131,7 @@ def test_only_what_the_key_says_of_the_ciphertext_breaks_a_seal(code: str, error
 )
 def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) -> None:
     wire = Wire()
-    fake = FakeSecretsManager(wire)
-    client: Any = fake
+    fake: Any = FakeSecretsManager(wire)
     for secret in ("first", "second"):
         fake.put("connections/digishare", {"client_id": "c", "client_secret": secret})
 
@@ -147,30 +140,24 @@ def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) 
             raise failure
 
     wire.before = fail
-    (stored,) = ConnectionSecrets(client, "connections", "https://x").read("digishare")
+    (stored,) = ConnectionSecrets(fake, "connections", "https://x").read("digishare")
     assert stored.stage == "AWSCURRENT"
 
 
 def test_one_version_that_carries_both_stages_is_read_once() -> None:
-    fake = FakeSecretsManager()
-    client: Any = fake
+    fake: Any = FakeSecretsManager()
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     stages = fake._secrets["connections/digishare"].stages
     stages["AWSPREVIOUS"] = stages["AWSCURRENT"]
-    assert len(ConnectionSecrets(client, "connections", "https://x").read("digishare")) == 1
+    assert len(ConnectionSecrets(fake, "connections", "https://x").read("digishare")) == 1
 
 
 def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
-    fake = FakeSecretsManager()
-    client: Any = fake
+    fake: Any = FakeSecretsManager()
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     fake.delete("connections/digishare")
     with pytest.raises(MintFailedError, match="secret_missing"):
-        ConnectionSecrets(client, "connections", "https://x").read("digishare")
-
-
-def test_an_injected_error_carries_its_code() -> None:
-    assert aws_error("ThrottlingException").response["Error"]["Code"] == "ThrottlingException"
+        ConnectionSecrets(fake, "connections", "https://x").read("digishare")
 
 
 def test_what_dynamodb_cannot_hold_is_refused_before_it_is_sent() -> None:

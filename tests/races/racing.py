@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from functions.broker.adapters.mint_ledger import read_mints
 from local.cloud import LocalCloud
 from local.instances import Nursery
+from tests import conftest
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
@@ -153,14 +154,4 @@ def read_ledger(cloud: LocalCloud, connection: str) -> list[Mint]:
 def new_event(connection: str, role: str = "local-racer", **fields: object) -> Mapping[str, Any]:
     """Return the Function URL event of a `POST /token` by a role of the local cloud."""
     user_arn = f"arn:aws:sts::{LocalCloud.account_id}:assumed-role/{role}/session"
-    return {
-        "version": "2.0",
-        "rawPath": "/token",
-        "headers": {"content-type": "application/json"},
-        "requestContext": {
-            "http": {"method": "POST", "path": "/token"},
-            "authorizer": {"iam": {"userArn": user_arn}},
-        },
-        "body": json.dumps({"connection": connection, **fields}),
-        "isBase64Encoded": False,
-    }
+    return conftest.new_event(body={"connection": connection, **fields}, user_arn=user_arn)

@@ -12,7 +12,6 @@ for them is paid once.
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ import pytest
 
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
+from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
 from tests.races.racing import new_event, read_ledger
 from token_broker.ledger_row import Outcome
@@ -81,9 +81,8 @@ class Killing:
         self._stop_at = stop_at
         self.connection = f"killed-{uuid.uuid4().hex[:12]}"
         self.client_secret = uuid.uuid4().hex
-        cloud.put_connection(
-            self.connection, {"client_id": self.connection, "client_secret": self.client_secret}
-        )
+        client = {"client_id": self.connection, "client_secret": self.client_secret}
+        cloud.put_connection(self.connection, client)
         (self._holder,) = nursery.start(1, STOP_AT=stop_at)
         self._followers: Sequence[Instance] = nursery.start(FOLLOWERS)
         self.answers: Sequence[Answer] = ()
@@ -95,10 +94,7 @@ class Killing:
         if self._stop_at:
             self._holder.wait_until_stopped()
         else:
-            end_s = time.monotonic() + 15
-            while not self.minted:
-                assert time.monotonic() < end_s
-                time.sleep(0.02)
+            assert wait_until(lambda: self.minted)
         self._holder.kill()
         for follower in self._followers:
             follower.send(new_event(self.connection))

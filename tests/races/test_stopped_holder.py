@@ -13,6 +13,7 @@ from tests.races.racing import minted_token_ids, new_event
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from local.cloud import LocalCloud
@@ -62,6 +63,24 @@ class Scene:
         return minted_token_ids(self._cloud)[self._minted_before :]
 
 
+@pytest.fixture
+def scene(
+    request: pytest.FixtureRequest,
+    cloud: LocalCloud,
+    nursery: Nursery,
+    instance_environment: dict[str, str],
+    operator: Operator,
+    tmp_path: Path,
+) -> Iterator[Scene]:
+    """A test may name a fault of `sabotage.py`: then it is planted."""
+    if not hasattr(request, "param"):
+        yield Scene(cloud, nursery, operator)
+        return
+    planted = f"tests.races.sabotage:{request.param}"
+    with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless:
+        yield Scene(cloud, careless, operator)
+
+
 # --- a publish that comes late ------------------------------------------------------------------------------------------
 
 
@@ -76,10 +95,7 @@ def publish_late(scene: Scene) -> tuple[str, str]:
     return answer.body["token_id"], in_time.body["token_id"]
 
 
-def test_a_late_publish_serves_its_caller_and_nobody_else(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> None:
-    scene = Scene(cloud, nursery, operator)
+def test_a_late_publish_serves_its_caller_and_nobody_else(scene: Scene) -> None:
     lost, published = publish_late(scene)
 
     assert scene.minted == [lost, published]
@@ -88,13 +104,9 @@ def test_a_late_publish_serves_its_caller_and_nobody_else(
     assert scene.ask().receive().body["token_id"] == published
 
 
-def test_a_publish_without_a_condition_is_noticed(
-    cloud: LocalCloud, instance_environment: dict[str, str], operator: Operator, tmp_path: Path
-) -> None:
-    planted = "tests.races.sabotage:publish_without_a_condition"
-    with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless:
-        scene = Scene(cloud, careless, operator)
-        lost, _ = publish_late(scene)
+@pytest.mark.parametrize("scene", ["publish_without_a_condition"], indirect=True)
+def test_a_publish_without_a_condition_is_noticed(scene: Scene) -> None:
+    lost, _ = publish_late(scene)
 
     assert scene.published == (lost, 1)
 
@@ -117,23 +129,16 @@ def lock_after_the_item_was_deleted(scene: Scene) -> set[str]:
     return {answer.body["token_id"] for answer in answers}
 
 
-def test_a_lock_of_the_same_number_with_another_owner_is_not_taken(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> None:
-    scene = Scene(cloud, nursery, operator)
+def test_a_lock_of_the_same_number_with_another_owner_is_not_taken(scene: Scene) -> None:
     served = lock_after_the_item_was_deleted(scene)
 
     assert served == set(scene.minted)
     assert len(scene.minted) == 1
 
 
-def test_a_lock_without_comparing_its_owner_is_noticed(
-    cloud: LocalCloud, instance_environment: dict[str, str], operator: Operator, tmp_path: Path
-) -> None:
-    planted = "tests.races.sabotage:lock_without_comparing_its_owner"
-    with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless:
-        scene = Scene(cloud, careless, operator)
-        lock_after_the_item_was_deleted(scene)
+@pytest.mark.parametrize("scene", ["lock_without_comparing_its_owner"], indirect=True)
+def test_a_lock_without_comparing_its_owner_is_noticed(scene: Scene) -> None:
+    lock_after_the_item_was_deleted(scene)
 
     assert len(scene.minted) == 2
 
@@ -151,22 +156,15 @@ def stop_before_sending(scene: Scene) -> str:
     return str(answer.body["token_id"])
 
 
-def test_a_holder_that_is_too_late_sends_nothing_and_begins_once_more(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> None:
-    scene = Scene(cloud, nursery, operator)
+def test_a_holder_that_is_too_late_sends_nothing_and_begins_once_more(scene: Scene) -> None:
     served = stop_before_sending(scene)
 
     assert scene.minted == [served]
     assert scene.rows == [(1, Outcome.FAILED, "too_late_to_send"), (2, Outcome.ISSUED, "")]
 
 
-def test_an_exchange_that_is_sent_too_late_is_noticed(
-    cloud: LocalCloud, instance_environment: dict[str, str], operator: Operator, tmp_path: Path
-) -> None:
-    planted = "tests.races.sabotage:send_without_a_look_at_the_clock"
-    with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as careless:
-        scene = Scene(cloud, careless, operator)
-        stop_before_sending(scene)
+@pytest.mark.parametrize("scene", ["send_without_a_look_at_the_clock"], indirect=True)
+def test_an_exchange_that_is_sent_too_late_is_noticed(scene: Scene) -> None:
+    stop_before_sending(scene)
 
     assert scene.rows == [(1, Outcome.ISSUED, "")]

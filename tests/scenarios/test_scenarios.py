@@ -87,31 +87,23 @@ def test_a_scenario_that_foresees_something_else_fails(planted: dict[str, Any]) 
     assert len(world.play()) == 1
 
 
+OTHER_ITEMS: list[dict[str, Any]] = [
+    {"fence": 2}, {"locked": True}, {"lifetime_s": None}, {"pace": {"left": 23}}, {"failure": {"code": "upstream_500"}},
+    {"reports": {}}, {"refused_versions": []},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "planted",
     [
-        {"item": {"fence": 2}},
-        {"item": {"locked": True}},
-        {"item": {"lifetime_s": None}},
-        {"item": {"pace": {"left": 23}}},
-        {"item": {"failure": {"code": "upstream_500"}}},
-        {"item": {"reports": {}}},
-        {"item": {"refused_versions": []}},
-        {"ledger": [{"fence": 1}]},
+        *({"finally": {"item": item}} for item in OTHER_ITEMS),
+        {"finally": {"ledger": [{"fence": 1}]}},
+        {"upstream": [{"token": "T2"}]},
     ],
 )
 def test_a_scenario_that_foresees_another_end_fails(planted: dict[str, Any]) -> None:
     item = {"token": "T1", "expires_at_s": 5000, "refused_versions": ["v1"], "reports": {"1:role/a": [-9]}}
     step = {"at_s": 0, "call": {}, "gets": {"token": "T1"}, "asks": "open"}
-    world = World({"item": item, "steps": [step], "finally": planted})
-
-    assert len(world.play()) == 1
-
-
-def test_a_scenario_whose_upstream_is_asked_less_often_fails() -> None:
-    step = {"at_s": 0, "call": {}, "gets": {"token": "T1"}, "asks": "open"}
-    world = World(
-        {"item": {"token": "T1", "expires_at_s": 5000}, "upstream": [{"token": "T2"}], "steps": [step]}
-    )
+    world = World({"item": item, "steps": [step]} | planted)
 
     assert len(world.play()) == 1

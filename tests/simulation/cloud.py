@@ -74,11 +74,6 @@ class Cloud(Services):
                     accepted=decision.accepted,
                     old_stays=decision.old_stays,
                 )
-            case d.Revoke():
-                self._world.count_fault("revocation")
-                token = self._item(decision.connection).get("token")
-                if token:
-                    self.upstream.revoke(token["M"]["token_id"]["S"])
             case d.Tamper():
                 self._tamper(decision.how, decision.connection)
             case d.Delete() | d.Snapshot() | d.Restore():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 OPERATIONS = (
     "dynamodb.get_item",
@@ -77,8 +77,7 @@ class Damage(StrEnum):
     """A failure whose "not before" is in a year."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """Where a simulation starts. One instance per skew: by how many seconds its clock is ahead of true time.
 
     Attributes:
@@ -95,8 +94,7 @@ class Setup:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A caller asks an instance, if that is idle; `reporting`: about the token that the instance served last."""
 
     instance: int
@@ -107,8 +105,7 @@ class Ask:
     reporting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """An instance goes on until it stands there, then the fault strikes; it is asked first, if it is idle.
 
     Stops are "before dynamodb.get_item", "after dynamodb.get_item" and so on, "sleep" and "answer".
@@ -119,15 +116,13 @@ class Run:
     fault: Fault = Fault.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Time passes; every instance goes on by itself."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Freeze:
+class Freeze(NamedTuple):
     """The process of an instance stands still, whatever its time-outs say: now, or at a coming look at its clock."""
 
     instance: int
@@ -135,30 +130,26 @@ class Freeze:
     looks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SetClock:
+class SetClock(NamedTuple):
     """An instance's wall clock is set: by how much it is ahead of true time from now on."""
 
     instance: int
     skew_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
+class Crash(NamedTuple):
     """An instance loses its request and its memory."""
 
     instance: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deploy:
+class Deploy(NamedTuple):
     """Every instance starts again as soon as it is idle, with another longest lease."""
 
     lease_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
+class Outage(NamedTuple):
     """A service, or one operation of it, does not do its part: UNREACHABLE, BUSY or DENIED."""
 
     name: str
@@ -166,8 +157,7 @@ class Outage:
     how: Fault = Fault.UNREACHABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Rotate:
+class Rotate(NamedTuple):
     """The secret gets a new value, which the upstream accepts or not; the one before may stay valid."""
 
     connection: int = 0
@@ -175,65 +165,49 @@ class Rotate:
     old_stays: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """A person revokes the published token in the dashboard."""
-
-    connection: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tamper:
+class Tamper(NamedTuple):
     """Somebody writes into the item."""
 
     how: Damage
     connection: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Somebody deletes the item, and the connection's rows too or not."""
 
     connection: int = 0
     rows: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The table is saved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
+class Restore(NamedTuple):
     """The saved items come back, and the rows as they were then or not."""
 
     rows: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(NamedTuple):
     """What the upstream says about lifetimes from now on."""
 
     expires_in: object
 
 
-@dataclass(frozen=True, slots=True)
-class Slow:
+class Slow(NamedTuple):
     """How long the upstream takes from now on."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """The upstream's weather turns, and back to good after a while."""
 
     weather: Weather
     seconds: float = 30.0
 
 
-Outside = (
-    Outage | Rotate | Revoke | Tamper | Delete | Snapshot | Restore | Say | Slow | Turn
-)  # fmt: skip
+Outside = Outage | Rotate | Tamper | Delete | Snapshot | Restore | Say | Slow | Turn
 Decision = Ask | Run | Wait | Freeze | SetClock | Crash | Deploy | Outside
 Trace = tuple[Setup, list[Decision]]

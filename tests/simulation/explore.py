@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -72,12 +71,12 @@ def _shorten(trace: Trace, broken: BrokenPromiseError) -> tuple[Trace, BrokenPro
         size //= 2
     for at, decision in enumerate(decisions):
         if isinstance(decision, Run) and decision.fault is not Fault.NONE:
-            simpler = [*decisions[:at], replace(decision, fault=Fault.NONE), *decisions[at + 1 :]]
+            simpler = [*decisions[:at], decision._replace(fault=Fault.NONE), *decisions[at + 1 :]]
             if found := _breaks((setup, simpler)):
                 decisions, broken = simpler, found
     for simpler_setup in (
-        replace(setup, skews_s=setup.skews_s[:2]),
-        replace(setup, skews_s=(0.0, 0.0)),
+        setup._replace(skews_s=setup.skews_s[:2]),
+        setup._replace(skews_s=(0.0, 0.0)),
         Setup(expires_in=setup.expires_in),
     ):
         if found := _breaks((simpler_setup, decisions)):

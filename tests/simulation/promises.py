@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 
 from functions.broker.issue_token import Issued
 from tests.simulation.decisions import RETRY_AFTER_S
-from tests.simulation.records import (
-    CLOCK_DIFFERENCE_S,
-    ROUNDING_S,
-    TRUST_S,
-    WITHIN_S,
-    YOUNG_TOKEN_S,
-    Records,
-)
+from tests.simulation.records import CLOCK_DIFFERENCE_S, ROUNDING_S, TRUST_S, WITHIN_S, YOUNG_TOKEN_S, Records
 from token_broker.errors import AccessDenied, SlowDown, TemporarilyUnavailable, UpstreamRejected
 
 if TYPE_CHECKING:

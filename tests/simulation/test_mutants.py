@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from functions.broker import attempt, decide, issue_token, ports, token
+from functions.broker import attempt, decide, issue_token, ports, replace_token, token
+from functions.broker.adapters import token_store
+from functions.broker.adapters.mint_ledger import MintLedger
+from functions.broker.adapters.token_store import TokenStore
+from functions.broker.issue_token import TokenIssuer
+from tests.simulation import decisions as d
 from tests.simulation import mutants as m
 from tests.simulation.cloud import Cloud
-from tests.simulation.decisions import (
-    Ask,
-    Damage,
-    Decision,
-    Delete,
-    Deploy,
-    Fault,
-    Freeze,
-    Outage,
-    Rotate,
-    Run,
-    Say,
-    SetClock,
-    Setup,
-    Tamper,
-    Turn,
-    Wait,
-    Weather,
-)
 from tests.simulation.explore import explore, simulate
 from tests.simulation.watched import BrokenPromiseError
 from token_broker import issued_token, ledger_row
@@ -40,73 +26,77 @@ if TYPE_CHECKING:
 MOST_RUNS = 400
 
 
-@dataclass(frozen=True)
-class Mutant:
+class Mutant(NamedTuple):
     """What is changed, and which broken promise tells of it (a regular expression).
 
     Attributes:
         trace: forces the situation; without one, drawn traces have to find it.
-        setup: of the trace.
-        adrift: whether clocks are, in drawn traces.
     """
 
     tells: str
     patch: Patch
-    trace: tuple[Decision, ...] = ()
-    setup: Setup = field(default_factory=Setup)
-    adrift: bool = False
+    trace: tuple[d.Decision, ...] = ()
+    setup: d.Setup = d.Setup()
 
 
-FALSE_REPORTS = (Run(0), *(step for _ in range(9) for step in (Wait(61.0), Ask(0, reporting=True), Run(0))))
+FALSE_REPORTS = (
+    d.Run(0),
+    *(step for _ in range(9) for step in (d.Wait(61.0), d.Ask(0, reporting=True), d.Run(0))),
+)
 PREVIOUS_IS_UNREADABLE = (
-    Rotate(accepted=False),
-    Turn(Weather.UNREACHABLE, 1.0),
-    Run(0, "before upstream.exchange"),
-    Run(0, "after secretsmanager.get_secret_value"),
-    Run(0, "before secretsmanager.get_secret_value", Fault.UNREACHABLE),
-    Run(0),
+    d.Rotate(accepted=False),
+    d.Turn(d.Weather.UNREACHABLE, 1.0),
+    d.Run(0, "before upstream.exchange"),
+    d.Run(0, "after secretsmanager.get_secret_value"),
+    d.Run(0, "before secretsmanager.get_secret_value", d.Fault.UNREACHABLE),
+    d.Run(0),
 )
 ITEM_IS_MADE_TWICE = (
-    Run(0, "before kms.encrypt"),
-    Run(0, "after upstream.exchange"),
-    Delete(),
-    Run(1, "after upstream.exchange"),
-    Run(0),
-    Run(1),
+    d.Run(0, "before kms.encrypt"),
+    d.Run(0, "after upstream.exchange"),
+    d.Delete(),
+    d.Run(1, "after upstream.exchange"),
+    d.Run(0),
+    d.Run(1),
 )
 GIVEN_BACK_AFTER_A_LOOK = (
-    Turn(Weather.BUSY),
-    Run(0, "before upstream.exchange"),
-    Freeze(0, 15.5),
-    Wait(14.6),
-    Run(1, "before dynamodb.update_item"),
-    Freeze(1, 5.0),
-    Wait(10.0),
+    d.Turn(d.Weather.BUSY),
+    d.Run(0, "before upstream.exchange"),
+    d.Freeze(0, 15.5),
+    d.Wait(14.6),
+    d.Run(1, "before dynamodb.update_item"),
+    d.Freeze(1, 5.0),
+    d.Wait(10.0),
 )
 UNCHANGED_PERSONAL_TOKEN = tuple(
-    step for at in (5.0, 3_700.0) for step in (Ask(0, connection=2), Ask(1, connection=2), Wait(at))
+    step for at in (5.0, 3_700.0) for step in (d.Ask(0, connection=2), d.Ask(1, connection=2), d.Wait(at))
 )
-OUTLIVED = (Run(0), Wait(95.0), Outage("secretsmanager", 100.0), Run(0))
-LONG_MIN_TTL = (Deploy(60), Run(0), Wait(2_800.0), Ask(0, min_ttl_s=900.0))
-SWAPPED = (Run(0), Ask(0, connection=1), Wait(5.0), Tamper(Damage.SWAPPED), Wait(61.0), Run(0))
+OUTLIVED = (d.Run(0), d.Wait(95.0), d.Outage("secretsmanager", 100.0), d.Run(0))
+LONG_MIN_TTL = (d.Deploy(60), d.Run(0), d.Wait(2_800.0), d.Ask(0, min_ttl_s=900.0))
+SWAPPED = (d.Run(0), d.Ask(0, connection=1), d.Wait(5.0), d.Tamper(d.Damage.SWAPPED), d.Wait(61.0), d.Run(0))
 
 MUTANTS = {
     # the item and its lock
     "reads that are not consistent": Mutant(
-        "not as seen|error although|no token|waits", m.part(m.ReadsThatAreNotConsistent)
+        "not as seen|error although|no token|waits", m.replaced(TokenStore, "read", m.read_inconsistently)
     ),
     "a lock taken without comparing its owner": Mutant(
         "not as seen", m.condition(" AND #lock_owner = :seen_owner", ""), GIVEN_BACK_AFTER_A_LOOK
     ),
     "a lock taken although somebody has it": Mutant(
-        "before its end", m.function(decide, "is_locked", lambda *_: False)
+        "before its end", m.replaced(decide, "is_locked", lambda *_: False)
     ),
-    "who loses the race goes on": Mutant("without a lock|else holds", m.part(m.AnyWinner)),
+    "who loses the race goes on": Mutant(
+        "without a lock|else holds", m.wrapped(TokenStore, "write", m.always_win)
+    ),
     "own lock not recognised after a lost answer": Mutant(
-        "waits for itself", m.part(m.LostLockIsNotRecognised)
+        "waits for itself", m.wrapped(TokenStore, "write", m.take_lost_for_busy)
     ),
-    "fence not raised": Mutant("next fence|publishes twice", m.part(m.FenceIsNotRaised)),
-    "lock not removed": Mutant("leaves its lock", m.part(m.LockIsNotRemoved)),
+    "fence not raised": Mutant(
+        "next fence|publishes twice",
+        m.written(locked=lambda before, after: replace(after, fence=max(1, before.fence))),
+    ),
+    "lock not removed": Mutant("leaves its lock", m.written(published=m.leave_lock, given_back=m.leave_lock)),
     "published without the owner": Mutant(
         "somebody else", m.condition(" AND #lock_owner = :seen_owner", "", of="token"), ITEM_IS_MADE_TWICE
     ),
@@ -115,125 +105,203 @@ MUTANTS = {
         m.condition(
             "#fence = :seen_fence AND #lock_owner = :seen_owner", "attribute_exists(#fence)", of="token"
         ),
+        ITEM_IS_MADE_TWICE,
     ),
-    "a lock longer than the sum": Mutant("a lock of", m.figure("LOCK_S", 20.0)),
-    "a lock shorter than the sum": Mutant("a lock of", m.figure("LOCK_S", 13.6)),
+    "a lock longer than the sum": Mutant("a lock of", m.figures(LOCK_S=20.0)),
+    "a lock shorter than the sum": Mutant("a lock of", m.figures(LOCK_S=13.6)),
     "any lock believed": Mutant(
-        "no token", m.figure("LONGEST_LOCK_S", 1e12), (Run(0), Tamper(Damage.LOCKED), Wait(4_000.0), Run(1))
+        "no token",
+        m.figures(LONGEST_LOCK_S=1e12),
+        (d.Run(0), d.Tamper(d.Damage.LOCKED), d.Wait(4_000.0), d.Run(1)),
     ),
     "any time to wait believed": Mutant(
         "no token",
-        m.figure("LONGEST_NOT_BEFORE_S", 1e12),
-        (Turn(Weather.BROKEN), Run(0), Tamper(Damage.HELD_UP), Wait(61.0), Run(1)),
+        m.figures(LONGEST_NOT_BEFORE_S=1e12),
+        (d.Turn(d.Weather.BROKEN), d.Run(0), d.Tamper(d.Damage.HELD_UP), d.Wait(61.0), d.Run(1)),
     ),
     "SDK repeats what was lost": Mutant(
-        "waits|publishes twice|not as seen|without", m.function(Cloud, "sdk_retries", value=True)
+        "waits|publishes twice|not as seen|without", m.replaced(Cloud, "sdk_retries", value=True)
     ),
-    "a holder that dies is no failure": Mutant("leave no failure", m.part(m.DyingHolderLeavesNothing)),
-    "a holder that dies is followed at once": Mutant("followed at once", m.part(m.DyingHolderIsFollowed)),
-    "failures not cleared": Mutant("leaves a failure", m.part(m.FailuresAreNotCleared)),
-    "what is no longer set not removed": Mutant("leaves a failure", m.part(m.OnlyWhatIsSetIsWritten)),
+    "a holder that dies is no failure": Mutant("leave no failure", m.written(locked=m.leave_no_failure)),
+    "a holder that dies is followed at once": Mutant(
+        "followed at once", m.written(locked=lambda _, after: replace(after, refresh_at_epoch_s=0.0))
+    ),
+    "failures not cleared": Mutant("leaves a failure", m.written(published=m.leave_failure)),
+    "what is no longer set not removed": Mutant(
+        "leaves a failure", m.wrapped(TokenStore, "_update", m.remove_locks_only)
+    ),
     # limits
-    "the upstream's Retry-After cut short": Mutant(
-        "Retry-After is not", m.figure("RETRY_AFTER_LIMIT_S", 10.0)
+    "the upstream's Retry-After cut short": Mutant("Retry-After is not", m.figures(RETRY_AFTER_LIMIT_S=10.0)),
+    "nothing taken from the pace": Mutant("not taken from the pace", m.nothing_taken_from_the_pace),
+    "everything given back to the pace": Mutant(
+        "given back that may", m.written(given_back=m.give_exchange_back)
     ),
-    "nothing taken from the pace": Mutant("not taken from the pace", m.part(m.NothingTakenFromThePace)),
-    "everything given back to the pace": Mutant("given back that may", m.part(m.EverythingGivenBack)),
-    "a faster pace": Mutant("pace", m.figure("EXCHANGE_INTERVAL_S", 60.0, token)),
-    "time to wait ignored": Mutant("sooner than a failure", m.figure("LONGEST_NOT_BEFORE_S", 0.0)),
+    "a faster pace": Mutant("pace", m.replaced(token, "EXCHANGE_INTERVAL_S", 60.0)),
+    "time to wait ignored": Mutant("sooner than a failure", m.figures(LONGEST_NOT_BEFORE_S=0.0)),
     "time of the next refresh ignored": Mutant(
-        "too soon", m.function(decide, "_refresh_not_before", lambda *_: 0.0)
+        "too soon", m.replaced(decide, "_refresh_not_before", lambda *_: 0.0)
     ),
-    "reports not counted": Mutant("more tokens replaced", m.part(m.ReportsAreNotCounted), FALSE_REPORTS),
-    "no time said in a refusal": Mutant("no Retry-After", m.function(decide, "whole", lambda _: 0)),
+    "reports not counted": Mutant(
+        "more tokens replaced",
+        m.written(published=lambda _, after: replace(after, reports={})),
+        FALSE_REPORTS,
+    ),
+    "no time said in a refusal": Mutant("no Retry-After", m.replaced(decide, "whole", lambda _: 0)),
     # time
-    "time to lock not looked at again": Mutant("too late to finish", m.figure("TO_LOCK_S", 12.1)),
+    "time to lock not looked at again": Mutant("too late to finish", m.figures(TO_LOCK_S=12.1)),
     "deadline not looked at again": Mutant(
         "after the deadline|too late to finish", m.attempted("clock", m.later_deadline)
     ),
-    "time to send too short": Mutant("may end after", m.figure("TO_SEND_S", 8.0)),
-    "clocks believed to agree": Mutant("may end after its lock", m.figure("CLOCK_DIFFERENCE_S", 0.0)),
-    "an exchange without an end": Mutant("take too long", m.figure("EXCHANGE_S", 15.0)),
+    "time to send too short": Mutant("may end after", m.figures(TO_SEND_S=8.0)),
+    "clocks believed to agree": Mutant("may end after its lock", m.figures(CLOCK_DIFFERENCE_S=0.0)),
+    "an exchange without an end": Mutant("take too long", m.figures(EXCHANGE_S=15.0)),
     "clock going back ignored": Mutant(
         "set back",
-        m.function(ports.RequestClock, "was_set_back", lambda _: False),
-        (Run(0, "before dynamodb.put_item"), SetClock(0, -120.0), Run(0)),
+        m.replaced(ports.RequestClock, "was_set_back", lambda _: False),
+        (d.Run(0, "before dynamodb.put_item"), d.SetClock(0, -120.0), d.Run(0)),
     ),
-    "waits beyond the deadline": Mutant("deadline", m.figure("AWS_CALL_S", -20.0)),
+    "waits beyond the deadline": Mutant("deadline", m.figures(AWS_CALL_S=-20.0)),
     # ledger
-    "row after the exchange": Mutant("without a row", m.part(m.RowAfterTheExchange)),
-    "exchange although its row failed": Mutant("without a row", m.part(m.ExchangeWithoutItsRow)),
-    "token although its row failed": Mutant("without its row", m.part(m.TokenWithoutItsRow)),
-    "lost exchange called failed": Mutant("says something else", m.part(m.LostExchangeIsCalledFailed)),
+    "row after the exchange": Mutant("without a row", m.replaced(MintLedger, "begin", lambda *_: None)),
+    "exchange although its row failed": Mutant("without a row", m.wrapped(MintLedger, "begin", m.go_on)),
+    "token although its row failed": Mutant("without its row", m.wrapped(MintLedger, "complete", m.go_on)),
+    "lost exchange called failed": Mutant(
+        "says something else", m.wrapped(MintLedger, "begin", m.begin_as_failed)
+    ),
     "rows named by their fence alone": Mutant(
-        "another token's|begins twice|says something else", m.part(m.RowsByFenceAlone)
+        "another token's|begins twice|says something else",
+        m.wrapped(MintLedger, "_put", m.put_by_fence_alone),
     ),
     "rows that do not outlive their tokens": Mutant(
-        "does not outlive", m.figure("LONGEST_LIFETIME_S", 86_400.0, ledger_row)
+        "does not outlive", m.replaced(ledger_row, "LONGEST_LIFETIME_S", 86_400.0)
     ),
     # exchange
-    "exchange without trying the key": Mutant("key has not answered", m.part(m.KeyIsNotTried)),
-    "list of refused versions ignored": Mutant("not next", m.refused_list_is_ignored),
-    "unreadable previous version called refused": Mutant(
-        "never refused", m.unreadable_previous_is_refused, PREVIOUS_IS_UNREADABLE
+    "exchange without trying the key": Mutant(
+        "key has not answered", m.replaced(TokenStore, "probe_key", lambda *_: None)
     ),
-    "expiry counted from the answer": Mutant("too long|lived longer", m.expiry_from_the_answer),
+    "list of refused versions ignored": Mutant(
+        "not next", m.wrapped(attempt, "next_candidate", lambda choose, readable, _: choose(readable, ()))
+    ),
+    "unreadable previous version called refused": Mutant(
+        "never refused", m.refuse_unreadable, PREVIOUS_IS_UNREADABLE
+    ),
+    "expiry counted from the answer": Mutant(
+        "too long|lived longer", m.wrapped(replace_token._Attempt, "_exchange", m.count_from_answer)
+    ),
     "reported token published again": Mutant(
         "published again|served again",
         m.attempted("wanted", lambda wanted: wanted._replace(rejected_token_id=None)),
-        (Run(0), Wait(100.0), Turn(Weather.EXTENDING), Ask(0, reporting=True), Run(0)),
+        (d.Run(0), d.Wait(100.0), d.Turn(d.Weather.EXTENDING), d.Ask(0, reporting=True), d.Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(
-        "pace|too long", m.figure("UNSAID_LIFETIME_S", 10 * 86_400.0, issued_token), (Say(None), Run(0))
+        "pace|too long", m.replaced(issued_token, "UNSAID_LIFETIME_S", 10 * 86_400.0), (d.Say(None), d.Run(0))
     ),
     "a refresh that brings no progress": Mutant(
         "lives no longer",
-        m.function(attempt, "lacks", lambda *_: None),
-        (Run(0), Wait(3_000.0), Say(90), Run(0)),
+        m.replaced(attempt, "lacks", lambda *_: None),
+        (d.Run(0), d.Wait(3_000.0), d.Say(90), d.Run(0)),
     ),
     # who is served what
     "any report counts": Mutant(
         "fresh token is published|young token",
-        m.function(decide, "_is_reported", lambda token, wanted, now: wanted.rejected_token_id is not None),
+        m.replaced(decide, "_is_reported", lambda token, wanted, now: wanted.rejected_token_id is not None),
         (
-            Run(0),
-            Wait(100.0),
-            Run(1),
-            Ask(0, reporting=True),
-            Run(0),
-            Wait(61.0),
-            Ask(1, reporting=True),
-            Run(1),
+            d.Run(0),
+            d.Wait(100.0),
+            d.Run(1),
+            d.Ask(0, reporting=True),
+            d.Run(0),
+            d.Wait(61.0),
+            d.Ask(1, reporting=True),
+            d.Run(1),
         ),
     ),
     "sealed without the expiry": Mutant(
-        "lived longer", m.context("expires_at"), (Run(0), Tamper(Damage.EXTENDED), Run(1))
+        "lived longer",
+        m.wrapped(token_store, "_context", lambda full, name, fence, _: full(name, fence, None)),
+        (d.Run(0), d.Tamper(d.Damage.EXTENDED), d.Run(1)),
     ),
-    "sealed without the connection": Mutant("another connection's", m.context("connection"), SWAPPED),
+    "sealed without the connection": Mutant(
+        "another connection's",
+        m.wrapped(token_store, "_context", lambda full, _, *others: full("any", *others)),
+        SWAPPED,
+    ),
     "broken ciphertext served": Mutant(
         "another's name|never issued",
-        m.part(m.BrokenCiphertextIsServed),
-        (Run(0), Tamper(Damage.GARBLED), Run(1)),
+        m.wrapped(TokenStore, "open", m.serve_broken),
+        (d.Run(0), d.Tamper(d.Damage.GARBLED), d.Run(1)),
     ),
     "expired token served": Mutant(
-        "expired", m.figure("SHORTEST_USABLE_S", -30.0), OUTLIVED, Setup(expires_in=90)
+        "expired", m.figures(SHORTEST_USABLE_S=-30.0), OUTLIVED, d.Setup(expires_in=90)
     ),
-    "memory trusted for longer": Mutant("memory is trusted", m.figure("TRUST_S", 90.0)),
-    "rule for young tokens dropped": Mutant("young", m.figure("YOUNG_TOKEN_S", 0.0)),
-    "old tokens called young": Mutant("rejected token", m.figure("YOUNG_TOKEN_S", 600.0)),
-    "reports ignored": Mutant("rejected token", m.part(m.ReportIsIgnored)),
-    "any min_ttl counts": Mutant("fresh token is published", m.any_min_ttl, LONG_MIN_TTL),
-    "refreshed at half of its life": Mutant("fresh token is published", m.figure("REFRESH_FRACTION", 0.5)),
+    "memory trusted for longer": Mutant("memory is trusted", m.figures(TRUST_S=90.0)),
+    "rule for young tokens dropped": Mutant("young", m.figures(YOUNG_TOKEN_S=0.0)),
+    "old tokens called young": Mutant("rejected token", m.figures(YOUNG_TOKEN_S=600.0)),
+    "reports ignored": Mutant("rejected token", m.wrapped(TokenIssuer, "issue", m.ignore_report)),
+    "any min_ttl counts": Mutant(
+        "fresh token is published", m.wrapped(TokenIssuer, "issue", m.believe_any_min_ttl), LONG_MIN_TTL
+    ),
+    "refreshed at half of its life": Mutant("fresh token is published", m.figures(REFRESH_FRACTION=0.5)),
     "changed personal token not seen": Mutant(
         "different tokens",
         m.figures(PERSONAL_TOKEN_LOOK_S=1e9, REFRESH_RETRY_UNDATED_S=1e9),
         UNCHANGED_PERSONAL_TOKEN,
     ),
     "no token for a caller while it is refreshed": Mutant(
-        "error although|long after its deadline", m.function(decide, "is_usable", lambda *_: False)
+        "error although|long after its deadline", m.replaced(decide, "is_usable", lambda *_: False)
     ),
     "a loop without an end": Mutant(
-        "spins|long after its deadline", m.function(issue_token, "is_usable", lambda *_: False)
+        "spins|long after its deadline", m.replaced(issue_token, "is_usable", lambda *_: False)
+    ),
+    # traces that once broke a promise, each with the bug that it had found
+    "memory was trusted for as much longer as a clock had been set back": Mutant(
+        "memory is trusted",
+        m.wrapped(issue_token._Request, "_keep", m.trust_from_answer),
+        (
+            d.Run(1, "before upstream.exchange"),
+            d.SetClock(0, 10.0),
+            d.Run(0, "sleep"),
+            d.SetClock(0, -30.0),
+            d.Run(0),
+            d.Wait(80.0),
+            d.Run(0),
+        ),
+        d.Setup(exchange_s=5.0),
+    ),
+    "memory was trusted for as much longer as unsealing took": Mutant(
+        "memory is trusted",
+        m.wrapped(issue_token._Request, "_keep", m.trust_from_answer),
+        (d.Run(0), d.Run(1, "before kms.decrypt", d.Fault.SLOW), d.Run(1), d.Wait(58.0), d.Run(1)),
+    ),
+    "a token expired while it was unsealed, and was served": Mutant(
+        "an expired token is served",
+        m.replaced(issue_token, "is_usable", lambda *_: True),
+        (
+            d.Run(0),
+            d.Wait(80.0),
+            d.Rotate(accepted=False, old_stays=False),
+            d.Run(1, "before kms.decrypt"),
+            d.Freeze(1, 20.0),
+            d.Run(1),
+        ),
+        d.Setup(expires_in=90),
+    ),
+    "a token expired while its publish was lost, and was served": Mutant(
+        "an expired token is served",
+        m.figures(SHORTEST_USABLE_S=-1_000.0),
+        (
+            d.Run(0, "after upstream.exchange"),
+            d.Run(0, "before dynamodb.update_item"),
+            d.Freeze(0, 100.0),
+            d.Run(1),
+            d.Wait(110.0),
+        ),
+        d.Setup(expires_in=90),
+    ),
+    "a holder that stood still sent its exchange while another's token was published": Mutant(
+        "may end after its lock",
+        m.figures(TO_SEND_S=-1_000.0),
+        (d.Run(0, "after dynamodb.put_item"), d.Freeze(0, 16.0), d.Run(1), d.Wait(20.0)),
     ),
 }
 
@@ -250,5 +318,5 @@ def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         if trace:
             simulate(trace)
         else:
-            explore(range(MOST_RUNS), adrift=mutant.adrift, is_shortened=False)
+            explore(range(MOST_RUNS), adrift=False, is_shortened=False)
     assert re.search(mutant.tells, found.value.promise), found.value.promise

@@ -9,22 +9,9 @@ from collections import Counter
 
 import pytest
 
-from functions.broker import assembly
-from tests.simulation.decisions import (
-    Ask,
-    Crash,
-    Damage,
-    Decision,
-    Fault,
-    Run,
-    Setup,
-    Trace,
-    Turn,
-    Wait,
-    Weather,
-)
+from tests.simulation import decisions as d
 from tests.simulation.explore import explore, simulate
-from tests.simulation.mutants import NothingTakenFromThePace
+from tests.simulation.mutants import nothing_taken_from_the_pace
 from tests.simulation.promises import Promises
 from tests.simulation.watched import BrokenPromiseError
 
@@ -42,14 +29,16 @@ def test_every_promise_holds(*, adrift: bool) -> None:
     assert counts["answers temporarily_unavailable"] > RUNS / 4
     happened = {kind.removeprefix("fault: ") for kind in counts if kind.startswith("fault: ")}
     expected = {
-        *(f"{fault} " for fault in Fault if fault is not Fault.NONE),
-        *(f"item {damage}" for damage in (Damage.GARBLED, Damage.EXTENDED, Damage.LOCKED)),
-        *(f"upstream {weather}" for weather in Weather),
-        *(f"outage of dynamodb.put_item: {how}" for how in (Fault.UNREACHABLE, Fault.BUSY, Fault.DENIED)),
+        *(f"{fault} " for fault in d.Fault if fault is not d.Fault.NONE),
+        *(f"item {damage}" for damage in (d.Damage.GARBLED, d.Damage.EXTENDED, d.Damage.LOCKED)),
+        *(f"upstream {weather}" for weather in d.Weather),
+        *(
+            f"outage of dynamodb.put_item: {how}"
+            for how in (d.Fault.UNREACHABLE, d.Fault.BUSY, d.Fault.DENIED)
+        ),
         "frozen process",
         "frozen at a look at the clock",
         "clock set",
-        "revocation",
         "rotation to a refused secret",
         "deleted item",
         "restored items",
@@ -63,35 +52,35 @@ DAY_S, YEAR_S = 86_400.0, 365 * 86_400
 MOST_A_DAY = 24 + 96
 
 
-def _all_day(interval_s: float, *steps: Decision) -> list[Decision]:
-    return [one for _ in range(int(DAY_S / interval_s)) for one in (*steps, Wait(interval_s))]
+def _all_day(interval_s: float, *steps: d.Decision) -> list[d.Decision]:
+    return [one for _ in range(int(DAY_S / interval_s)) for one in (*steps, d.Wait(interval_s))]
 
 
 # With a thousand callers, nobody's own share is used up; with clocks of one time, the pace alone is what bounds them.
-DAYS: dict[str, list[Decision]] = {
+DAYS: dict[str, list[d.Decision]] = {
     "false reports": [
         step
         for number in range(int(DAY_S / 61))
-        for step in (Ask(number % 2, caller=number, reporting=True), Run(number % 2), Wait(61.0))
+        for step in (d.Ask(number % 2, caller=number, reporting=True), d.Run(number % 2), d.Wait(61.0))
     ],
     "an upstream that issues and answers 500": [
-        Turn(Weather.ISSUING_BROKEN, 2 * DAY_S),
-        *_all_day(97.0, Run(0), Run(1)),
+        d.Turn(d.Weather.ISSUING_BROKEN, 2 * DAY_S),
+        *_all_day(97.0, d.Run(0), d.Run(1)),
     ],
     "holders that are killed with the token in hand": _all_day(
-        61.0, Run(0, "after upstream.exchange"), Crash(0)
+        61.0, d.Run(0, "after upstream.exchange"), d.Crash(0)
     ),
     "an upstream that issues the same token": [
-        Run(0),
-        Turn(Weather.REPEATING, 2 * DAY_S),
-        *_all_day(97.0, Ask(0, reporting=True), Run(0)),
+        d.Run(0),
+        d.Turn(d.Weather.REPEATING, 2 * DAY_S),
+        *_all_day(97.0, d.Ask(0, reporting=True), d.Run(0)),
     ],
 }
 
 
 @pytest.mark.parametrize("day", DAYS)
 def test_a_day_of_trouble_costs_at_most_120_year_long_tokens(day: str) -> None:
-    world = simulate((Setup(expires_in=YEAR_S), DAYS[day]))
+    world = simulate((d.Setup(expires_in=YEAR_S), DAYS[day]))
     assert (
         world.counts["tokens issued by the upstream"] <= MOST_A_DAY + 2
     )  # one or two once the trouble is over
@@ -100,8 +89,8 @@ def test_a_day_of_trouble_costs_at_most_120_year_long_tokens(day: str) -> None:
 
 
 def test_more_tokens_than_the_pace_allows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "TokenStore", NothingTakenFromThePace)
+    nothing_taken_from_the_pace(monkeypatch)
     monkeypatch.setattr(Promises, "_check_pace", lambda *_: None)
-    trace: Trace = (Setup(expires_in=YEAR_S), DAYS["false reports"])
+    trace: d.Trace = (d.Setup(expires_in=YEAR_S), DAYS["false reports"])
     with pytest.raises(BrokenPromiseError, match="more exchanges than the pace allows"):
         simulate(trace)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
 
@@ -15,13 +15,12 @@ from tests.simulation.world import World
 _MOST_STEPS = 60
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """What comes before, and the request that is disturbed."""
 
     before: tuple[Decision, ...]
     ask: Ask
-    setup: Setup = field(default_factory=Setup)
+    setup: Setup = Setup()
 
 
 _SERVED = (Run(0), Wait(1.0), Run(1))

@@ -33,10 +33,11 @@ FIELDS = ("connection", "min_ttl", "rejected_token_id", "grant_type", "scope")
 FIELD_VALUES = JSON_VALUES | st.sampled_from(
     ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900, -1, 10**400, 0.5]
 )  # fmt: skip
+USER_ARN = ("requestContext", "authorizer", "iam", "userArn")
 PATHS: list[tuple[str, ...]] = [
     ("rawPath",), ("headers",), ("headers", "content-type"), ("requestContext",), ("requestContext", "http"),
     ("requestContext", "http", "method"), ("requestContext", "authorizer"), ("requestContext", "authorizer", "iam"),
-    ("requestContext", "authorizer", "iam", "userArn"), ("body",), ("isBase64Encoded",), ("queryStringParameters",),
+    USER_ARN, ("body",), ("isBase64Encoded",), ("queryStringParameters",),
     ("cookies",), ("version",),
 ]  # fmt: skip
 BODIES = (
@@ -58,6 +59,9 @@ def event_of(
     event = copy.deepcopy(SAMPLE)
     event |= {"rawPath": path, "body": body, **members}
     event["requestContext"]["http"] |= {"method": method, "path": path}
+    event["requestContext"]["authorizer"]["iam"]["userArn"] = (
+        "arn:aws:sts::000000000000:assumed-role/orders/session"
+    )
     event["headers"].pop("content-type", None)
     if content_type is not None:
         event["headers"]["content-type"] = content_type

@@ -25,6 +25,7 @@ from token_broker.issued_token import Token, token_id_of
 
 if TYPE_CHECKING:
     from functions.broker.assembly import Broker
+    from functions.broker.issue_token import TokenIssuer
 
 KEY_ARN = "arn:aws:kms:eu-west-3:123456789012:key/1"
 ENVIRONMENT = {
@@ -138,6 +139,23 @@ def test_the_loggers_that_print_secrets_are_silent_before_the_first_line_is_logg
     assert [logger.level for logger in loggers] == [logging.WARNING] * 4
 
 
+def issuer_that_fails(
+    dynamodb: Any, kms: Any, audit: Audit, error: Exception
+) -> tuple[TokenIssuer, list[Exception]]:
+    """Return the policy, which gets this error instead of what it needs for an exchange, and how often it did."""
+    made: list[Exception] = []
+
+    def make() -> Any:
+        made.append(error)
+        raise error
+
+    ports = Ports(
+        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
+    )
+    clients = Clients(dynamodb, kms, make, make)
+    return assemble_policy(Settings.from_environment(ENVIRONMENT), clients, ports), made
+
+
 @pytest.mark.parametrize(
     ("error", "event"),
     [
@@ -156,42 +174,22 @@ def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
     held = store.write(seen, replace(seen, fence=1, lock=Lock("somebody", now)))
     assert held
     store.write(held, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
-    asked: list[str] = []
-
-    def make() -> Any:
-        asked.append("made")
-        raise error
-
-    settings = Settings.from_environment(ENVIRONMENT)
-    ports = Ports(
-        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
-    )
-    issuer = assemble_policy(settings, Clients(dynamodb, kms, make, make), ports)
+    issuer, made = issuer_that_fails(dynamodb, kms, audit, error)
 
     answers = [issuer.issue(TokenWanted("digishare"), now + 30.4) for _ in range(3)]
     assert [(issued.clear.access_token, issued.source) for issued in answers] == [
-        ("T1", "table"),
-        ("T1", "memory"),
-        ("T1", "memory"),
-    ]
-    assert asked == ["made"]  # for a minute it is left alone
+        ("T1", "table"), ("T1", "memory"), ("T1", "memory")
+    ]  # fmt: skip
+    assert made == [error]  # for a minute it is left alone
     out = "".join(capsys.readouterr())
     assert f'"{event}"' in out
     assert "canary" not in out
 
 
 def test_an_unforeseen_error_without_a_usable_token_is_one_of_the_request(audit: Audit) -> None:
-    dynamodb: Any = FakeDynamoDB(table="the-table")
-    kms: Any = FakeKMS(key_arn=KEY_ARN)
-
-    def make() -> Any:
-        raise RuntimeError
-
-    ports = Ports(
-        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
+    issuer, _ = issuer_that_fails(
+        FakeDynamoDB(table="the-table"), FakeKMS(key_arn=KEY_ARN), audit, RuntimeError()
     )
-    issuer = assemble_policy(
-        Settings.from_environment(ENVIRONMENT), Clients(dynamodb, kms, make, make), ports
-    )
+
     with pytest.raises(RuntimeError):
         issuer.issue(TokenWanted("digishare"), time.time() + 30.4)

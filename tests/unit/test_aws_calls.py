@@ -39,36 +39,24 @@ def failing_with(error: Exception) -> AwsError:
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
-        (answered("ThrottlingException"), AwsBusyError, "ThrottlingException"),
+        *((answered(code), AwsBusyError, code) for code in (
+            "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded")),
         (answered("ThrottlingException", 503), AwsBusyError, "ThrottlingException"),
-        (
-            answered("ProvisionedThroughputExceededException"),
-            AwsBusyError,
-            "ProvisionedThroughputExceededException",
-        ),
-        (answered("RequestLimitExceeded"), AwsBusyError, "RequestLimitExceeded"),
-        (answered("InternalServerError", 500), AwsUnavailableError, "InternalServerError"),
-        (answered("KMSInternalException"), AwsUnavailableError, "KMSInternalException"),
-        (answered("DependencyTimeoutException"), AwsUnavailableError, "DependencyTimeoutException"),
-        (answered("SomethingNew", 500), AwsUnavailableError, "SomethingNew"),
-        (answered("503", 503), AwsUnavailableError, "503"),
-        (answered("404", 404), AwsUnavailableError, "404"),
-        (answered("AccessDeniedException"), AwsRefusedError, "AccessDeniedException"),
-        (answered("ValidationException"), AwsRefusedError, "ValidationException"),
-        (answered("ResourceNotFoundException"), AwsRefusedError, "ResourceNotFoundException"),
-        (answered("KMSInvalidStateException"), AwsRefusedError, "KMSInvalidStateException"),
+        *((answered(code), AwsUnavailableError, code) for code in ("KMSInternalException", "DependencyTimeoutException")),
+        *((answered(code, 500), AwsUnavailableError, code) for code in ("InternalServerError", "SomethingNew")),
+        *((answered(str(status), status), AwsUnavailableError, str(status)) for status in (503, 404)),
+        *((answered(code), AwsRefusedError, code) for code in (
+            "AccessDeniedException", "ValidationException", "ResourceNotFoundException", "KMSInvalidStateException")),
         (answered("SomethingNew", 499), AwsRefusedError, "SomethingNew"),
-        (sdk.ReadTimeoutError(endpoint_url=CANARY), AwsUnavailableError, "ReadTimeoutError"),
-        (sdk.ConnectTimeoutError(endpoint_url=CANARY), AwsUnavailableError, "ConnectTimeoutError"),
-        (sdk.EndpointConnectionError(endpoint_url=CANARY), AwsUnavailableError, "EndpointConnectionError"),
-        (sdk.ConnectionClosedError(endpoint_url=CANARY), AwsUnavailableError, "ConnectionClosedError"),
+        *((error(endpoint_url=CANARY), AwsUnavailableError, error.__name__) for error in (
+            sdk.ReadTimeoutError, sdk.ConnectTimeoutError, sdk.EndpointConnectionError, sdk.ConnectionClosedError)),
         (sdk.NoCredentialsError(), AwsRefusedError, "NoCredentialsError"),
         (sdk.ParamValidationError(report=CANARY), AwsRefusedError, "ParamValidationError"),
         (ResponseParserError(CANARY), AwsUnavailableError, "ResponseParserError"),
         (KeyError(CANARY), AwsUnavailableError, "MalformedAnswer"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
-)
+)  # fmt: skip
 def test_a_failed_call_is_named_by_what_it_means(error: Exception, kind: type[AwsError], text: str) -> None:
     found = failing_with(error)
 
@@ -78,11 +66,8 @@ def test_a_failed_call_is_named_by_what_it_means(error: Exception, kind: type[Aw
 
 
 def test_each_kind_is_an_event_of_its_own() -> None:
-    assert [kind.event for kind in (AwsUnavailableError, AwsBusyError, AwsRefusedError)] == [
-        "AwsUnavailable",
-        "AwsBusy",
-        "AwsRefused",
-    ]
+    kinds = (AwsUnavailableError, AwsBusyError, AwsRefusedError)
+    assert [kind.event for kind in kinds] == ["AwsUnavailable", "AwsBusy", "AwsRefused"]
 
 
 @pytest.mark.parametrize("members", [{}, {"Item": {"fence": {"N": "7"}}}])

@@ -26,11 +26,7 @@ TLS = new_tls_context(certifi.where())
 def ask(
     url: str, total_timeout_s: float = 5, connect_timeout_s: float = 5, tls: object = TLS
 ) -> BoundedResponse:
-    bounds: dict[str, Any] = {
-        "total_timeout_s": total_timeout_s,
-        "connect_timeout_s": connect_timeout_s,
-        "tls": tls,
-    }
+    bounds: Any = {"total_timeout_s": total_timeout_s, "connect_timeout_s": connect_timeout_s, "tls": tls}
     headers = {"Authorization": CANARY}
     return call("POST", url, headers=headers, body=CANARY.encode(), max_body_bytes=1000, **bounds)
 

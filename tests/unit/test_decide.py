@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import event, example, given, settings
@@ -26,6 +27,9 @@ from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken
 from token_broker.dynamodb_attributes import to_attribute
 from token_broker.issued_token import Token
 
+if TYPE_CHECKING:
+    from functions.broker.decide import Decision
+
 NOW = 1_800_000_000.0
 DEADLINE = NOW + 30.4
 DAY_S = 86_400.0
@@ -35,25 +39,7 @@ BOUNDED = settings(max_examples=300, deadline=None, database=None)
 
 # --- random records ------------------------------------------------------------------------------------------------
 # Seconds from now. DynamoDB's numbers reach 1e125; what lies close to a rule's edge is drawn often.
-EDGES_S = (
-    0.0,
-    0.4,
-    1.0,
-    2.5,
-    12.9,
-    13.0,
-    14.5,
-    30.0,
-    59.9,
-    60.0,
-    61.0,
-    720.0,
-    900.0,
-    959.9,
-    960.0,
-    961.0,
-    3600.0,
-)
+EDGES_S = (0.0, 0.4, 1.0, 2.5, 12.9, 13.0, 14.5, 30.0, 59.9, 60.0, 61.0, 720.0, 900.0, 959.9, 960.0, 961.0, 3600.0)  # fmt: skip
 OFFSETS_S = (
     st.sampled_from([*EDGES_S, *(-edge for edge in EDGES_S)])
     | st.floats(-1e4, 1e4)
@@ -97,6 +83,22 @@ REQUESTS = st.builds(
 LEFT_S = st.sampled_from([-1.0, 0.0, 2.4, 2.5, 12.9, 13.0, 30.4]) | st.floats(-10, 40)
 
 
+class Look(NamedTuple):
+    """One look at a record. `left_s`: until the deadline; `versions`: what the instance saw of the secret."""
+
+    record: TokenRecord
+    wanted: TokenWanted
+    left_s: float
+    versions: tuple[str, ...]
+
+    @property
+    def decision(self) -> Decision:
+        return decide(self.record, self.wanted, NOW, NOW + self.left_s, self.versions)
+
+
+LOOKS = st.builds(Look, RECORDS, REQUESTS, LEFT_S, VERSIONS)
+
+
 def may_be_served(record: TokenRecord, wanted: TokenWanted, now: float) -> bool:
     """The contract's *usable*, in other words than the code's."""
     if record.token is None:
@@ -113,66 +115,51 @@ def ahead_s(moment: float | None, now: float) -> float:
 
 
 @BOUNDED
-@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
-def test_only_a_usable_token_is_served(
-    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
-) -> None:
-    decision = decide(record, wanted, NOW, NOW + left_s, versions)
-
-    event(type(decision).__name__)
-    if isinstance(decision, Serve):
-        assert may_be_served(record, wanted, NOW)
+@given(LOOKS)
+def test_only_a_usable_token_is_served(look: Look) -> None:
+    event(type(look.decision).__name__)
+    if isinstance(look.decision, Serve):
+        assert may_be_served(look.record, look.wanted, NOW)
 
 
 @BOUNDED
-@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
-def test_an_error_or_a_wait_is_only_for_those_who_have_no_usable_token(
-    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
-) -> None:
-    decision = decide(record, wanted, NOW, NOW + left_s, versions)
-
-    if isinstance(decision, Refuse | Wait):
-        assert not may_be_served(record, wanted, NOW)
-    if isinstance(decision, Wait):
-        assert NOW < decision.until_epoch_s <= NOW + 960
+@given(LOOKS)
+def test_an_error_or_a_wait_is_only_for_those_who_have_no_usable_token(look: Look) -> None:
+    if isinstance(look.decision, Refuse | Wait):
+        assert not may_be_served(look.record, look.wanted, NOW)
+    if isinstance(look.decision, Wait):
+        assert NOW < look.decision.until_epoch_s <= NOW + 960
 
 
 @BOUNDED
-@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
-def test_a_token_is_replaced_only_with_lock_time_and_limits_free(
-    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
-) -> None:
-    decision = decide(record, wanted, NOW, NOW + left_s, versions)
-
+@given(LOOKS)
+def test_a_token_is_replaced_only_with_lock_time_and_limits_free(look: Look) -> None:
+    record, decision = look.record, look.decision
     if not isinstance(decision, Replace):
         return
-    assert NOW + left_s - NOW >= 13
+    assert NOW + look.left_s - NOW >= 13
     lock, failure, pace = record.lock, record.failure, record.pace
     if lock is not None:
         assert not 0 < lock.until_epoch_s - NOW <= 60
     if failure is not None and 0 < failure.not_before_epoch_s - NOW <= 960:
         assert failure.kind is FailureKind.REFUSED
-        assert set(versions) - set(record.refused_versions)
+        assert set(look.versions) - set(record.refused_versions)
     said_s = record.token.token.lifetime_s if record.token else None
     interval_s = min(900.0, 900.0 if said_s is None else max(1.0, said_s / 2))
     since_s = NOW - pace.since_epoch_s
     assert max(0.0, pace.left) + (1.0 if since_s < 0 else since_s / interval_s) >= 1
     if decision.need is Need.REPORTED:
-        counted = [at for at in record.reports.get(wanted.caller, ()) if 0 <= NOW - at < DAY_S]
+        counted = [at for at in record.reports.get(look.wanted.caller, ()) if 0 <= NOW - at < DAY_S]
         assert len(counted) < 6
 
 
 @BOUNDED
-@given(RECORDS, REQUESTS, LEFT_S, VERSIONS)
-def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(
-    record: TokenRecord, wanted: TokenWanted, left_s: float, versions: tuple[str, ...]
-) -> None:
-    decision = decide(record, wanted, NOW, NOW + left_s, versions)
-
-    if isinstance(decision, Refuse):
-        retry_after_s = decision.error.retry_after_s
+@given(LOOKS)
+def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(look: Look) -> None:
+    if isinstance(look.decision, Refuse):
+        retry_after_s = look.decision.error.retry_after_s
         assert retry_after_s is None or 1 <= retry_after_s <= 960
-        assert (retry_after_s is None) == (decision.error.status in {403, 502})
+        assert (retry_after_s is None) == (look.decision.error.status in {403, 502})
 
 
 def seconds_to_a_token(record: TokenRecord, wanted: TokenWanted) -> float:
@@ -227,21 +214,16 @@ def test_with_nothing_usable_a_caller_who_asks_as_told_comes_to_an_exchange_with
 
 
 @BOUNDED
-@given(RECORDS, REQUESTS, st.sampled_from([NOW, 0.0, -1e12, 1e15]), OFFSETS_S, VERSIONS)
-def test_no_record_is_too_absurd_to_decide_on(
-    record: TokenRecord, wanted: TokenWanted, now: float, left_s: float, versions: tuple[str, ...]
-) -> None:
-    assert isinstance(decide(record, wanted, now, now + left_s, versions), Serve | Wait | Replace | Refuse)
+@given(LOOKS, st.sampled_from([NOW, 0.0, -1e12, 1e15]), OFFSETS_S)
+def test_no_record_is_too_absurd_to_decide_on(look: Look, now: float, left_s: float) -> None:
+    decide(look.record, look.wanted, now, now + left_s, look.versions)
 
 
 # --- what an attempt writes ----------------------------------------------------------------------------------------
 LOCK = Lock("mine", NOW + 14.5)
 NEEDS = st.sampled_from(Need)
 FAILURES = st.builds(
-    MintFailedError,
-    CODES,
-    st.sampled_from(FailureKind),
-    retry_after_s=st.none() | st.floats(0, 1e9),
+    MintFailedError, CODES, st.sampled_from(FailureKind), retry_after_s=st.none() | st.floats(0, 1e9)
 )
 CHANCE = st.floats(0, 1)
 FRESH = Token("a" * 16, NOW, NOW + 31_536_000, 31_536_000.0, None, "v1")
@@ -348,10 +330,8 @@ def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
 ) -> None:
     held = replace(locked(record, need, LOCK, NOW, chance), token=None, refused_versions=(), reports={})
 
-    for after in (
-        unlocked(held, record),
-        given_back(held, record, need, failed, None, now=NOW, randomness=chance),
-    ):
+    back = given_back(held, record, need, failed, None, now=NOW, randomness=chance)
+    for after in (unlocked(held, record), back):
         assert (after.token, after.refused_versions, after.reports) == (None, (), {})
     assert published(held, SealedToken(FRESH, b"", 1), held.pace, None, NOW).reports == {}
 

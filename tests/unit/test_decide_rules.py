@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from functions.broker.decide import (
-    Decision,
-    Need,
-    Refuse,
-    Replace,
-    Serve,
-    TokenWanted,
-    Wait,
-    decide,
-)
+from functions.broker.decide import Decision, Need, Refuse, Replace, Serve, TokenWanted, Wait, decide
 from functions.broker.token import Failure, FailureKind, Lock, Pace, SealedToken, TokenRecord
 from token_broker.issued_token import Token
 
@@ -127,20 +117,13 @@ def test_a_refresh_time_counts_for_a_usable_token_and_not_beyond_its_expiry(
     assert look(token, refresh_at_epoch_s=NOW + refresh_at_s) == expected
 
 
-def test_rule_2_while_somebody_replaces_a_usable_token_is_served_and_the_others_wait() -> None:
-    assert look(DUE, lock=LOCK) == Serve()
-    for token, rejected in ((None, None), (EXPIRED, None), (DUE, ID)):
-        assert look(token, rejected=rejected, lock=LOCK) == Wait(NOW + 14.5)
+def test_a_lock_stands_before_a_back_off_that_before_the_pace_and_the_pace_before_the_share() -> None:
+    more: dict[str, Any] = {"failure": failed(500), "pace": Pace(0.0, NOW), "reports": {ME: [NOW - 1] * 6}}
 
-
-def test_rule_2_stands_before_back_off_pace_share_and_time() -> None:
-    reports = {ME: [NOW - 1] * 6}
-
-    found = look(
-        FRESH, rejected=ID, lock=LOCK, failure=failed(60), pace=Pace(0.0, NOW), reports=reports, left_s=2.5
-    )
-
-    assert found == Wait(NOW + 14.5)
+    assert look(FRESH, rejected=ID, left_s=2.5, lock=LOCK, **more) == Wait(NOW + 14.5)
+    assert refusal(look(FRESH, rejected=ID, **more)) == ("temporarily_unavailable", 500)
+    del more["failure"]
+    assert refusal(look(FRESH, rejected=ID, **more)) == ("temporarily_unavailable", 900)
 
 
 def test_one_who_waits_is_told_when_no_further_look_fits_into_his_time() -> None:
@@ -154,11 +137,6 @@ def test_a_lock_that_has_ended_or_claims_more_than_a_minute_is_none(until_s: flo
     expected = Wait(NOW + until_s) if counts else Replace(Need.NO_TOKEN)
 
     assert look(lock=Lock("theirs", NOW + until_s)) == expected
-
-
-def test_rule_3_before_a_back_offs_end_a_usable_token_is_served_and_the_others_are_told_its_end() -> None:
-    assert look(DUE, failure=failed(100)) == Serve()
-    assert refusal(look(EXPIRED, failure=failed(100.2))) == ("temporarily_unavailable", 101)
 
 
 @pytest.mark.parametrize(
@@ -198,30 +176,6 @@ def test_a_back_off_is_told_as_the_failure_that_it_follows(
 
 
 @pytest.mark.parametrize(
-    ("versions", "kind", "is_replaced"),
-    [
-        (("v3", "v2"), FailureKind.REFUSED, True), (("v2", "v3"), FailureKind.REFUSED, True),
-        (("v2", "v1"), FailureKind.REFUSED, False), ((), FailureKind.REFUSED, False),
-        (("v3",), FailureKind.NOTHING_ISSUED, False), (("v3",), FailureKind.MAY_HAVE_ISSUED, False),
-    ],
-)  # fmt: skip
-def test_a_version_that_was_not_refused_ends_the_wait_after_a_refusal_and_no_other(
-    versions: tuple[str, ...], kind: FailureKind, *, is_replaced: bool
-) -> None:
-    found = look(failure=failed(500, kind), refused_versions=("v1", "v2"), versions=versions)
-
-    assert (found == Replace(Need.NO_TOKEN)) is is_replaced
-
-
-def test_rule_3_stands_before_pace_and_share() -> None:
-    reports = {ME: [NOW - 1] * 6}
-
-    found = look(FRESH, rejected=ID, failure=failed(500), pace=Pace(0.0, NOW), reports=reports)
-
-    assert refusal(found) == ("temporarily_unavailable", 500)
-
-
-@pytest.mark.parametrize(
     ("left", "ago_s", "token", "retry_after_s"),
     [
         (0, 0, None, 900), (0.5, 0, None, 450), (0, 450, None, 450), (-7, 0, None, 900), (0.999, 0.2, None, 1),
@@ -247,13 +201,6 @@ def test_a_pace_with_one_exchange_or_a_start_in_the_future_stands_in_nobodys_way
     assert look(pace=Pace(left, NOW - ago_s)) == Replace(Need.NO_TOKEN)
 
 
-def test_saved_up_exchanges_are_at_most_24() -> None:
-    record = TokenRecord("digishare", pace=Pace(20.0, NOW - 1e9))
-
-    assert record.exchanges_left(NOW) == 24
-    assert replace(record, pace=Pace(20.0, NOW - 1800)).exchanges_left(NOW) == 22
-
-
 @pytest.mark.parametrize(
     ("oldest_ago_s", "expected"),
     [(1, ("slow_down", 900)), (DAY_S - 60.5, ("slow_down", 61)), (DAY_S - 0.1, ("slow_down", 1))],
@@ -268,29 +215,10 @@ def test_rule_4_a_caller_over_its_share_is_told_to_slow_down_for_at_most_15_minu
 
 @pytest.mark.parametrize(
     "at",
-    [
-        [NOW - 1] * 5,
-        [NOW - DAY_S, *[NOW - 1] * 5],
-        [NOW + 1, *[NOW - 1] * 5],
-        [NOW - 2 * DAY_S] * 50,
-    ],
+    [[NOW - 1] * 5, [NOW - DAY_S, *[NOW - 1] * 5], [NOW + 1, *[NOW - 1] * 5], [NOW - 2 * DAY_S] * 50],
 )
 def test_a_share_is_six_reports_within_24_hours(at: list[float]) -> None:
     assert look(FRESH, rejected=ID, reports={ME: at}) == Replace(Need.REPORTED)
-
-
-def test_a_share_is_its_callers_own_and_counts_only_for_reports() -> None:
-    used_up = [NOW - 1] * 6
-
-    assert look(FRESH, rejected=ID, reports={OTHER: used_up}) == Replace(Need.REPORTED)
-    assert look(DUE, rejected=OTHER_ID, reports={ME: used_up}) == Replace(Need.REFRESH)
-    assert look(EXPIRED, rejected=ID, reports={ME: used_up}) == Replace(Need.EXPIRED)
-
-
-def test_the_pace_stands_before_the_share() -> None:
-    found = look(FRESH, rejected=ID, pace=Pace(0.0, NOW), reports={ME: [NOW - 1] * 6})
-
-    assert refusal(found) == ("temporarily_unavailable", 900)
 
 
 @pytest.mark.parametrize(("left_s", "in_time"), [(13.0, True), (12.9, False), (0.0, False), (-3.0, False)])

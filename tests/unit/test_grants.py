@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def user(name: str, account: str = OWN) -> Caller:
         ("arn:aws-cn:sts::111111111111:assumed-role/orders/s", Caller(OWN, "role", "orders", "s")),
         ("arn:aws:iam::111111111111:user/ann", Caller(OWN, "user", "ann", "")),
         ("arn:aws:iam::111111111111:user/team/sub/ann", Caller(OWN, "user", "ann", "")),
+        ("arn:aws:iam::111111111111:user/ann/bob", Caller(OWN, "user", "bob", "")),
     ],
 )  # fmt: skip
 def test_caller_is_read_from_the_arn(arn: str, caller: Caller) -> None:
@@ -98,12 +100,8 @@ def test_no_text_breaks_the_reading_of_a_caller(arn: str) -> None:
 
 def test_a_long_arn_is_read_at_once() -> None:
     started_s = time.perf_counter()
-
-    for arn in (
-        "arn:aws:iam::111111111111:user" + "/a" * 500_000 + "/",
-        "arn:aws:sts::111111111111:assumed-role/" + "a" * 10**6,
-    ):
-        assert read_caller(arn) is None
+    assert read_caller("arn:aws:iam::111111111111:user" + "/a" * 500_000 + "/") is None
+    assert read_caller("arn:aws:sts::111111111111:assumed-role/" + "a" * 10**6) is None
     assert time.perf_counter() - started_s < 1
 
 
@@ -113,25 +111,15 @@ def test_a_long_arn_is_read_at_once() -> None:
 @pytest.mark.parametrize(
     ("principal", "caller", "granted"),
     [
-        (f"{OWN}:role/orders", role("orders"), True),
-        (f"{OWN}:role/orders", role("orders-2"), False),
-        (f"{OWN}:role/orders", role("Orders"), False),
-        (f"{OWN}:role/orders", user("orders"), False),
-        (f"{OWN}:role/orders", role("orders", OTHER), False),
-        (f"{OWN}:role/or*", role("orders"), True),
-        (f"{OWN}:role/*ers", role("orders"), True),
-        (f"{OWN}:role/o*e*s", role("orders"), True),
-        (f"{OWN}:role/o*x*s", role("orders"), False),
-        (f"{OWN}:role/**", role("orders"), True),
-        (f"{OWN}:role/a.c", role("abc"), False),
-        (f"{OWN}:role/a+", role("aa"), False),
-        (f"{OWN}:role/a+", role("a+"), True),
-        ("self:role/*", role("orders"), True),
-        ("self:role/*", role("orders", OTHER), False),
-        ("self:role/*", user("orders"), False),
-        ("self:user/ann", user("ann"), True),
-        ("self:user/ann", user("ann", OTHER), False),
-        (f"{OTHER}:role/*", role("orders", OTHER), True),
+        (f"{OWN}:role/orders", role("orders"), True), (f"{OWN}:role/orders", role("orders-2"), False),
+        (f"{OWN}:role/orders", role("Orders"), False), (f"{OWN}:role/orders", user("orders"), False),
+        (f"{OWN}:role/orders", role("orders", OTHER), False), (f"{OWN}:role/or*", role("orders"), True),
+        (f"{OWN}:role/*ers", role("orders"), True), (f"{OWN}:role/o*e*s", role("orders"), True),
+        (f"{OWN}:role/o*x*s", role("orders"), False), (f"{OWN}:role/**", role("orders"), True),
+        (f"{OWN}:role/a.c", role("abc"), False), (f"{OWN}:role/a+", role("aa"), False), (f"{OWN}:role/a+", role("a+"), True),
+        ("self:role/*", role("orders"), True), ("self:role/*", role("orders", OTHER), False),
+        ("self:role/*", user("orders"), False), ("self:user/ann", user("ann"), True),
+        ("self:user/ann", user("ann", OTHER), False), (f"{OTHER}:role/*", role("orders", OTHER), True),
     ],
 )  # fmt: skip
 def test_principals(load: Load, principal: str, caller: Caller, *, granted: bool) -> None:
@@ -162,17 +150,6 @@ def test_the_session_name_decides_nothing(load: Load) -> None:
     assert grants.decide(role("other", session="x/orders"), "digishare") is None
 
 
-def test_a_users_path_decides_nothing(load: Load) -> None:
-    grants = load(rule("self:user/ann"))
-    with_path = read_caller(f"arn:aws:iam::{OWN}:user/any/path/ann")
-    disguised = read_caller(f"arn:aws:iam::{OWN}:user/ann/bob")
-
-    assert with_path
-    assert disguised
-    assert grants.decide(with_path, "digishare")
-    assert grants.decide(disguised, "digishare") is None
-
-
 def test_the_first_rule_that_names_both_decides(load: Load) -> None:
     grants = load(
         rule("self:role/a", "other", name="first"),
@@ -199,10 +176,7 @@ def test_connections_granted_by_name_are_listed(load: Load) -> None:
 
 
 @BOUNDED
-@given(
-    st.text(alphabet="ab*.", min_size=1, max_size=12),
-    st.text(alphabet="ab.", min_size=1, max_size=12),
-)
+@given(st.text(alphabet="ab*.", min_size=1, max_size=12), st.text(alphabet="ab.", min_size=1, max_size=12))
 def test_a_star_stands_for_any_text_and_nothing_else_is_special(
     tmp_path_factory: pytest.TempPathFactory, pattern: str, name: str
 ) -> None:
@@ -210,26 +184,14 @@ def test_a_star_stands_for_any_text_and_nothing_else_is_special(
     file.write_text(json.dumps({"rules": [rule(f"self:role/{pattern}")]}))
     granted = load_grants(OWN, "campaigns-role", file).decide(role(name), "digishare") is not None
 
-    assert granted == _matches(pattern, name)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """The obvious way, without regular expressions."""
-    if not pattern:
-        return not name
-    if pattern[0] == "*":
-        return any(_matches(pattern[1:].lstrip("*"), name[at:]) for at in range(len(name) + 1))
-    return name[:1] == pattern[0] and _matches(pattern[1:], name[1:])
+    obvious = ".*".join(map(re.escape, pattern.split("*")))
+    assert granted == bool(re.fullmatch(obvious, name))
 
 
 def test_no_pattern_takes_long(load: Load) -> None:
     started_s = time.perf_counter()
-    nasty = load(
-        rule(
-            ["self:role/" + "a*" * 50 + "b", "self:role/" + "*" * 100 + "b"],
-            ["*-" * 30 + "b", "*" * 63 + "b"],
-        )
-    )
+    principals = ["self:role/" + "a*" * 50 + "b", "self:role/" + "*" * 100 + "b"]
+    nasty = load(rule(principals, ["*-" * 30 + "b", "*" * 63 + "b"]))
 
     assert nasty.decide(role("a" * 64), "a" * 64) is None
     assert nasty.decide(role("a" * 63 + "b"), "-" * 64) is None
@@ -311,14 +273,10 @@ def test_the_deployed_file_is_sound() -> None:
     grants = load_grants(OWN, "campaigns-role")
 
     assert grants.decide(role("campaigns-role"), "digishare")
+    names = ("campaigns-role-2", "orders", "local-orders")
     for stranger in (
-        role("campaigns-role", OTHER),
-        user("campaigns-role"),
-        role("campaigns-role-2"),
-        role("orders"),
-        role("local-orders"),
-        role("local-orders", LOCAL),
-    ):
+        role("campaigns-role", OTHER), user("campaigns-role"), *map(role, names), role("local-orders", LOCAL)
+    ):  # fmt: skip
         assert grants.decide(stranger, "digishare") is None
     assert grants.decide(role("campaigns-role"), "other") is None
 

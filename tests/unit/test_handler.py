@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from functions.broker import handler
 from functions.broker.assembly import Broker
@@ -19,6 +21,16 @@ from functions.broker.ports import AwsBusyError, AwsRefusedError, AwsUnavailable
 from functions.broker.settings import Settings
 from functions.broker.token import Failure, FailureKind, TokenRecord
 from tests.conftest import ACCOUNT, LambdaContext, new_event
+from tests.unit.odd_events import (
+    BODIES,
+    BOUNDED,
+    JSON_VALUES,
+    LONGEST_ANSWER_S,
+    PATHS,
+    USER_ARN,
+    changed,
+    event_of,
+)
 from token_broker.errors import SlowDown, TemporarilyUnavailable, UpstreamRejected
 from token_broker.issued_token import ClearToken, Token
 
@@ -184,7 +196,7 @@ def test_an_answer_has_exactly_these_members(world: World) -> None:
     ("scope", "known", "status"),
     [
         ("read", "read write", 200), ("write read", "read write", 200), ("  ", "read write", 200), ("read admin", "read write", 400),
-        ("rea", "read write", 400), ("read", None, 400),
+        ("rea", "read write", 400), ("READ", "read write", 400), ("\ud800", "read write", 400), ("read", None, 400),
     ],
 )  # fmt: skip
 def test_a_scope_has_to_be_part_of_the_tokens(
@@ -202,33 +214,21 @@ def test_a_scope_has_to_be_part_of_the_tokens(
 
 
 @pytest.mark.parametrize("connection", ["second", "team-a", "missing"])
-def test_a_connection_that_is_not_granted_is_refused_before_anything_is_asked(
+def test_a_connection_that_is_not_granted_is_refused_before_anything_is_asked_or_read(
     world: World, connection: str
 ) -> None:
-    answer = ask(role="billing", body={"connection": connection})
-
-    assert (answer["status"], answer["error"], answer["retry_after"]) == (403, "access_denied", None)
+    for answer in (ask(role="billing", body={"connection": connection}), status(connection, role="billing")):
+        assert (answer["status"], answer["error"], answer["retry_after"]) == (403, "access_denied", None)
     assert not world.asked
-
-
-@pytest.mark.parametrize("connection", ["second", "team-a", "missing"])
-def test_the_status_of_a_connection_that_is_not_granted_is_refused_before_it_is_read(
-    world: World, connection: str
-) -> None:
-    answer = status(connection, role="billing")
-
-    assert (answer["status"], answer["error"]) == (403, "access_denied")
     assert not world.read_names
 
 
-@pytest.mark.parametrize("path", ["/token", "/status"])
 @pytest.mark.parametrize(
     "user_arn", [None, "", f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:sts::{ACCOUNT}:federated-user/x"]
 )
-def test_one_who_is_no_role_or_user_is_refused(world: World, path: str, user_arn: str | None) -> None:
-    answer = ask(path=path, method="GET" if path == "/status" else "POST", user_arn=user_arn)
-
-    assert (answer["status"], answer["error"]) == (403, "access_denied")
+def test_one_who_is_no_role_or_user_is_refused(world: World, user_arn: str | None) -> None:
+    for answer in (ask(user_arn=user_arn), status(user_arn=user_arn)):
+        assert (answer["status"], answer["error"]) == (403, "access_denied")
     assert not world.asked
     assert not world.read_names
 
@@ -325,7 +325,7 @@ def test_the_policys_errors_are_told_as_they_are(
 
 
 @pytest.mark.parametrize(
-    "error", [AwsUnavailableError("a bug: the policy bears these"), KeyError("canary"), RecursionError()]
+    "error", [AwsUnavailableError("a bug: the policy handles these"), KeyError("canary"), RecursionError()]
 )
 def test_any_other_error_is_a_bug_with_an_event_and_a_time_to_come_again(
     world: World, error: Exception, capsys: pytest.CaptureFixture[str]
@@ -383,3 +383,87 @@ def test_a_caller_that_is_refused_is_accounted_for_with_its_name_and_connection(
         "access_denied",
     )
     assert "rule" not in line
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+ODD = settings(BOUNDED, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NO_CALLERS = [
+    None, [], [1], "text", 5, {}, {"authorizer": [1]}, {"authorizer": {"iam": "x"}}, {"authorizer": {"iam": {"userArn": 5}}}
+]  # fmt: skip
+
+
+def answer_to(event: object) -> int:
+    """Return the status of an answer, having checked that it is one, prompt and short, and no 5xx."""
+    started_s = time.perf_counter()
+    answer = handler.lambda_handler(cast("dict[str, Any]", event), cast("Any", LambdaContext()))
+    assert time.perf_counter() - started_s < LONGEST_ANSWER_S
+    assert answer["headers"]["Cache-Control"] == "no-store"
+    assert isinstance(json.loads(answer["body"]), dict)
+    assert answer["statusCode"] == 200 or (400 <= answer["statusCode"] < 500 and len(answer["body"]) < 400), (
+        answer
+    )
+    return int(answer["statusCode"])
+
+
+@pytest.mark.parametrize("value", NO_CALLERS)
+@pytest.mark.parametrize(("path", "method"), [("/token", "POST"), ("/status", "GET")])
+def test_an_event_without_a_caller_gets_a_4xx(world: World, path: str, method: str, value: Any) -> None:
+    event = event_of(path=path, method=method)
+    context = {"http": event["requestContext"]["http"], **value} if isinstance(value, dict) else value
+
+    assert answer_to(event | {"requestContext": context}) in {403, 405}
+
+
+@pytest.mark.parametrize(
+    "event", [None, [], "text", 5, {}, {"requestContext": None}, {"rawPath": "/token", "requestContext": [1]}]
+)
+def test_what_is_no_event_gets_a_4xx(world: World, event: object) -> None:
+    assert answer_to(event) >= 400
+
+
+@ODD
+@given(
+    changes=st.lists(st.tuples(st.sampled_from(PATHS), JSON_VALUES, st.booleans()), max_size=3),
+    body=BODIES,
+    content_type=st.sampled_from(
+        ["application/json", "application/x-www-form-urlencoded", None, "text/plain"]
+    ),
+    encoded=st.booleans(),
+    path=st.sampled_from(["/token", "/status"]),
+)
+@example(
+    changes=[(("requestContext", "authorizer"), [1], False)],
+    body="{}",
+    content_type=None,
+    encoded=False,
+    path="/token",
+)
+@example(
+    changes=[(USER_ARN, f"arn:aws:sts::{ACCOUNT}:assumed-role/orders/\ud800\n", False)],
+    body="{}",
+    content_type=None,
+    encoded=False,
+    path="/token",
+)
+def test_no_event_makes_the_handler_raise_or_answer_5xx(
+    world: World,
+    changes: list[tuple[tuple[str, ...], object, bool]],
+    body: str,
+    content_type: str | None,
+    path: str,
+    *,
+    encoded: bool,
+) -> None:
+    method = "GET" if path == "/status" else "POST"
+    event = event_of(body, content_type=content_type, isBase64Encoded=encoded, path=path, method=method)
+    for member, value, drop in changes:
+        event = changed(event, member, value, drop=drop)
+
+    answer_to(event)
+
+
+@ODD
+@given(JSON_VALUES)
+def test_the_handler_answers_anything_at_all(world: World, event: object) -> None:
+    assert answer_to(event) >= 400

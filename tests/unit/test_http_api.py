@@ -5,57 +5,36 @@ from __future__ import annotations
 import base64
 import json
 import time
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from functions.broker.http_api import (
     LONGEST_BODY_BYTES,
     StatusRequest,
     TokenRequest,
     failure,
-    object_at,
     read_request,
     success,
 )
-from tests.unit.odd_events import (
-    BODIES,
-    BOUNDED,
-    FIELD_VALUES,
-    FIELDS,
-    JSON_VALUES,
-    LONGEST_ANSWER_S,
-    PATHS,
-    changed,
-    event_of,
-)
+from tests.unit.odd_events import LONGEST_ANSWER_S, event_of
 from token_broker.errors import InvalidRequest, SlowDown, TokenBrokerError
 
 
-def read_token_request(event: dict[str, Any]) -> TokenRequest:
-    request = read_request(event)
-    assert isinstance(request, TokenRequest)
-    return request
-
-
-def reason_of(event: object) -> TokenBrokerError | None:
-    """Return the error that an event gets, having checked that it is a prompt 4xx with a fit answer."""
+def refusal(event: dict[str, Any]) -> tuple[int, str]:
+    """Return status and code of the error that an event gets, having checked that it comes at once and its answer."""
     started_s = time.perf_counter()
-    try:
-        read_request(cast("dict[str, Any]", event))
-    except TokenBrokerError as error:
-        reason: TokenBrokerError | None = error
-    else:
-        reason = None
+    with pytest.raises(TokenBrokerError) as refused:
+        read_request(event)
     assert time.perf_counter() - started_s < LONGEST_ANSWER_S
-    if reason is not None:
-        assert 400 <= reason.status < 500
-        answer = failure(reason, "request-1")
-        assert json.loads(answer["body"])["error"] == reason.code
-        assert len(answer["body"]) < 400, "nothing long is echoed"
-    return reason
+    answer = failure(refused.value, "request-1")
+    assert json.loads(answer["body"])["error"] == refused.value.code
+    assert len(answer["body"]) < 400, "nothing long is echoed"
+    return answer["statusCode"], refused.value.code
+
+
+INVALID = 400, "invalid_request"
+FORM = "application/x-www-form-urlencoded"
 
 
 # --- good requests ------------------------------------------------------------------------------------------------
@@ -65,10 +44,10 @@ def reason_of(event: object) -> TokenBrokerError | None:
     "body", [None, "", "{}", ' {"connection": null, "min_ttl": null, "rejected_token_id": null} ']
 )
 def test_every_field_is_optional(body: str | None) -> None:
-    assert read_token_request(event_of(body)) == TokenRequest("digishare", 0, None, None)
+    assert read_request(event_of(body)) == TokenRequest("digishare", 0, None, None)
 
 
-def test_missing_keys_are_as_good_as_null() -> None:
+def test_missing_keys_count_as_null() -> None:
     event = event_of()
     for name in ("body", "headers", "isBase64Encoded", "queryStringParameters"):
         event.pop(name, None)
@@ -90,8 +69,8 @@ FULL_FORM = "connection=other-1&min_ttl=600&rejected_token_id=0123456789abcdef&g
         (FULL_JSON, "application/json"),
         (FULL_JSON, "Application/JSON; charset=utf-8"),
         (FULL_JSON, None),
-        (FULL_FORM, "application/x-www-form-urlencoded"),
-        (FULL_FORM, "application/x-www-form-urlencoded;charset=UTF-8"),
+        (FULL_FORM, FORM),
+        (FULL_FORM, f"{FORM};charset=UTF-8"),
     ],
 )
 @pytest.mark.parametrize("encoded", [False, True])
@@ -133,24 +112,24 @@ def test_status_may_name_a_connection(query: object, connection: str | None) -> 
     ids=lambda body: body[:40],
 )  # fmt: skip
 def test_malformed_json_is_an_invalid_request(body: str) -> None:
-    reason = reason_of(event_of(body))
-
-    assert isinstance(reason, InvalidRequest), reason
+    assert refusal(event_of(body)) == INVALID
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        "connection=a&connection=b", "connection", "&", "=", "a=b;c", "connection=%ff", "other=%ff", "min_ttl=1.5", "min_ttl=", "min_ttl=%D9%A3",
+        "connection=a&connection=b", "connection", "&", "connection=%ff", "other=%ff", "min_ttl=1.5", "min_ttl=", "min_ttl=%D9%A3",
         "connection=", "connection=%00", "&".join(f"a{n}=1" for n in range(40)), "x=" + "a" * LONGEST_BODY_BYTES, "rejected_token_id=",
     ],
     ids=lambda body: body[:30],
 )  # fmt: skip
 def test_malformed_form_is_an_invalid_request(body: str) -> None:
-    reason = reason_of(event_of(body, content_type="application/x-www-form-urlencoded"))
+    assert refusal(event_of(body, content_type=FORM)) == INVALID
 
-    # "a=b;c" is one field whose value holds a semicolon: unknown, and ignored like any other.
-    assert isinstance(reason, InvalidRequest) or body in {"a=b;c", "="}, reason
+
+@pytest.mark.parametrize("body", ["a=b;c", "=", "client_id=x&client_secret=y"])
+def test_an_unknown_field_of_a_form_is_ignored(body: str) -> None:
+    assert read_request(event_of(body, content_type=FORM)) == TokenRequest()
 
 
 @pytest.mark.parametrize(
@@ -158,63 +137,52 @@ def test_malformed_form_is_an_invalid_request(body: str) -> None:
     [("not base64!", True), ("e!30=", True), ("/w==", True), ("é", True), ("{}", True), (5, False), ([], False), ({}, False), (True, False), (b"x", False)],
 )  # fmt: skip
 def test_a_body_that_is_no_text_is_an_invalid_request(body: object, *, encoded: bool) -> None:
-    assert isinstance(reason_of(event_of(body, isBase64Encoded=encoded)), InvalidRequest)
+    assert refusal(event_of(body, isBase64Encoded=encoded)) == INVALID
 
 
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "é", "json"]
 )
 def test_another_content_type_is_an_invalid_request(content_type: str) -> None:
-    assert isinstance(reason_of(event_of("{}", content_type=content_type)), InvalidRequest)
+    assert refusal(event_of("{}", content_type=content_type)) == INVALID
 
 
 @pytest.mark.parametrize("grant_type", ["password", "authorization_code", "", "CLIENT_CREDENTIALS", "\ud800"])
 def test_another_grant_is_unsupported(grant_type: str) -> None:
-    reason = reason_of(event_of(json.dumps({"grant_type": grant_type})))
-
-    assert reason is not None
-    assert (reason.status, reason.code) == (400, "unsupported_grant_type")
+    assert refusal(event_of(json.dumps({"grant_type": grant_type}))) == (400, "unsupported_grant_type")
 
 
 @pytest.mark.parametrize(
     "path", ["/", "", "/token/", "/TOKEN", "//token", "/status/x", "/../token", "é", None, 5, ["/token"]]
 )
 def test_another_path_is_not_found(path: object) -> None:
-    reason = reason_of(event_of(rawPath=path))
-
-    assert reason is not None
-    assert (reason.status, reason.code) == (404, "not_found")
+    assert refusal(event_of(rawPath=path)) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
     ("path", "method"), [("/token", "GET"), ("/token", "post"), ("/token", None), ("/token", ["POST"]), ("/status", "POST"), ("/status", 5)]
 )  # fmt: skip
 def test_another_method_is_not_allowed(path: str, method: Any) -> None:
-    reason = reason_of(event_of(path=path, method=method))
-
-    assert reason is not None
-    assert (reason.status, reason.code) == (405, "method_not_allowed")
+    assert refusal(event_of(path=path, method=method)) == (405, "method_not_allowed")
 
 
 @pytest.mark.parametrize(
     "query", [{"connection": ["a"]}, {"connection": ""}, {"connection": "a/b"}, {"connection": 5}]
 )
 def test_status_of_a_malformed_connection_is_an_invalid_request(query: object) -> None:
-    assert isinstance(
-        reason_of(event_of(path="/status", method="GET", queryStringParameters=query)), InvalidRequest
-    )
+    assert refusal(event_of(path="/status", method="GET", queryStringParameters=query)) == INVALID
 
 
 def test_half_a_character_in_a_body_is_no_error_of_ours() -> None:
-    assert reason_of(event_of('{"other": "\ud800"}')) is None
+    assert read_request(event_of('{"other": "\ud800"}')) == TokenRequest()
 
 
 def test_a_huge_body_is_refused_at_once() -> None:
     huge = "A" * 6_000_000
 
-    assert isinstance(reason_of(event_of(huge)), InvalidRequest)
-    assert isinstance(reason_of(event_of(huge, isBase64Encoded=True)), InvalidRequest)
-    assert isinstance(reason_of(event_of("é" * (LONGEST_BODY_BYTES // 2 + 1))), InvalidRequest)
+    assert refusal(event_of(huge)) == INVALID
+    assert refusal(event_of(huge, isBase64Encoded=True)) == INVALID
+    assert refusal(event_of("é" * (LONGEST_BODY_BYTES // 2 + 1))) == INVALID
 
 
 @pytest.mark.parametrize("filler", ["a", "é"])
@@ -224,67 +192,10 @@ def test_a_body_has_at_most_8192_bytes(filler: str) -> None:
     assert len(longest.encode()) == 8192
 
     assert read_request(event_of(longest)) == TokenRequest()
-    assert isinstance(reason_of(event_of(longest + " ")), InvalidRequest)
-
-
-@pytest.mark.parametrize(
-    "event", [None, [], "text", 5, {}, {"requestContext": None}, {"rawPath": "/token", "requestContext": [1]}]
-)
-def test_what_is_no_event_gets_a_4xx(event: object) -> None:
-    assert reason_of(event) is not None
-
-
-# --- bad requests, by the thousand --------------------------------------------------------------------------------
-
-
-@BOUNDED
-@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), FIELD_VALUES))
-def test_fields_of_any_kind_get_an_answer_or_a_4xx(fields: dict[str, Any]) -> None:
-    reason_of(event_of(json.dumps(fields)))
-
-
-@BOUNDED
-@given(
-    body=BODIES,
-    content_type=st.sampled_from(
-        ["application/json", "application/x-www-form-urlencoded", None, "text/plain"]
-    ),
-    encoded=st.booleans(),
-)
-def test_bodies_of_any_kind_get_an_answer_or_a_4xx(
-    *, body: str, content_type: str | None, encoded: bool
-) -> None:
-    reason_of(event_of(body, content_type=content_type, isBase64Encoded=encoded))
-
-
-@BOUNDED
-@given(path=st.sampled_from(PATHS), value=JSON_VALUES, drop=st.booleans())
-def test_events_with_a_member_of_any_kind_get_an_answer_or_a_4xx(
-    *, path: tuple[str, ...], value: object, drop: bool
-) -> None:
-    reason_of(changed(event_of("{}"), path, value, drop=drop))
-
-
-@BOUNDED
-@given(JSON_VALUES)
-def test_anything_at_all_gets_a_4xx(event: object) -> None:
-    assert reason_of(event) is not None
-
-
-@BOUNDED
-@given(JSON_VALUES, st.lists(st.text(max_size=5), max_size=4))
-def test_looking_for_an_object_never_fails(event: object, path: list[str]) -> None:
-    assert isinstance(object_at(event, *path), dict)
+    assert refusal(event_of(longest + " ")) == INVALID
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
-
-
-def test_no_answer_may_be_stored() -> None:
-    for answer in (success({"a": 1}), failure(InvalidRequest("no"), "r")):
-        assert answer["headers"]["Cache-Control"] == "no-store"
-        assert answer["headers"]["Pragma"] == "no-cache"
-        assert answer["headers"]["Content-Type"] == "application/json"
 
 
 def test_an_error_has_a_code_a_sentence_and_the_requests_id() -> None:

@@ -14,14 +14,7 @@ from functions.broker.token import HOLDER_LOST, Failure, FailureKind, Lock, Pace
 from token_broker.issued_token import Token
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
-TOKEN = Token(
-    token_id="0123456789abcdef",
-    issued_at_epoch_s=NOW - 5000,
-    expires_at_epoch_s=NOW + 5000,
-    lifetime_s=10_000,
-    scope="campaigns:read",
-    secret_version="v1",
-)
+TOKEN = Token("0123456789abcdef", NOW - 5000, NOW + 5000, 10_000, "campaigns:read", "v1")
 SEALED = SealedToken(TOKEN, b"sealed-canary", fence=7)
 RECORD = TokenRecord(
     "digishare", SEALED, generation=4, fence=7, pace=Pace(20.5, NOW), reports={"1:role/caller-canary": [NOW]}
@@ -33,38 +26,22 @@ def with_token(**changes: object) -> TokenRecord:
     return replace(RECORD, token=replace(SEALED, token=replace(TOKEN, **changes)))  # type: ignore[arg-type] # by name
 
 
+NEVER = {
+    "connection": "digishare", "state": "none", "generation": 0, "token_id": None, "issued_at": None, "expires_at": None,
+    "secret_version": None, "next_attempt_at": None, "being_replaced": False, "last_error": None, "failures_in_a_row": 0,
+    "exchanges_left": 24,
+}  # fmt: skip
+
+
 def test_a_connection_that_never_had_a_token() -> None:
-    assert describe(TokenRecord("digishare"), NOW) == {
-        "connection": "digishare",
-        "state": "none",
-        "generation": 0,
-        "token_id": None,
-        "issued_at": None,
-        "expires_at": None,
-        "secret_version": None,
-        "next_attempt_at": None,
-        "being_replaced": False,
-        "last_error": None,
-        "failures_in_a_row": 0,
-        "exchanges_left": 24,
-    }
+    assert describe(TokenRecord("digishare"), NOW) == NEVER
 
 
 def test_a_token_in_service() -> None:
-    assert describe(RECORD, NOW) == {
-        "connection": "digishare",
-        "state": "fresh",
-        "generation": 4,
-        "token_id": "0123456789abcdef",
-        "issued_at": "2026-11-23T10:36:40+00:00",
-        "expires_at": "2026-11-23T13:23:20+00:00",
-        "secret_version": "v1",
-        "next_attempt_at": None,
-        "being_replaced": False,
-        "last_error": None,
-        "failures_in_a_row": 0,
-        "exchanges_left": 20,
-    }
+    assert describe(RECORD, NOW) == NEVER | {
+        "state": "fresh", "generation": 4, "token_id": "0123456789abcdef", "issued_at": "2026-11-23T10:36:40+00:00",
+        "expires_at": "2026-11-23T13:23:20+00:00", "secret_version": "v1", "exchanges_left": 20,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -76,12 +53,8 @@ def test_the_state_is_that_of_the_moment(later_s: float, state: str) -> None:
 
 
 def test_exchanges_come_in_while_time_passes() -> None:
-    assert [describe(RECORD, NOW + later_s)["exchanges_left"] for later_s in (0, 449, 451, 10**6)] == [
-        20,
-        20,
-        21,
-        24,
-    ]
+    found = [describe(RECORD, NOW + later_s)["exchanges_left"] for later_s in (0, 449, 451, 10**6)]
+    assert found == [20, 20, 21, 24]
 
 
 def test_a_token_without_a_known_expiry_is_fresh() -> None:
