@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from functions.broker.adapters.dynamodb import token_key
@@ -92,8 +92,7 @@ class Operator:
         """
         now, sealed = time.time(), self.record(connection).token
         assert sealed is not None
-        token = replace(
-            sealed.token,
+        token = sealed.token._replace(
             issued_at_epoch_s=round(now + left_s - 1000, 3),
             expires_at_epoch_s=round(now + left_s, 3),
             lifetime_s=1000.0,

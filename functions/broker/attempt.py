@@ -6,7 +6,6 @@ Pure functions: no I/O, no clock, no SDK. `replace_token.py` makes the attempt, 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from functions.broker import lifetime
@@ -49,9 +48,8 @@ def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: fl
     failed = MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED)
     lost = failure_after(free, need, failed, until, randomness)
     if lost.count == 1:
-        lost = replace(lost, not_before_epoch_s=until)  # the one who waits longest needs the time
-    return replace(
-        free,
+        lost = lost._replace(not_before_epoch_s=until)  # the one who waits longest needs the time
+    return free._replace(
         fence=free.fence + 1,
         lock=lock,
         pace=Pace(free.exchanges_left(now) - 1, now),
@@ -62,8 +60,8 @@ def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: fl
 
 def unlocked(held: TokenRecord, seen: TokenRecord) -> TokenRecord:
     """Return a record without its lock, as if nothing had been tried since `seen` was read."""
-    return replace(
-        held, lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
+    return held._replace(
+        lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
     )
 
 
@@ -98,12 +96,12 @@ def given_back(
     record = unlocked(held, seen)
     failure, refresh_at = failure_after(seen, need, failed, now, randomness), _refresh_after(seen, need, now)
     if candidate and failed.kind is FailureKind.REFUSED:
-        refresh_at, record = 0.0, replace(record, refused_versions=candidate.refused_after)
+        refresh_at, record = 0.0, record._replace(refused_versions=candidate.refused_after)
         if not candidate.is_last:
             # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
-            failure = replace(failure, count=failure.count - 1, not_before_epoch_s=now)
+            failure = failure._replace(count=failure.count - 1, not_before_epoch_s=now)
     pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
-    return replace(record, pace=pace, failure=failure, refresh_at_epoch_s=refresh_at)
+    return record._replace(pace=pace, failure=failure, refresh_at_epoch_s=refresh_at)
 
 
 def failure_after(

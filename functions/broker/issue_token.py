@@ -5,7 +5,6 @@ What a look calls for is in `decide.py`, the figures in `lifetime.py`, lock and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from functions.broker import lifetime
@@ -54,7 +53,6 @@ class _Copy(NamedTuple):
         return Issued(self.clear, self.record.generation, source)
 
 
-@dataclass(slots=True)
 class _Known:
     """What an instance knows of one connection besides the item.
 
@@ -72,7 +70,7 @@ class _Known:
     copy: _Copy | None = None
     left_alone: tuple[str, float] = ("", 0.0)
     reported_token_id: str | None = None
-    looked_at_epoch_s: float = 0.0
+    looked_at_epoch_s = 0.0
     versions: tuple[int, tuple[str, ...]] = (0, ())
     unchanged_token_id: str | None = None
 
@@ -85,27 +83,29 @@ class _Known:
         token_id, until = self.left_alone
         if record.token and record.token.token.token_id == token_id:
             until = min(until, record.token.token.expires_at_epoch_s or until)
-            record = replace(record, refresh_at_epoch_s=max(record.refresh_at_epoch_s, until))
+            record = record._replace(refresh_at_epoch_s=max(record.refresh_at_epoch_s, until))
         fence, versions = self.versions
         return decide(record, wanted, now, deadline, versions if fence == record.fence else ())
 
 
-@dataclass(frozen=True, slots=True)
 class TokenIssuer:
     """Issues tokens of all connections, for one instance of the function. Serves one request at a time.
 
-    Attributes:
+    Args:
         store: the shared copy, and the lock.
         replacer: how a token is replaced; put together at the first call.
         longest_lease_s: more than this `min_ttl_s` does not count.
+
+    Attributes:
         known: what this instance knows, by connection.
     """
 
-    store: TokenStore
-    replacer: Callable[[], TokenReplacer]
-    ports: Ports
-    longest_lease_s: float
-    known: dict[str, _Known] = field(default_factory=dict)
+    def __init__(
+        self, store: TokenStore, replacer: Callable[[], TokenReplacer], ports: Ports, longest_lease_s: float
+    ) -> None:
+        self.store, self.replacer, self.ports = store, replacer, ports
+        self.longest_lease_s = longest_lease_s
+        self.known: dict[str, _Known] = {}
 
     def issue(self, wanted: TokenWanted, deadline_epoch_s: float) -> Issued:
         """Return a token that is valid now; blocks until the deadline at most.
@@ -131,7 +131,6 @@ class TokenIssuer:
         return _Request(self, known, wanted, RequestClock(self.ports, deadline_epoch_s)).run()
 
 
-@dataclass(slots=True)
 class _Request:
     """One request that memory does not answer.
 
@@ -142,14 +141,13 @@ class _Request:
         trouble_since_epoch_s: when AWS began to fail in a row.
     """
 
-    issuer: TokenIssuer
-    known: _Known
-    wanted: TokenWanted
-    clock: RequestClock
-    looked_at_epoch_s: float = 0.0
+    looked_at_epoch_s = 0.0
     broken: SealedToken | None = None
-    pause_s: float = _FIRST_PAUSE_S
+    pause_s = _FIRST_PAUSE_S
     trouble_since_epoch_s: float | None = None
+
+    def __init__(self, issuer: TokenIssuer, known: _Known, wanted: TokenWanted, clock: RequestClock) -> None:
+        self.issuer, self.known, self.wanted, self.clock = issuer, known, wanted, clock
 
     def run(self) -> Issued:
         issued = None
@@ -183,7 +181,7 @@ class _Request:
         if record.fence:
             self.issuer.known[record.connection] = known  # an invented name leaves nothing behind
         if record.token is None or record.token == self.broken:
-            return replace(record, token=None)
+            return record._replace(token=None)
         copied = known.copy.clear.token.token_id if known.copy else None
         if copied == known.reported_token_id != record.token.token.token_id:
             known.copy = None  # reported and replaced: nobody gets it from here, whatever fails next

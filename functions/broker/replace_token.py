@@ -6,7 +6,7 @@ without the time to finish it; a token served without its row. What each step wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from functions.broker import attempt, lifetime
@@ -212,7 +212,7 @@ class _Attempt:
         try:
             # Sealed once: a publish whose answer was lost knows its own work by the ciphertext.
             sealed = self._repeat(lambda: store.seal(seen.connection, held.fence, token, clear.access_token))
-            there = self._repeat(lambda: store.write(held, replace(record, token=sealed)))
+            there = self._repeat(lambda: store.write(held, record._replace(token=sealed)))
         except AwsError:
             # Whether it is published is not known. Starting over would cost another token; its caller is served.
             self._notice("PublishLost", **facts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class Lock(NamedTuple):
     until_epoch_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why the last attempt since the last publish brought no token; `code` is safe to log and to show.
 
     Attributes:
@@ -58,7 +58,7 @@ class Failure:
 
     code: str
     kind: FailureKind
-    count: int
+    count: int  # type: ignore[assignment] # a tuple has a method of this name, which nobody needs here
     not_before_epoch_s: float
 
 
@@ -80,8 +80,7 @@ class Pace(NamedTuple):
         return min(MOST_EXCHANGES_AT_ONCE, max(0.0, self.left) + come_in)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRecord:
+class TokenRecord(NamedTuple):
     """What the item said when it was read; 0 where nothing is set.
 
     Attributes:
@@ -97,11 +96,11 @@ class TokenRecord:
     generation: int = 0
     fence: int = 0
     lock: Lock | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = Pace()
     failure: Failure | None = None
     refresh_at_epoch_s: float = 0.0
     refused_versions: tuple[str, ...] = ()
-    reports: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    reports: Mapping[str, Sequence[float]] = MappingProxyType({})
 
     @property
     def exchange_interval_s(self) -> float:

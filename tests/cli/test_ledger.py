@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ class Table:
         kms = boto3.client("kms")
         store = TokenStore(self._dynamodb, kms, table=self.account.table, key_arn=self.account.key_arn)
         seen = TokenRecord(self.connection)
-        held = store.write(seen, replace(seen, fence=1, lock=Lock("owner", self.now + 14.5)))
+        held = store.write(seen, seen._replace(fence=1, lock=Lock("owner", self.now + 14.5)))
         assert held
         sealed = store.seal(self.connection, held.fence, made, "token")
         assert store.write(held, TokenRecord(self.connection, sealed, generation=1, fence=1))

@@ -28,8 +28,8 @@ REPORTS = {"1:role/r": [NOW - 1.0, NOW]}
 def acquire(store: TokenStore, seen: TokenRecord | None = None, *, owner: str = "a") -> TokenRecord | None:
     seen = seen or store.read("digishare")
     lock = Lock(owner, NOW + 14.5124)
-    after = replace(
-        seen, fence=seen.fence + 1, lock=lock, pace=Pace(22.5, NOW), failure=LOST, refresh_at_epoch_s=NOW + 30
+    after = seen._replace(
+        fence=seen.fence + 1, lock=lock, pace=Pace(22.5, NOW), failure=LOST, refresh_at_epoch_s=NOW + 30
     )
     return store.write(seen, after)
 
@@ -50,7 +50,7 @@ def token_of(access_token: str = "the-token", **changes: Any) -> Token:
         secret_version="v1",
         version_stage="AWSPREVIOUS",
     )
-    return replace(token, **changes)
+    return token._replace(**changes)
 
 
 def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
@@ -62,8 +62,8 @@ def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = N
 
 
 def given_back(held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
-    return replace(
-        held, lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"), pace=Pace(23.5, NOW)
+    return held._replace(
+        lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"), pace=Pace(23.5, NOW)
     )  # fmt: skip
 
 
@@ -95,8 +95,8 @@ def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) ->
     assert second is not None
     assert second.fence == 2
     assert acquire(backend.store, first, owner="c") is None
-    assert acquire(backend.store, replace(second, lock=Lock("c", NOW + 14.5)), owner="c") is None
-    assert acquire(backend.store, replace(second, lock=None), owner="c") is None
+    assert acquire(backend.store, second._replace(lock=Lock("c", NOW + 14.5)), owner="c") is None
+    assert acquire(backend.store, second._replace(lock=None), owner="c") is None
     backend.store.write(second, given_back(second))
     assert acquire(backend.store, second, owner="c") is None  # the lock that was seen is no longer there
 
@@ -131,7 +131,7 @@ def test_only_the_owner_of_the_newest_fence_publishes(backend: Backend) -> None:
     old = locked(backend.store)
     new = locked(backend.store, owner="b")
     assert publish(backend.store, old) is None
-    assert publish(backend.store, replace(new, lock=Lock("a", NOW)), SealedToken(token_of(), b"x", 2)) is None
+    assert publish(backend.store, new._replace(lock=Lock("a", NOW)), SealedToken(token_of(), b"x", 2)) is None
     assert publish(backend.store, new) is not None
     assert publish(backend.store, old) is None
 
@@ -154,8 +154,8 @@ def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> 
 
 def test_a_lock_may_be_all_that_is_removed(backend: Backend) -> None:
     held = locked(backend.store)
-    assert backend.store.write(held, replace(held, lock=None)) == replace(held, lock=None)
-    assert backend.store.read("digishare") == replace(held, lock=None)
+    assert backend.store.write(held, held._replace(lock=None)) == held._replace(lock=None)
+    assert backend.store.read("digishare") == held._replace(lock=None)
 
 
 def test_only_what_differs_is_written(backend: Backend) -> None:
@@ -237,9 +237,9 @@ def test_a_sealed_token_opens_for_its_connection_fence_expiry_and_id_only(backen
         ("other", sealed),
         ("digishare", replace(sealed, fence=8)),
         ("digishare", replace(sealed, sealed=flipped)),
-        ("digishare", replace(sealed, token=replace(token, expires_at_epoch_s=NOW + 3600.26))),
-        ("digishare", replace(sealed, token=replace(token, expires_at_epoch_s=None))),
-        ("digishare", replace(sealed, token=replace(token, token_id="0" * 16))),
+        ("digishare", replace(sealed, token=token._replace(expires_at_epoch_s=NOW + 3600.26))),
+        ("digishare", replace(sealed, token=token._replace(expires_at_epoch_s=None))),
+        ("digishare", replace(sealed, token=token._replace(token_id="0" * 16))),
     ):
         with pytest.raises(SealBrokenError):
             store.open(connection, changed)

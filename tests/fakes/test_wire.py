@@ -28,7 +28,7 @@ def new_store(wire: Wire) -> TokenStore:
 
 
 def acquire(store: TokenStore, seen: TokenRecord) -> TokenRecord | None:
-    return store.write(seen, replace(seen, fence=seen.fence + 1, lock=Lock("a", 20.0)))
+    return store.write(seen, seen._replace(fence=seen.fence + 1, lock=Lock("a", 20.0)))
 
 
 def test_hooks_fail_a_call_before_or_after_it_takes_effect_and_count_it() -> None:

@@ -65,7 +65,7 @@ def always_win(
 ) -> TokenRecord | None:
     """Who loses the race for the lock goes on as if it had won."""
     won = write(store, before, after)
-    return replace(store.read(after.connection), lock=after.lock) if after.lock and not won else won
+    return store.read(after.connection)._replace(lock=after.lock) if after.lock and not won else won
 
 
 def take_lost_for_busy(write: Callable[..., TokenRecord | None], *arguments: Any) -> TokenRecord | None:
@@ -94,27 +94,27 @@ def written(
     return wrapped(TokenStore, "write", write_changed)
 
 
-nothing_taken_from_the_pace = written(locked=lambda before, after: replace(after, pace=before.pace))
+nothing_taken_from_the_pace = written(locked=lambda before, after: after._replace(pace=before.pace))
 
 
 def leave_no_failure(_: TokenRecord, after: TokenRecord) -> TokenRecord:
     """A lock does not say what failure it is if nothing follows."""
     assert after.failure
-    return replace(after, failure=replace(after.failure, not_before_epoch_s=0.0))
+    return after._replace(failure=after.failure._replace(not_before_epoch_s=0.0))
 
 
 def give_exchange_back(before: TokenRecord, after: TokenRecord) -> TokenRecord:
     """An exchange that may have issued is given back to the pace."""
-    return replace(after, pace=before.pace._replace(left=before.pace.left + 1))
+    return after._replace(pace=before.pace._replace(left=before.pace.left + 1))
 
 
 def leave_lock(before: TokenRecord, after: TokenRecord) -> TokenRecord:
-    return replace(after, lock=before.lock)
+    return after._replace(lock=before.lock)
 
 
 def leave_failure(before: TokenRecord, after: TokenRecord) -> TokenRecord:
     kept = ("failure", "refresh_at_epoch_s", "refused_versions")
-    return replace(after, **{name: getattr(before, name) for name in kept})
+    return after._replace(**{name: getattr(before, name) for name in kept})
 
 
 def remove_locks_only(
@@ -204,7 +204,7 @@ def count_from_answer(exchange: Callable[..., ClearToken], this: Any, *parts: An
     expires_at = clear.token.expires_at_epoch_s
     if expires_at is None:
         return clear
-    later = replace(clear.token, expires_at_epoch_s=expires_at + this.by.ports.clock() - began)
+    later = clear.token._replace(expires_at_epoch_s=expires_at + this.by.ports.clock() - began)
     return replace(clear, token=later)
 
 
@@ -218,7 +218,8 @@ def ignore_report(issue: Callable[..., object], issuer: Any, wanted: Any, deadli
 
 def believe_any_min_ttl(issue: Callable[..., object], issuer: Any, *request: Any) -> object:
     """A caller may ask for more validity than the longest lease."""
-    return issue(replace(issuer, longest_lease_s=1e9), *request)
+    issuer.longest_lease_s = 1e9
+    return issue(issuer, *request)
 
 
 def trust_from_answer(keep: Callable[..., object], request: Any, *parts: Any) -> object:

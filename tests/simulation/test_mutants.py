@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -94,7 +93,7 @@ MUTANTS = {
     ),
     "fence not raised": Mutant(
         "next fence|publishes twice",
-        m.written(locked=lambda before, after: replace(after, fence=max(1, before.fence))),
+        m.written(locked=lambda before, after: after._replace(fence=max(1, before.fence))),
     ),
     "lock not removed": Mutant("leaves its lock", m.written(published=m.leave_lock, given_back=m.leave_lock)),
     "published without the owner": Mutant(
@@ -124,7 +123,7 @@ MUTANTS = {
     ),
     "a holder that dies is no failure": Mutant("leave no failure", m.written(locked=m.leave_no_failure)),
     "a holder that dies is followed at once": Mutant(
-        "followed at once", m.written(locked=lambda _, after: replace(after, refresh_at_epoch_s=0.0))
+        "followed at once", m.written(locked=lambda _, after: after._replace(refresh_at_epoch_s=0.0))
     ),
     "failures not cleared": Mutant("leaves a failure", m.written(published=m.leave_failure)),
     "what is no longer set not removed": Mutant(
@@ -143,7 +142,7 @@ MUTANTS = {
     ),
     "reports not counted": Mutant(
         "more tokens replaced",
-        m.written(published=lambda _, after: replace(after, reports={})),
+        m.written(published=lambda _, after: after._replace(reports={})),
         FALSE_REPORTS,
     ),
     "no time said in a refusal": Mutant("no Retry-After", m.replaced(decide, "whole", lambda _: 0)),

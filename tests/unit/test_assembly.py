@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -171,7 +170,7 @@ def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
     store, now = TokenStore(dynamodb, kms, table="the-table", key_arn=KEY_ARN), time.time()
     token = Token(token_id_of("T1"), now - 1_000, now + 10, 1_010.0, None, "v1")
     seen = TokenRecord("digishare")
-    held = store.write(seen, replace(seen, fence=1, lock=Lock("somebody", now)))
+    held = store.write(seen, seen._replace(fence=1, lock=Lock("somebody", now)))
     assert held
     store.write(held, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
     issuer, made = issuer_that_fails(dynamodb, kms, audit, error)

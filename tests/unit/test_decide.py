@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -249,7 +248,7 @@ def test_who_has_no_usable_token_waits_for_a_lock_that_was_taken(
 def test_a_holder_that_dies_is_a_failure_that_ends(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float
 ) -> None:
-    record = replace(record, reports={}, pace=Pace(24, NOW))
+    record = record._replace(reports={}, pace=Pace(24, NOW))
     held = locked(record, need, LOCK, NOW, chance)
 
     assert held.failure
@@ -300,7 +299,7 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
             failed = MintFailedError("invalid_client", kind)
             after = failure_after(record, Need.REFRESH, failed, NOW, 1.0)
             waits_s.setdefault(kind, []).append(after.not_before_epoch_s - NOW)
-            record = replace(record, failure=after)
+            record = record._replace(failure=after)
     assert waits_s == {FailureKind.REFUSED: [60, 120, 240], FailureKind.MAY_HAVE_ISSUED: [1, 1, 1]}
 
 
@@ -316,8 +315,8 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
 def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refreshed(
     expires_in_s: float, need: Need, code: str | None
 ) -> None:
-    old = replace(FRESH, expires_at_epoch_s=NOW + 3_600)
-    new = replace(FRESH, token_id="b" * 16, expires_at_epoch_s=NOW + expires_in_s)
+    old = FRESH._replace(expires_at_epoch_s=NOW + 3_600)
+    new = FRESH._replace(token_id="b" * 16, expires_at_epoch_s=NOW + expires_in_s)
 
     lack = lacks(new, TokenRecord("digishare", SealedToken(old, b"", 1)), TokenWanted("digishare"), need, NOW)
     assert (lack.code if lack else None) == code
@@ -328,7 +327,7 @@ def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refre
 def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
     record: TokenRecord, need: Need, failed: MintFailedError, chance: float
 ) -> None:
-    held = replace(locked(record, need, LOCK, NOW, chance), token=None, refused_versions=(), reports={})
+    held = locked(record, need, LOCK, NOW, chance)._replace(token=None, refused_versions=(), reports={})
 
     back = given_back(held, record, need, failed, None, now=NOW, randomness=chance)
     for after in (unlocked(held, record), back):
@@ -339,7 +338,7 @@ def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
 @BOUNDED
 @given(RECORDS)
 def test_a_record_that_is_written_down_reads_back(record: TokenRecord) -> None:
-    record = replace(record, fence=max(1, record.fence))
+    record = record._replace(fence=max(1, record.fence))
     item = {name: to_attribute(value) for name, value in plain_record(record).items()}
 
     there = token_record("digishare", item)

@@ -12,8 +12,8 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,7 @@ _LARGEST_NUMBER = 10**15
 _LONGEST_JTI = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """What is known of a token besides its text.
 
     Attributes:
@@ -67,8 +66,7 @@ class Token:
     def rounded(self) -> Token:
         """Return the token as the item keeps it, so that one that is read back equals the one that was written."""
         expires_at, lifetime_s = self.expires_at_epoch_s, self.lifetime_s
-        return replace(
-            self,
+        return self._replace(
             issued_at_epoch_s=round(self.issued_at_epoch_s, 3),
             expires_at_epoch_s=None if expires_at is None else round(expires_at, 3),
             lifetime_s=None if lifetime_s is None else round(lifetime_s, 3),
