@@ -222,6 +222,17 @@ def role_elsewhere(cloud: LocalCloud, name: str, test_stack: Stack) -> Credentia
     return Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
 
 
+def change(cloud: LocalCloud, **parameters: str) -> None:
+    """Update the test stack with these parameters, and nothing else: quicker than `sam deploy`."""
+    client = cloud.client("cloudformation")
+    before = client.describe_stacks(StackName=NAME)["Stacks"][0]["Parameters"]
+    values = {each["ParameterKey"]: each["ParameterValue"] for each in before} | parameters
+    rows = [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
+    kinds = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+    client.update_stack(StackName=NAME, UsePreviousTemplate=True, Parameters=rows, Capabilities=kinds)
+    client.get_waiter("stack_update_complete").wait(StackName=NAME, WaiterConfig={"Delay": 1})
+
+
 def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_of_it(
     cloud: LocalCloud, test_stack: Stack
 ) -> None:
@@ -235,14 +246,13 @@ def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_
     refused_by_aws, let_in = "Forbidden", "access_denied"  # let in, and no grant names it
     assert answers() == [refused_by_aws, refused_by_aws]
 
-    cloud.deploy(NAME, OtherAccounts=f"444455556666,{OTHER_ACCOUNT}")
+    change(cloud, OtherAccounts=f"444455556666,{OTHER_ACCOUNT}")
     assert answers() == [let_in, refused_by_aws]
 
-    # A parameter that is not named keeps its value.
-    cloud.deploy(NAME, OtherAccounts="", OrganizationId=organization_of(cloud, OTHER_ACCOUNT))
+    change(cloud, OtherAccounts="", OrganizationId=organization_of(cloud, OTHER_ACCOUNT))
     assert answers() == [let_in, refused_by_aws]
 
-    cloud.deploy(NAME, OrganizationId=organization_of(cloud, cloud.account_id))
+    change(cloud, OrganizationId=organization_of(cloud, cloud.account_id))
     assert answers() == [refused_by_aws, refused_by_aws]
 
 
