@@ -13,6 +13,7 @@ import pytest
 
 from local import sam_local
 from local.engine import EngineError, OutOfReachError, find_leftovers, prepare
+from local.waiting import wait_until
 from tests.programs import run_program
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def test_what_is_left_is_found(tmp_path: Path) -> None:
     before = find_leftovers(folder)
     folder.mkdir()
     with subprocess.Popen([sys.executable, "-c", "input()", folder], stdin=subprocess.PIPE) as process:  # noqa: S603
-        found = set(find_leftovers(folder)) - set(before)
+        expected = {str(folder), f"process {process.pid}"}
+        # The first moment of a program has no command line.
+        assert wait_until(lambda: set(find_leftovers(folder)) - set(before) == expected)
         process.communicate()
 
-    assert found == {str(folder), f"process {process.pid}"}
     assert find_leftovers(tmp_path / "another") == before
