@@ -55,15 +55,14 @@ class Operator:
     def change(self, connection: str, values: Mapping[str, object]) -> None:
         """Set members of the item, such as "failure.not_before_epoch_s"."""
         steps = {name for path in values for name in path.split(".")}
+        sets = [f"#{path.replace('.', '.#')} = :{number}" for number, path in enumerate(values)]
+        attributes = {f":{number}": to_attribute(value) for number, value in enumerate(values.values())}
         self.dynamodb.update_item(
             TableName=self.table,
             Key=token_key(connection),
-            UpdateExpression="SET "
-            + ", ".join(f"#{path.replace('.', '.#')} = :{number}" for number, path in enumerate(values)),
+            UpdateExpression=f"SET {', '.join(sets)}",
             ExpressionAttributeNames={f"#{step}": step for step in steps},
-            ExpressionAttributeValues={
-                f":{number}": to_attribute(value) for number, value in enumerate(values.values())
-            },
+            ExpressionAttributeValues=attributes,
         )
 
     def delete(self, connection: str) -> None:
@@ -77,19 +76,11 @@ class Operator:
     def leave_nothing(self, connection: str) -> None:
         """Let there be an item without a token."""
         values = {"format": FORMAT, "fence": 1, "generation": 0}
-        self.dynamodb.put_item(
-            TableName=self.table,
-            Item=token_key(connection) | {name: to_attribute(value) for name, value in values.items()},
-        )
+        item = token_key(connection) | {name: to_attribute(value) for name, value in values.items()}
+        self.dynamodb.put_item(TableName=self.table, Item=item)
 
     def leave(self, connection: str, left_s: float, refresh_in_s: float = 0.0) -> None:
-        """Let the token be one of 1000 s, of which so many are left: due with less than 200.
-
-        Args:
-            connection: with a token.
-            left_s: until it expires.
-            refresh_in_s: so long nobody refreshes it.
-        """
+        """Let the token be one of 1000 s, of which `left_s` are left: due below 200; nobody refreshes it before `refresh_in_s`."""
         now, sealed = time.time(), self.record(connection).token
         assert sealed is not None
         token = sealed.token._replace(
@@ -99,10 +90,5 @@ class Operator:
         )
         access_token = self.store.open(connection, sealed)
         sealed = self.store.seal(connection, sealed.fence, token, access_token)
-        self.change(
-            connection,
-            {
-                "token": {**plain_token(token), "sealed": sealed.sealed, "fence": sealed.fence},
-                "refresh_at_epoch_s": now + refresh_in_s,
-            },
-        )
+        attribute = {**plain_token(token), "sealed": sealed.sealed, "fence": sealed.fence}
+        self.change(connection, {"token": attribute, "refresh_at_epoch_s": now + refresh_in_s})

@@ -124,12 +124,12 @@ def sends(*pieces: bytes) -> Script:
     return script
 
 
-def drips_for_ever(start: bytes, every_s: float = 0.02) -> Script:
+def drips_for_ever(start: bytes) -> Script:
     def script(connection: ssl.SSLSocket) -> None:
         connection.sendall(start)
         while True:
             connection.sendall(b"1")
-            time.sleep(every_s)  # the drip itself; it ends when the client cuts the connection
+            time.sleep(0.02)  # the drip itself; it ends when the client cuts the connection
 
     return script
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bench.growth import cold_fleet, refresh, steady_reads_per_instance_s, year
@@ -44,15 +46,13 @@ def test_tokens_of_a_quarter_of_an_hour_are_refreshed_all_day_and_nobody_is_refu
 
 
 def _load(instances: int, calls_per_s: float) -> Load:
-    return Load(
-        instances=instances,
-        calls_per_s=calls_per_s,
-        instance_life_s=7_200,
-        warm_s=0.002,
-        cold_s=0.7,
-        audit_line_bytes=700,
-        mints_per_month=0.1,
-    )
+    of_each: dict[str, Any] = {
+        "instance_life_s": 7_200,
+        "warm_s": 0.002,
+        "cold_s": 0.7,
+        "audit_line_bytes": 700,
+    }
+    return Load(instances=instances, calls_per_s=calls_per_s, mints_per_month=0.1, **of_each)
 
 
 def test_requests_cost_the_same_for_each_million_whatever_the_fleet() -> None:
@@ -61,11 +61,8 @@ def test_requests_cost_the_same_for_each_million_whatever_the_fleet() -> None:
 
 
 def test_more_instances_cost_reads_and_decrypts_and_more_calls_cost_neither() -> None:
-    few, many, busy = (
-        monthly_cost(_load(10, 100)),
-        monthly_cost(_load(100, 100)),
-        monthly_cost(_load(10, 1_000)),
-    )
+    few, many = monthly_cost(_load(10, 100)), monthly_cost(_load(100, 100))
+    busy = monthly_cost(_load(10, 1_000))
 
     assert many["DynamoDB"] > 9 * few["DynamoDB"]
     assert many["KMS"] > 9 * few["KMS"]

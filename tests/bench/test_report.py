@@ -29,28 +29,22 @@ def _cold(ours: list[float]) -> dict[str, Any]:
     }
 
 
+def _written(folder: Path, page: str, measured: dict[str, Any]) -> str:
+    """Return the page with the tables of what was measured."""
+    (folder / "performance.md").write_text(page)
+    report.write(measured, folder)
+    return (folder / "performance.md").read_text()
+
+
 def test_a_table_goes_to_its_place_and_the_words_around_it_stay(tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text("Before.\n<!-- bench:cold -->\nstale\n<!-- /bench:cold -->\nAfter.\n")
+    page = "Before.\n<!-- bench:cold -->\nstale\n<!-- /bench:cold -->\nAfter.\n"
+    text = _written(tmp_path, page, _cold([240, 250, 260]))
 
-    report.write(_cold([240, 250, 260]), tmp_path)
-
-    text = page.read_text()
     assert text.startswith("Before.\n<!-- bench:cold -->\n| handler |")
     assert text.endswith("<!-- /bench:cold -->\nAfter.\n")
     assert "| 0.50 x |" in text
     assert "stale" not in text
-
-
-def test_writing_twice_changes_nothing(tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text("<!-- bench:cold -->\n<!-- /bench:cold -->\n")
-    report.write(_cold([240, 250, 260]), tmp_path)
-    first = page.read_text()
-
-    report.write(_cold([240, 250, 260]), tmp_path)
-
-    assert page.read_text() == first
+    assert _written(tmp_path, text, _cold([240, 250, 260])) == text
 
 
 @pytest.mark.parametrize(
@@ -60,13 +54,11 @@ def test_writing_twice_changes_nothing(tmp_path: Path) -> None:
 def test_it_says_which_python_has_measured_and_whether_lambda_runs_the_same(
     version: str, said: str, tmp_path: Path
 ) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text("<!-- bench:run -->\n<!-- /bench:run -->\n")
     run = {"at": "now", "machine": "one", "minutes": 1, "load_before": 0, "python": version}
 
-    report.write({"run": run}, tmp_path)
+    text = _written(tmp_path, "<!-- bench:run -->\n<!-- /bench:run -->\n", {"run": run})
 
-    assert f"on one, {said}, in 1 minutes" in page.read_text()
+    assert f"on one, {said}, in 1 minutes" in text
 
 
 def test_no_ratio_is_printed_where_the_spread_is_larger_than_the_difference() -> None:

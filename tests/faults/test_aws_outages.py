@@ -34,17 +34,12 @@ pytestmark = pytest.mark.cloud
 
 DEADLINE_S = FUNCTION_TIMEOUT_S - ANSWER_S
 BUSY: dict[str, dict[str, Any]] = {
-    "throttled": {"kind": "error", "status": 400, "code": "ThrottlingException"},
+    "throttled": {"kind": "error", "status": 400, "code": "ThrottlingException"}
 }
 UNAVAILABLE: dict[str, dict[str, Any]] = {
     "500": {"kind": "error", "status": 500, "code": "InternalServerError"},
     "503": {"kind": "error", "status": 503, "code": "ServiceUnavailable"},
-    "silent": {"kind": "silent"},
-    "reset": {"kind": "reset"},
-    "closed": {"kind": "close"},
-    "garbled": {"kind": "garbled"},
-    "cut": {"kind": "cut"},
-    "lost": {"kind": "lost"},
+    **{kind: {"kind": kind} for kind in ("silent", "reset", "close", "garbled", "cut", "lost")},
 }
 TAKING_EFFECT = {"garbled", "cut", "lost"}
 REFUSED: dict[str, dict[str, Any]] = {
@@ -58,9 +53,7 @@ EVENTS = {
     **dict.fromkeys(REFUSED, "AwsRefused"),
 }
 TARGETS: dict[str, dict[str, Any]] = {
-    "dynamodb": {"service": "dynamodb"},
-    "kms": {"service": "kms"},
-    "secretsmanager": {"service": "secretsmanager"},
+    **{service: {"service": service} for service in ("dynamodb", "kms", "secretsmanager")},
     "reads of the item": {"operation": "GetItem"},
     "writes of the item": {"operation": "UpdateItem"},
     "writes of rows": {"operation": "PutItem"},
@@ -78,14 +71,11 @@ class Case:
     """An instance, what stands between it and AWS, and what its callers were answered.
 
     Attributes:
-        with_token, without: connections.
-        old: id of the token that is due.
+        with_token, without: connections; the token of the first is due, and `old` its id.
         due: answers to two callers one after the other.
-        spoilt_for_second: calls that went wrong for the second of them.
         reported: answer to one that reports that token.
-        none: answer where there is no token.
-        spoilt_for_none: calls that went wrong for that.
-        after: answer where there was no token, after the outage.
+        none, after: answers where there is no token, in the outage and after it.
+        spoilt_for_second, spoilt_for_none: calls that went wrong for the second of `due`, and for `none`.
     """
 
     fault: AwsFault
@@ -102,9 +92,8 @@ class Case:
     after: Answer | None = None
 
     def ask(self, connection: str, rejected_token_id: str | None = None) -> None:
-        self.instance.send(
-            new_event(connection, rejected_token_id=rejected_token_id), run_time_s=_SEVERAL_ATTEMPTS_S
-        )
+        event = new_event(connection, rejected_token_id=rejected_token_id)
+        self.instance.send(event, run_time_s=_SEVERAL_ATTEMPTS_S)
 
     def prepare(self, operator: Operator) -> None:
         """Let the token that it is about to serve be due soon, and let it know."""
@@ -199,7 +188,7 @@ def test_without_a_usable_token_the_caller_is_told_when_to_ask_again(
 ) -> None:
     case = outages.cases[target, kind]
     for answer in (case.reported, case.none):
-        assert answer is not None
+        assert answer
         assert (answer.status, answer.body["error"]) == (503, "temporarily_unavailable")
         retry_after_s = int(answer.headers["Retry-After"])
         if kind in REFUSED:
@@ -227,7 +216,7 @@ def test_one_exchange_follows_once_aws_is_well_again(
 ) -> None:
     case = outages.cases[target, kind]
 
-    assert case.after is not None
+    assert case.after
     assert case.after.status == 200
     assert operator.issued(case.without) == [case.after.body["token_id"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from functions.broker.token import FailureKind
 from lambda_support import upstream_http
 from local.digishare import faults
 from local.digishare.model import Client
+from local.waiting import wait_until
 from tests.faults.upstream_cases import CASES, LEFTOVERS, ODD_WRAPPINGS, wrapped
 from token_broker import bounded_http
 from token_broker.issued_token import token_id_of
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from urllib3.connection import HTTPConnection
 
-    from local.digishare.faults import Fault
     from local.fake_digishare import FakeDigishare
 
 TIMEOUT_S = 0.4
@@ -84,11 +85,8 @@ def test_a_connection_that_is_kept_would_be_noticed(
         exchange_for("one", exchange, digishare)
     answer = exchange.exchange(credential_of("other", digishare), 2)
     # It was answered before its request was read: that must not reach the fake in the middle of the next test.
-    end_s = time.monotonic() + 5
-    while len(digishare.calls) < 2 and time.monotonic() < end_s:
-        time.sleep(0.01)
+    assert wait_until(lambda: len(digishare.calls) == 2)
     kept.pop().connection.close()
-    assert len(digishare.calls) == 2
 
     owners = [m.client_id for m in digishare.mints if m.token_id == token_id_of(answer.access_token)]
     assert owners == ["one"]
@@ -134,12 +132,11 @@ def test_ca_certificates_that_cannot_be_loaded_are_a_failure_like_others(
     file = tmp_path / "ca.pem"
     if content:
         file.write_text(content)
-    credential = credential_of("a", digishare)
     host = digishare.url.removeprefix("https://")
     exchange = OAuthExchange(frozenset({host}), str(file), time.time)
 
     with pytest.raises(MintFailedError, match="ca_file_unusable") as failed:
-        exchange.prepare(credential)
+        exchange.prepare(credential_of("a", digishare))
     assert failed.value.kind is FailureKind.NOTHING_ISSUED
     assert failed.value.problem == f"the CA certificates for the upstream cannot be loaded ({how})"
 
@@ -168,28 +165,15 @@ def test_a_token_url_that_is_not_allowed_is_refused_before_anything_else(
     assert digishare.calls == []
 
 
-@pytest.mark.parametrize(
-    ("scope", "read"),
-    [
-        ('"campaigns.read campaigns.write"', "campaigns.read campaigns.write"),
-        (f'"{"s" * 1024}"', "s" * 1024),
-        (f'"{"s" * 1025}"', None),
-        ('"a  b"', None),
-        ('" a"', None),
-        ('"a\\\\b"', None),
-        ('"a\\u0022b"', None),
-        ('"a\\nb"', None),
-        ('"\\u00e9"', None),
-        ('""', None),
-        ('["a"]', None),
-    ],
-)
+ALLOWED = ["campaigns.read campaigns.write", "s" * 1024]
+NOT_ALLOWED = ["s" * 1025, "a  b", " a", "a\\b", 'a"b', "a\nb", "\u00e9", "", ["a"]]
+
+
+@pytest.mark.parametrize("scope", [*ALLOWED, *NOT_ALLOWED])
 def test_a_scope_that_rfc_6749_does_not_allow_is_none(
-    scope: str, read: str | None, exchange: OAuthExchange, digishare: FakeDigishare
+    scope: object, exchange: OAuthExchange, digishare: FakeDigishare
 ) -> None:
-    digishare.fail("token", _with_scope(scope))
-    assert exchange.exchange(credential_of("one", digishare), 2).scope == read
-
-
-def _with_scope(scope: str) -> Fault:
-    return wrapped(body=faults.TOKEN_BODY.replace("{", f'{{"scope":{scope},', 1))
+    body = faults.TOKEN_BODY.replace("{", f'{{"scope":{json.dumps(scope)},', 1)
+    digishare.fail("token", wrapped(body=body))
+    read = exchange.exchange(credential_of("one", digishare), 2).scope
+    assert read == (scope if scope in ALLOWED else None)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.digishare import faults
-from local.digishare.model import Client
 from tests.faults.instances import ONE_ATTEMPT_S, SHORT_EXCHANGE_S, Timed, ask
-from tests.faults.upstream_cases import A_TOKEN, CASES, LEFTOVERS, ODD_LIFETIMES, ODD_WRAPPINGS
+from tests.faults.upstream_cases import A_TOKEN, CASES, ODD_LIFETIMES, ODD_WRAPPINGS
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
@@ -147,17 +146,3 @@ def test_a_good_token_is_used_however_it_is_wrapped(
     assert answer.token_id == mint.token_id
     assert instances.operator.issued(connection) == [mint.token_id]
     assert len(digishare.calls) == 1
-
-
-@pytest.mark.usefixtures("short_exchange")
-@pytest.mark.parametrize("name", LEFTOVERS)
-def test_what_is_left_of_an_answer_is_never_another_connections_token(
-    name: str, instances: Instances, digishare: FakeDigishare
-) -> None:
-    digishare.set_clients([Client("one", ("one's",)), Client("other", ("other's",))])
-    digishare.fail("token", LEFTOVERS[name])
-    ask(instances.one, instances.operator.new_connection(client_id="one", client_secret="one's"))
-    answer = ask(instances.one, instances.operator.new_connection(client_id="other", client_secret="other's"))
-
-    assert answer.status == 200, answer.body
-    assert [mint.token_id for mint in digishare.mints if mint.client_id == "other"] == [answer.token_id]

@@ -58,6 +58,8 @@ def _typed(token_type: str) -> Fault:
 
 
 _NO_LENGTH = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+_CHUNKED = f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n"
+_GZIP, _DEFLATE = (f"Content-Encoding: {encoding}\r\n" for encoding in ("gzip", "deflate"))
 _103 = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
 _ANOTHER = faults.TOKEN_ANSWER
 
@@ -65,9 +67,7 @@ ODD_WRAPPINGS = {
     "102 first": wrapped(before="HTTP/1.1 102 Processing\r\n\r\n"),
     "103 first": wrapped(before=_103),
     "sixteen interim answers": wrapped(before=_103 * 15 + "HTTP/1.1 100 Continue\r\n\r\n"),
-    "an interim answer that nobody knows": wrapped(
-        before="HTTP/1.1 199 Whatever\r\nContent-Length: 5\r\n\r\n"
-    ),
+    "199 first": wrapped(before="HTTP/1.1 199 Whatever\r\nContent-Length: 5\r\n\r\n"),
     "103 behind": wrapped(after=_103),
     "a duplicate behind": wrapped(after=_ANOTHER),
     "junk behind": wrapped(after="junk\x00\r\n\r\n"),
@@ -77,13 +77,13 @@ ODD_WRAPPINGS = {
     "206": wrapped(status="206 Partial Content"),
     "no reason": wrapped(status="200"),
     "a byte order mark": wrapped(body="\xef\xbb\xbf" + faults.TOKEN_BODY),
-    "gzip": wrapped(headers="Content-Encoding: gzip\r\n", packing="gzip"),
+    "gzip": wrapped(headers=_GZIP, packing="gzip"),
     "x-gzip in capitals": wrapped(headers="CONTENT-ENCODING: X-GZIP\r\n", packing="gzip"),
-    "deflate": wrapped(headers="Content-Encoding: deflate\r\n", packing="zlib"),
-    "deflate without a frame": wrapped(headers="Content-Encoding: deflate\r\n", packing="deflate"),
+    "deflate": wrapped(headers=_DEFLATE, packing="zlib"),
+    "deflate without a frame": wrapped(headers=_DEFLATE, packing="deflate"),
     "gzip beside identity": wrapped(headers="Content-Encoding: identity, gzip\r\n", packing="gzip"),
     "an encoding that it does not have": wrapped(headers="Content-Encoding: utf-8\r\n"),
-    "gzip that it does not have": wrapped(headers="Content-Encoding: gzip\r\n"),
+    "gzip that it does not have": wrapped(headers=_GZIP),
     "a header line without a colon": wrapped(headers="Strict-Transport-Security max-age=1\r\n"),
     "a header name with a space": wrapped(headers="X Frame: deny\r\n"),
     "a header without a name": wrapped(headers=": deny\r\n"),
@@ -108,12 +108,12 @@ ODD_WRAPPINGS = {
     "no length": faults.raw(f"{_NO_LENGTH}\r\n<body>"),
     "a length that is no number": faults.raw(f"{_NO_LENGTH}Content-Length: many\r\n\r\n<body>"),
     "a length said twice": wrapped(headers="Content-Length: <length>\r\n"),
-    "chunks": faults.raw(f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"),
+    "chunks": faults.raw(f"{_CHUNKED}<hex>\r\n<body>\r\n0\r\n\r\n"),
     "chunks, said twice": faults.raw(
         f"{_NO_LENGTH}Transfer-Encoding: Chunked\r\nTransfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"
     ),
     "chunks with extensions, trailers and junk": faults.raw(
-        f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex> ; a=b\r\n<body>\r\n0\r\nX: y\r\nno colon\r\n\r\njunk"
+        f"{_CHUNKED}<hex> ; a=b\r\n<body>\r\n0\r\nX: y\r\nno colon\r\n\r\njunk"
     ),
     "chunks and a length": faults.raw(
         f"{_NO_LENGTH}Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n"
@@ -133,102 +133,95 @@ LEFTOVERS = {
     "204 with an answer behind": faults.raw(f"HTTP/1.1 204 No Content\r\n\r\n<pause>{_ANOTHER}"),
     "304 with an answer behind": faults.raw(f"HTTP/1.1 304 Not Modified\r\n\r\n<pause>{_ANOTHER}"),
     "a late duplicate": wrapped(after=f"<pause>{_ANOTHER}"),
-    "a late duplicate behind chunks": faults.raw(
-        f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n0\r\n\r\n<pause>{_ANOTHER}"
-    ),
+    "a late duplicate behind chunks": faults.raw(f"{_CHUNKED}<hex>\r\n<body>\r\n0\r\n\r\n<pause>{_ANOTHER}"),
     "an answer behind an empty one": faults.raw(f"{_NO_LENGTH}Content-Length: 0\r\n\r\n<pause>{_ANOTHER}"),
     "101 with an answer behind": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n<pause>{_ANOTHER}"),
     "many answers in the same TLS record": wrapped(after=_ANOTHER * 10),
 }
 """What leaves one connection's token on the wire, where another's exchange must not find it."""
 
-NO_ANSWER = {
-    "hang": Case(faults.hang(cap_s=3), "upstream_no_answer", Outcome.BEGUN),
-    "hang after minting": Case(
-        faults.hang(cap_s=3, processed=True), "upstream_no_answer", Outcome.BEGUN, mints=1
-    ),
-    "header drip": Case(faults.drip_headers(cap_s=3), "upstream_no_answer", Outcome.BEGUN),
-    "body drip": Case(faults.drip_body(cap_s=3), "upstream_no_answer", Outcome.BEGUN, mints=1),
-    "late answer": Case(faults.delay(delay_ms=1500), "upstream_no_answer", Outcome.BEGUN, mints=1),
-    "reset": Case(faults.reset(), "upstream_no_answer", Outcome.BEGUN),
-    "reset after minting": Case(faults.mint_then_drop(), "upstream_no_answer", Outcome.BEGUN, mints=1),
-    "close": Case(faults.close(), "upstream_no_answer", Outcome.BEGUN),
-    "cut body": Case(faults.cut_body(), "upstream_no_answer", Outcome.BEGUN, mints=1),
-    "50 MB": Case(faults.huge_body(), "upstream_no_answer", Outcome.BEGUN),
-    "50 MB in chunks": Case(faults.huge_body(chunked=True), "upstream_no_answer", Outcome.BEGUN),
-    **{
-        name: Case(fault, "upstream_no_answer", Outcome.BEGUN, mints=1)
-        for name, fault in {
-            "seventeen interim answers": wrapped(before=_103 * 17),
-            "103 with a body": wrapped(before=_103 + faults.TOKEN_BODY + "\r\n"),
-            "101": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n{_ANOTHER}"),
-            "201 header lines": wrapped(headers="X: y\r\n" * 201),
-            "a header of 140 KB": wrapped(headers=f"X: {'y' * 140_000}\r\n"),
-            "a head that never ends": faults.raw("HTTP/1.1 200 OK\r\nX: y\r\n"),
-            "no HTTP": faults.raw("<body>"),
-            "HTTP/2": faults.raw(faults.TOKEN_ANSWER.replace("HTTP/1.1", "HTTP/2")),
-            "a chunk too many": faults.raw(
-                f"{_NO_LENGTH}Transfer-Encoding: chunked\r\n\r\n<hex>\r\n<body>\r\n-1\r\n{'x' * 9999}"
-            ),
-            "a transfer encoding that nobody asked for": faults.raw(
-                f"{_NO_LENGTH}Transfer-Encoding: gzip, chunked\r\n\r\n<body>"
-            ),
-            "a bomb": wrapped(headers="Content-Encoding: gzip\r\n", body=" " * 9_999_999, packing="gzip"),
-            "a bomb without a frame": wrapped(
-                headers="Content-Encoding: deflate\r\n", body=" " * 9_999_999, packing="deflate"
-            ),
-        }.items()
-    },
+
+_LOST = {
+    "hang": faults.hang(cap_s=3),
+    "header drip": faults.drip_headers(cap_s=3),
+    "reset": faults.reset(),
+    "close": faults.close(),
+    "50 MB": faults.huge_body(),
+    "50 MB in chunks": faults.huge_body(chunked=True),
 }
-STATUSES = {
+_LOST_WITH_A_TOKEN = {
+    "hang after minting": faults.hang(cap_s=3, processed=True),
+    "body drip": faults.drip_body(cap_s=3),
+    "late answer": faults.delay(delay_ms=1500),
+    "reset after minting": faults.mint_then_drop(),
+    "cut body": faults.cut_body(),
+    "seventeen interim answers": wrapped(before=_103 * 17),
+    "103 with a body": wrapped(before=_103 + faults.TOKEN_BODY + "\r\n"),
+    "101": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n{_ANOTHER}"),
+    "201 header lines": wrapped(headers="X: y\r\n" * 201),
+    "a header of 140 KB": wrapped(headers=f"X: {'y' * 140_000}\r\n"),
+    "a head that never ends": faults.raw("HTTP/1.1 200 OK\r\nX: y\r\n"),
+    "no HTTP": faults.raw("<body>"),
+    "HTTP/2": faults.raw(faults.TOKEN_ANSWER.replace("HTTP/1.1", "HTTP/2")),
+    "a chunk too many": faults.raw(f"{_CHUNKED}<hex>\r\n<body>\r\n-1\r\n{'x' * 9999}"),
+    "a transfer encoding that nobody asked for": faults.raw(
+        f"{_NO_LENGTH}Transfer-Encoding: gzip, chunked\r\n\r\n<body>"
+    ),
+    "a bomb": wrapped(headers=_GZIP, body=" " * 9_999_999, packing="gzip"),
+    "a bomb without a frame": wrapped(headers=_DEFLATE, body=" " * 9_999_999, packing="deflate"),
+}
+
+
+def _begun(code: str, worth: dict[str, Fault], mints: int = 0) -> dict[str, Case]:
+    """Return the cases of faults behind which there may be a token, and there were so many."""
+    return {name: Case(fault, code, Outcome.BEGUN, mints=mints) for name, fault in worth.items()}
+
+
+def _429(retry_after: str, seconds: int = 1) -> Case:
+    return Case(faults.rate_limited(retry_after=retry_after), "upstream_429", Outcome.FAILED, seconds)
+
+
+def _failed(code: str, fault: Fault, retry_after_s: int = 1) -> Case:
+    return Case(fault, code, Outcome.FAILED, retry_after_s)
+
+
+def _rejected(code: str, fault: Fault) -> Case:
+    return Case(fault, code, Outcome.FAILED, status=502)
+
+
+_IN_LATIN_1 = faults.raw(
+    "HTTP/1.1 400 Bad Request\r\nContent-Length: <length>\r\n\r\n<body>",
+    body='{"error":"invalid_client","error_description":"identit\xe9 refus\xe9e"}',
+    processed=False,
+)
+_503 = faults.status(503, headers={"Retry-After": "30"})
+_404 = faults.status(404, body="<p>", headers={"Retry-After": "7.5"})
+_STATUSES = {
     "500": Case(faults.status(500), "upstream_500", Outcome.BEGUN),
     "502 of a proxy in HTML": Case(faults.html(status=502), "upstream_502", Outcome.BEGUN),
-    "503 with Retry-After": Case(
-        faults.status(503, headers={"Retry-After": "30"}), "upstream_503", Outcome.BEGUN, 30
-    ),
-    "429": Case(faults.rate_limited(), "upstream_429", Outcome.FAILED),
-    "429 with seconds": Case(faults.rate_limited(retry_after_s=120), "upstream_429", Outcome.FAILED, 120),
-    "429 with a date": Case(
-        faults.rate_limited(retry_after="Fri, 31 Dec 2060 23:59:59 GMT"), "upstream_429", Outcome.FAILED, 900
-    ),
-    "429 with a date gone by": Case(
-        faults.rate_limited(retry_after="Fri, 31 Dec 1999 23:59:59 GMT"), "upstream_429", Outcome.FAILED
-    ),
-    "429 with words": Case(faults.rate_limited(retry_after="soon"), "upstream_429", Outcome.FAILED),
-    "429 for years": Case(faults.rate_limited(retry_after="9" * 30), "upstream_429", Outcome.FAILED, 900),
-    "400": Case(_answered(400, "invalid_request"), "upstream_400", Outcome.FAILED),
-    "404": Case(faults.status(404), "upstream_404", Outcome.FAILED),
-    "422": Case(faults.status(422), "upstream_422", Outcome.FAILED),
-    "404 in HTML with Retry-After": Case(
-        faults.status(404, body="<p>", headers={"Retry-After": "7.5"}), "upstream_404", Outcome.FAILED, 8
-    ),
-    "304": Case(faults.status(304, body=""), "upstream_304", Outcome.FAILED),
-    **{
-        name: Case(fault, code, Outcome.FAILED, status=502)
-        for name, code, fault in (
-            ("401 with another code", "invalid_client", _answered(401, "invalid_request")),
-            ("401 without a code", "invalid_client", faults.status(401)),
-            ("401 in HTML", "invalid_client", faults.html(status=401)),
-            ("401 with invalid_scope", "invalid_scope", _answered(401, "invalid_scope")),
-            ("200 with invalid_client", "invalid_client", _answered(200, "invalid_client")),
-            ("500 with unauthorized_client", "unauthorized_client", _answered(500, "unauthorized_client")),
-            ("429 with invalid_scope", "invalid_scope", _answered(429, "invalid_scope")),
-            (
-                "a refusal in Latin-1 without a content type",
-                "invalid_client",
-                faults.raw(
-                    "HTTP/1.1 400 Bad Request\r\nContent-Length: <length>\r\n\r\n<body>",
-                    body='{"error":"invalid_client","error_description":"identit\xe9 refus\xe9e"}',
-                    processed=False,
-                ),
-            ),
-        )
-    },
-    "invalid_client": Case(_answered(401, "invalid_client"), "invalid_client", Outcome.FAILED, status=502),
-    "invalid_scope": Case(_answered(400, "invalid_scope"), "invalid_scope", Outcome.FAILED, status=502),
-    "unauthorized_client": Case(
-        _answered(400, "unauthorized_client"), "unauthorized_client", Outcome.FAILED, status=502
-    ),
+    "503 with Retry-After": Case(_503, "upstream_503", Outcome.BEGUN, 30),
+    "429": _failed("upstream_429", faults.rate_limited()),
+    "429 with seconds": _429("120", 120),
+    "429 with a date": _429("Fri, 31 Dec 2060 23:59:59 GMT", 900),
+    "429 with a date gone by": _429("Fri, 31 Dec 1999 23:59:59 GMT"),
+    "429 with words": _429("soon"),
+    "429 for years": _429("9" * 30, 900),
+    "400": _failed("upstream_400", _answered(400, "invalid_request")),
+    "404": _failed("upstream_404", faults.status(404)),
+    "422": _failed("upstream_422", faults.status(422)),
+    "404 in HTML with Retry-After": _failed("upstream_404", _404, 8),
+    "304": _failed("upstream_304", faults.status(304, body="")),
+    "401 with another code": _rejected("invalid_client", _answered(401, "invalid_request")),
+    "401 without a code": _rejected("invalid_client", faults.status(401)),
+    "401 in HTML": _rejected("invalid_client", faults.html(status=401)),
+    "401 with invalid_scope": _rejected("invalid_scope", _answered(401, "invalid_scope")),
+    "200 with invalid_client": _rejected("invalid_client", _answered(200, "invalid_client")),
+    "500 with unauthorized_client": _rejected("unauthorized_client", _answered(500, "unauthorized_client")),
+    "429 with invalid_scope": _rejected("invalid_scope", _answered(429, "invalid_scope")),
+    "a refusal in Latin-1 without a content type": _rejected("invalid_client", _IN_LATIN_1),
+    "invalid_client": _rejected("invalid_client", _answered(401, "invalid_client")),
+    "invalid_scope": _rejected("invalid_scope", _answered(400, "invalid_scope")),
+    "unauthorized_client": _rejected("unauthorized_client", _answered(400, "unauthorized_client")),
 }
 _MALFORMED_BODIES: dict[str, object] = {
     "no JSON": "nonsense",
@@ -252,56 +245,42 @@ _MALFORMED_BODIES: dict[str, object] = {
     "a token in Latin-1": {"access_token": A_TOKEN + "\u00e9"},
     "depth": "[" * 30_000,
 }
-MALFORMED = {
-    "truncated JSON": Case(faults.truncated_json(), "upstream_malformed", Outcome.BEGUN, mints=1),
-    "HTML 200": Case(faults.html(), "upstream_malformed", Outcome.BEGUN),
-    "204": Case(faults.status(204, body=""), "upstream_malformed", Outcome.BEGUN),
-    **{
-        name: Case(fault, "upstream_malformed", Outcome.BEGUN, mints=1)
-        for name, fault in {
-            "text before the JSON": wrapped(body="for (;;);" + faults.TOKEN_BODY),
-            "text behind the JSON": wrapped(body=faults.TOKEN_BODY + "<!-- 12 ms -->"),
-            "a token one level deeper": wrapped(body=f'{{"data":{faults.TOKEN_BODY}}}'),
-            "a token in an array": wrapped(body=f"[{faults.TOKEN_BODY}]"),
-            "a body that is cut": faults.raw(f"{_NO_LENGTH}Content-Length: 300\r\n\r\n<body>"),
-            "204 with a body": wrapped(status="204 No Content"),
-            "gzip twice": wrapped(headers="Content-Encoding: gzip, gzip\r\n", packing="gzip"),
-            "gzip called br": wrapped(headers="Content-Encoding: br\r\n", packing="gzip"),
-            "gzip that nobody mentions": wrapped(packing="gzip"),
-            "gzip that is none": wrapped(headers="Content-Encoding: gzip\r\n", body="\x1f\x8b\x08nonsense"),
-        }.items()
-    },
-    **{
-        name: Case(faults.json_answer(body), "upstream_malformed", Outcome.BEGUN)
-        for name, body in _MALFORMED_BODIES.items()
-    },
+_MALFORMED_WITH_A_TOKEN = {
+    "truncated JSON": faults.truncated_json(),
+    "text before the JSON": wrapped(body="for (;;);" + faults.TOKEN_BODY),
+    "text behind the JSON": wrapped(body=faults.TOKEN_BODY + "<!-- 12 ms -->"),
+    "a token one level deeper": wrapped(body=f'{{"data":{faults.TOKEN_BODY}}}'),
+    "a token in an array": wrapped(body=f"[{faults.TOKEN_BODY}]"),
+    "a body that is cut": faults.raw(f"{_NO_LENGTH}Content-Length: 300\r\n\r\n<body>"),
+    "204 with a body": wrapped(status="204 No Content"),
+    "gzip twice": wrapped(headers="Content-Encoding: gzip, gzip\r\n", packing="gzip"),
+    "gzip called br": wrapped(headers="Content-Encoding: br\r\n", packing="gzip"),
+    "gzip that nobody mentions": wrapped(packing="gzip"),
+    "gzip that is none": wrapped(headers=_GZIP, body="\x1f\x8b\x08nonsense"),
 }
-CASES = {**NO_ANSWER, **STATUSES, **MALFORMED}
+_MALFORMED = {
+    "HTML 200": faults.html(),
+    "204": faults.status(204, body=""),
+    **{name: faults.json_answer(body) for name, body in _MALFORMED_BODIES.items()},
+}
+CASES = {
+    **_begun("upstream_no_answer", _LOST),
+    **_begun("upstream_no_answer", _LOST_WITH_A_TOKEN, mints=1),
+    **_STATUSES,
+    **_begun("upstream_malformed", _MALFORMED),
+    **_begun("upstream_malformed", _MALFORMED_WITH_A_TOKEN, mints=1),
+}
 _DAY_S, _YEAR_S, _LONGEST_S = 86_400, 31_536_000, 400 * 86_400
 ODD_LIFETIMES: dict[str, tuple[str, int]] = {
     "missing": ("", _DAY_S),
     **{
-        name: (f', "expires_in": {text}', lifetime_s)
-        for name, text, lifetime_s in (
-            ("zero", "0", _DAY_S),
-            ("negative", "-1", _DAY_S),
-            ("a word", '"soon"', _DAY_S),
-            ("an empty text", '""', _DAY_S),
-            ("null", "null", _DAY_S),
-            ("true", "true", _DAY_S),
-            ("an object", "{}", _DAY_S),
-            ("an array", "[31536000]", _DAY_S),
-            ("not a number", "NaN", _DAY_S),
-            ("text", '"31536000"', _YEAR_S),
-            ("text with a fraction", '"31536000.0"', _YEAR_S),
-            ("text with white space", '" 31536000 "', _YEAR_S),
-            ("a fraction", "31536000.0", _YEAR_S),
-            ("an exponent", "3.1536e7", _YEAR_S),
-            ("a thousand years", "31536000000", _LONGEST_S),
-            ("infinite", "1e400", _LONGEST_S),
-            ("infinite, not in JSON", "Infinity", _LONGEST_S),
-            ("beyond floating point", str(10**400), _LONGEST_S),
-        )
+        text[:16]: (f', "expires_in": {text}', lifetime_s)
+        for lifetime_s, texts in {
+            _DAY_S: ("0", "-1", '"soon"', '""', "null", "true", "{}", "[31536000]", "NaN"),
+            _YEAR_S: ('"31536000"', '"31536000.0"', '" 31536000 "', "31536000.0", "3.1536e7"),
+            _LONGEST_S: ("31536000000", "1e400", "Infinity", str(10**400)),
+        }.items()
+        for text in texts
     },
 }
 """The member as it is sent, and the lifetime in seconds that it is worth."""

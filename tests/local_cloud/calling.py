@@ -1,35 +1,49 @@
-"""Signed calls of a stack's Function URL."""
+"""Signed calls of a stack's Function URL, and callers with policies of their own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Final
 
-import requests
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningCredentials
 
 from local.account import REGION
+from local.sdk import send
 
 if TYPE_CHECKING:
+    import requests
+
     from local.cloud import LocalCloud, Stack
     from local.sdk import Credentials
 
+EVERYTHING: Final = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 
-def call(
-    stack: LocalCloud | Stack, caller: Credentials, path: str = "/", body: bytes = b""
-) -> requests.Response:
+
+def call(stack: LocalCloud | Stack, caller: Credentials, path: str = "/") -> requests.Response:
     """Call a stack's URL, or the main stack's of a cloud."""
-    return call_url(f"{stack.function_url}{path}", caller, body)
+    return call_url(f"{stack.function_url}{path}", caller)
 
 
-def call_url(url: str, caller: Credentials, body: bytes = b"") -> requests.Response:
-    request = AWSRequest("POST", url, data=body)
+def call_url(url: str, caller: Credentials) -> requests.Response:
+    request = AWSRequest("POST", url)
     signer = SigningCredentials(caller.access_key_id, caller.secret_access_key, caller.session_token)
     SigV4Auth(signer, "lambda", REGION).add_auth(request)
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.post(url, data=body, headers=dict(request.headers), timeout=30, allow_redirects=False)
+    return send("POST", url, 30, headers=dict(request.headers))
+
+
+def put_policy(cloud: LocalCloud, role: str, *statements: object) -> None:
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    cloud.client("iam").put_role_policy(RoleName=role, PolicyName="more", PolicyDocument=document)
+
+
+def new_caller(cloud: LocalCloud, name: str, *statements: object, policy: str = "") -> Credentials:
+    """Return the keys of a new role with these statements of its own, and a policy of the stack's."""
+    keys = cloud.create_caller(name, [policy] if policy else [])
+    if statements:
+        put_policy(cloud, name, *statements)
+    return keys
 
 
 def echo(reply: requests.Response) -> dict[str, Any]:

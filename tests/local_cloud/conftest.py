@@ -13,6 +13,8 @@ from local.cloud import LocalCloud
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from local.sdk import Credentials
+
 
 @pytest.fixture(scope="session")
 def echo_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
@@ -22,3 +24,9 @@ def echo_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]
         cloud.build()
         cloud.deploy()
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def granted(echo_cloud: LocalCloud) -> Credentials:
+    """The keys of a role that may call the echo stack."""
+    return echo_cloud.create_caller("granted", [echo_cloud.outputs["CallerPolicyArn"]])

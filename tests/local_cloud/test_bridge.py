@@ -16,7 +16,7 @@ from local.reaper import Reaper
 from tests.raw_servers import RawServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from local.cloud import LocalCloud
@@ -28,9 +28,21 @@ SHOWN = """[{}, {"ifname": "docker0", "addr_info": [{"family": "inet", "local": 
 
 
 @pytest.fixture
-def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+def put_ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """There is no program on the machine but the one that shows interfaces, and that one only once a test has put it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def put(script: str) -> None:
+        (tmp_path / "ip").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "ip").chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def children(tmp_path: Path, put_ip: Callable[[str], None]) -> Iterator[Children]:
     """Starts the program on a machine on which docker0 has that address."""
-    _put_ip_command(tmp_path, monkeypatch, f"echo '{SHOWN.replace('172.17.0.1', BRIDGE_ADDRESS)}'")
+    put_ip(f"echo '{SHOWN.replace('172.17.0.1', BRIDGE_ADDRESS)}'")
     children = Children(PROJECT, tmp_path, Reaper(PROJECT))
     yield children
     children.end()
@@ -42,10 +54,7 @@ def forward(children: Children, port: int) -> None:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    received = b""
-    while chunk := connection.recv(65_536):
-        received += chunk
-    return received
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def test_bytes_go_both_ways_and_each_end_is_told_of_the_others(children: Children) -> None:
@@ -82,27 +91,28 @@ def test_where_nobody_listens_the_connection_ends(children: Children) -> None:
         assert caller.recv(1) == b""
 
 
-def test_the_address_of_a_bridge_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _put_ip_command(tmp_path, monkeypatch, f"echo '{SHOWN}'")
+def test_the_address_of_a_bridge_is_looked_up(put_ip: Callable[[str], None]) -> None:
+    put_ip(f"echo '{SHOWN}'")
 
     assert find_address("docker0") == "172.17.0.1"
 
 
 @pytest.mark.parametrize("interface", ["lo", "eth0", "br-down", "172.17.0.1", ""])
 def test_what_is_no_bridge_is_refused_with_those_that_there_are(
-    interface: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interface: str, put_ip: Callable[[str], None]
 ) -> None:
-    _put_ip_command(tmp_path, monkeypatch, f"echo '{SHOWN}'")
+    put_ip(f"echo '{SHOWN}'")
 
     with pytest.raises(BridgeError, match=r"is no bridge with an address here \(there is docker0\)"):
         find_address(interface)
 
 
-@pytest.mark.parametrize("script", ["exit 1", None])
+@pytest.mark.parametrize("script", ["exit 1", ""], ids=["one that fails", "none"])
 def test_without_the_tool_that_looks_the_error_says_what_to_install(
-    script: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, put_ip: Callable[[str], None]
 ) -> None:
-    _put_ip_command(tmp_path, monkeypatch, script)
+    if script:
+        put_ip(script)
 
     with pytest.raises(BridgeError, match="install iproute2"):
         find_address("docker0")
@@ -123,10 +133,3 @@ def test_the_admin_server_is_not_forwarded(cloud: LocalCloud, monkeypatch: pytes
     urls = (cloud.aws_endpoint_url, cloud.function_url, cloud.digishare_url)
     assert command[-4:] == ["docker0", *(url.rpartition(":")[2] for url in urls)]
     assert cloud.digishare_admin_url.rpartition(":")[2] not in command
-
-
-def _put_ip_command(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> None:
-    if script is not None:
-        (folder / "ip").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "ip").chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))

@@ -15,6 +15,7 @@ from moto import mock_aws
 
 from local.sdk import ROOT, new_session
 from local.waiting import wait_until
+from tests.conftest import create_table
 from tests.recipes.page import DOCS, read_blocks, texts
 
 if TYPE_CHECKING:
@@ -76,11 +77,8 @@ def named(events: Sequence[Detail]) -> set[str]:
 def seen_by(consumer: Any, events: Sequence[Detail]) -> Picture:
     """Return what the consumer knows of the campaigns in these events."""
     items = {campaign_id: consumer.read(campaign_id) for campaign_id in named(events)}
-    return {
-        campaign_id: (int(item["revision"]), item["campaign_status"])
-        for campaign_id, item in items.items()
-        if item is not None
-    }
+    known = {campaign_id: item for campaign_id, item in items.items() if item is not None}
+    return {name: (int(item["revision"]), item["campaign_status"]) for name, item in known.items()}
 
 
 def published(draw: random.Random) -> list[Detail]:
@@ -94,9 +92,8 @@ def published(draw: random.Random) -> list[Detail]:
         for _ in range(draw.randint(0, 3)):  # a run that was stopped and tried again has the same time
             ids = draw.sample(["a", "b", "c", "d"], draw.randint(1, 4))
             revisions |= {name: max(scheduled_ms, revisions.get(name, 0) + 1) for name in ids}
-            events.append(
-                changes(*((name, revisions[name], draw.choice(["planned", "paused", None])) for name in ids))
-            )
+            rows = [(name, revisions[name], draw.choice(["planned", "paused", None])) for name in ids]
+            events.append(changes(*rows))
     return events
 
 
@@ -126,13 +123,9 @@ def moto_tables() -> Iterator[Any]:
         yield boto3.resource("dynamodb", "eu-west-3")
 
 
-def create_table(tables: Any, name: str) -> Any:
-    return tables.create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-    )
+def new_table(tables: Any, name: str) -> Any:
+    create_table(tables.meta.client, name, {"id": "HASH"})
+    return tables.Table(name)
 
 
 def test_any_order_and_any_repetition_give_the_picture_of_the_right_order(
@@ -142,7 +135,7 @@ def test_any_order_and_any_repetition_give_the_picture_of_the_right_order(
     for seed in range(40):
         draw = random.Random(seed)  # noqa: S311 - a fixed order
         events = published(draw)
-        consumer.table = create_table(moto_tables, f"seed-{seed}")
+        consumer.table = new_table(moto_tables, f"seed-{seed}")
         for event in delivered(events, draw):
             consumer.lambda_handler({"detail": event}, None)
         expected = in_order(events)
@@ -154,29 +147,24 @@ def test_any_order_and_any_repetition_give_the_picture_of_the_right_order(
 
 
 def test_the_code_says_what_it_has_written(consumer: Any, moto_tables: Any) -> None:
-    consumer.table = create_table(moto_tables, "written")
-    assert [consumer.write("campaign a", revision, "planned") for revision in (2, 2, 1, 3)] == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    consumer.table = new_table(moto_tables, "written")
+    written = [consumer.write("campaign a", revision, "planned") for revision in (2, 2, 1, 3)]
+    assert written == [True, False, False, True]
 
 
 @pytest.fixture(scope="module")
 def outputs(echo_cloud: LocalCloud) -> dict[str, str]:
     """The outputs of the page's template, deployed for a bus of its own."""
     echo_cloud.client("events").create_event_bus(Name=BUS)
-    cloudformation = echo_cloud.client("cloudformation")
+    cloudformation, name = echo_cloud.client("cloudformation"), "campaign-consumer"
+    parameters = [{"ParameterKey": "EventBus", "ParameterValue": BUS}]
+    capabilities = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
     cloudformation.create_stack(
-        StackName="campaign-consumer",
-        TemplateBody=TEMPLATE,
-        Parameters=[{"ParameterKey": "EventBus", "ParameterValue": BUS}],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        StackName=name, TemplateBody=TEMPLATE, Parameters=parameters, Capabilities=capabilities
     )
     waiter = cloudformation.get_waiter("stack_create_complete")
-    waiter.wait(StackName="campaign-consumer", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-    (stack,) = cloudformation.describe_stacks(StackName="campaign-consumer")["Stacks"]
+    waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
@@ -186,12 +174,8 @@ def deployed_table(cloud: LocalCloud, outputs: dict[str, str]) -> Any:
 
 
 def entry(detail: Detail, detail_type: str = "Campaigns Changed") -> dict[str, str]:
-    return {
-        "EventBusName": BUS,
-        "Source": "token-broker.campaigns",
-        "DetailType": detail_type,
-        "Detail": json.dumps(detail),
-    }
+    source = {"EventBusName": BUS, "Source": "token-broker.campaigns"}
+    return {**source, "DetailType": detail_type, "Detail": json.dumps(detail)}
 
 
 def test_deployed_consumer_has_the_right_picture_whatever_the_order(
@@ -263,12 +247,6 @@ def test_event_of_a_later_version_ends_in_the_queue(echo_cloud: LocalCloud, outp
     echo_cloud.client("lambda").invoke(  # as EventBridge does; the local one does not try again
         FunctionName=outputs["ConsumerName"], InvocationType="Event", Payload=json.dumps(event)
     )
-    sqs, messages = echo_cloud.client("sqs"), []
-
-    def look() -> bool:
-        answer = sqs.receive_message(QueueUrl=outputs["UnhandledUrl"], WaitTimeSeconds=1)
-        messages.extend(answer.get("Messages", []))
-        return bool(messages)
-
-    assert wait_until(look, within_s=60)
+    look, queue = echo_cloud.client("sqs").receive_message, outputs["UnhandledUrl"]
+    messages = wait_until(lambda: look(QueueUrl=queue, WaitTimeSeconds=1).get("Messages"), within_s=60)
     assert json.loads(messages[0]["Body"])["requestPayload"] == event

@@ -19,11 +19,13 @@ from local.children import Children, LocalCloudError, clean_environment
 from local.cloud import PROJECT
 from local.reaper import Reaper, sweep
 from local.waiting import wait_until
+from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PROC = Path("/proc")
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="looks the processes up in /proc")
 
 # `make local` without a stack: build and deployment take a quarter of a minute and leave nothing of their own.
@@ -80,6 +82,13 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pids[name], step)
 
+    def end(self) -> str:
+        """Wait for its end, and return what it has told; nothing of it is left."""
+        _, told = self.make.communicate(timeout=20)
+        assert not self.processes
+        assert not self.files
+        return told
+
     @property
     def processes(self) -> list[str]:
         """The command lines of those that are alive."""
@@ -93,8 +102,8 @@ class Run:
 
     @property
     def files(self) -> list[Path]:
-        runs = self.checkout / ".local/runs"
-        return [path for path in (self.folder, self.env_file, *runs.iterdir()) if path.exists()]
+        runs = (self.checkout / ".local/runs").iterdir()
+        return [path for path in (self.folder, self.env_file, *runs) if path.exists()]
 
     @property
     def env_file(self) -> Path:
@@ -117,7 +126,12 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
     with contextlib.ExitStack() as ending:
 
         def start_run(*options: str) -> Run:
-            make = ending.enter_context(_make_local(checkout, *options))
+            command, pipe = ["make", "local", *options], subprocess.PIPE
+            make = ending.enter_context(
+                subprocess.Popen(  # noqa: S603 - the test's own command
+                    command, cwd=checkout, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+                )
+            )
             assert make.stdout is not None
             told = json.loads(make.stdout.readline())
             run = Run(checkout, make, Path(told["folder"]), {"make": make.pid, **told["pids"]})
@@ -125,17 +139,6 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
             return run
 
         yield start_run
-
-
-def _make_local(checkout: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - the test's own command
-        ["make", "local", *options],  # noqa: S607 - as a developer's shell finds it
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 @pytest.mark.parametrize(
@@ -152,56 +155,51 @@ def test_nothing_is_left_after_a_kill_of(killed: list[str], start: Callable[...,
 def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
     run = start()
     run.kill("python", number=signal.SIGINT)
-    run.make.communicate(timeout=20)
-    assert not run.processes
-    assert not run.files
+    run.end()
+
+
+@pytest.fixture
+def busy(start: Callable[..., Run]) -> Run:
+    """One whose function is at work."""
+    run = start("WITH=--with-aws")
+    assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
+    return run
 
 
 @pytest.mark.cloud
-def test_functions_at_work_end_on_sigterm(start: Callable[..., Run]) -> None:
-    run = start("WITH=--with-aws")
-    assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
-    run.kill("python", number=signal.SIGTERM)
-    run.make.communicate(timeout=20)
-    assert not run.processes
-    assert not run.files
+def test_functions_at_work_end_on_sigterm(busy: Run) -> None:
+    busy.kill("python", number=signal.SIGTERM)
+    busy.end()
 
 
 @pytest.mark.cloud
 def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_removes_the_files(
-    start: Callable[..., Run],
+    busy: Run,
 ) -> None:
-    run = start("WITH=--with-aws")
-    assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
-    run.kill("python", "reaper")
-    assert wait_until(lambda: not run.processes)
-    assert len(run.files) == 3  # the folder, the file with the keys, and the list of both
-    Reaper(run.checkout).act()
-    assert not run.files
+    busy.kill("python", "reaper")
+    assert wait_until(lambda: not busy.processes)
+    assert len(busy.files) == 3  # the folder, the file with the keys, and the list of both
+    Reaper(busy.checkout).act()
+    assert not busy.files
 
 
 def test_a_server_that_dies_is_named_with_its_last_lines_and_everything_ends(
     start: Callable[..., Run],
 ) -> None:
     run = start()
-    with next(run.folder.glob("digishare.log")).open("a") as log:
+    with (run.folder / "digishare.log").open("a") as log:
         log.write("the reason\n")
     run.kill("digishare")
-    _, told = run.make.communicate(timeout=20)
+    told = run.end()
     assert "digishare has ended with status -9; its last lines:\n  the reason" in told
     assert "Error 1" in told  # make, of the status of what it ran
-    assert not run.processes
-    assert not run.files
 
 
 def test_a_second_make_local_is_refused_and_leaves_the_first_one_alone(start: Callable[..., Run]) -> None:
     run = start()
-    with _make_local(run.checkout) as second:
-        try:
-            _, told = second.communicate(timeout=20)
-        finally:
-            second.kill()
-    assert f"another one runs in this folder, or is about to end: process {run.pids['python']}" in told
+    second = run_program("make", "local", cwd=run.checkout)
+    told = f"another one runs in this folder, or is about to end: process {run.pids['python']}"
+    assert told in second.stderr
     assert run.env_file.read_text() == "secret"
     assert run.make.poll() is None
 
@@ -212,8 +210,7 @@ def test_a_second_make_local_is_refused_and_leaves_the_first_one_alone(start: Ca
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that does not end with its standard input."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with subprocess.Popen(command, start_new_session=True) as process:  # noqa: S603 - the test's own command
+    with subprocess.Popen(SLEEP, start_new_session=True) as process:  # noqa: S603 - the test's own command
         yield process
         process.kill()
 
@@ -321,9 +318,8 @@ def test_child_that_dies_at_start_is_named_with_its_last_lines(children: Childre
 
 
 def test_child_that_never_gets_ready_is_given_up(children: Children, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(LocalCloudError, match="idle did not get ready in time"):
-        children.start("idle", command, clean_environment(tmp_path), timeout_s=0.2)
+        children.start("idle", SLEEP, clean_environment(tmp_path), timeout_s=0.2)
 
 
 def test_program_that_fails_is_named_with_its_last_lines(children: Children, tmp_path: Path) -> None:
@@ -333,9 +329,7 @@ def test_program_that_fails_is_named_with_its_last_lines(children: Children, tmp
 
 def test_program_that_takes_too_long_is_given_up(children: Children, tmp_path: Path) -> None:
     with pytest.raises(LocalCloudError, match="tool took over"):
-        children.run(
-            "tool", [sys.executable, "-c", "import time; time.sleep(60)"], clean_environment(tmp_path), 0.2
-        )
+        children.run("tool", SLEEP, clean_environment(tmp_path), 0.2)
 
 
 def test_clean_environment_keeps_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import botocore.exceptions
 import pytest
@@ -15,14 +15,13 @@ import pytest
 from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
 from local.waiting import wait_until
-from tests.local_cloud.calling import call, echo
+from tests.local_cloud.calling import EVERYTHING, call, echo, new_caller
+from tests.programs import run_program
+
+if TYPE_CHECKING:
+    import subprocess
 
 pytestmark = pytest.mark.cloud
-
-
-@pytest.fixture(scope="session")
-def granted(echo_cloud: LocalCloud) -> Credentials:
-    return echo_cloud.create_caller("granted", [echo_cloud.outputs["CallerPolicyArn"]])
 
 
 def test_event_names_the_role_and_session_that_signed(echo_cloud: LocalCloud, granted: Credentials) -> None:
@@ -68,9 +67,7 @@ def test_handler_error_is_a_bare_502_and_lands_in_the_log(
 ) -> None:
     reply = call(echo_cloud, granted, "/fail")
     assert (reply.status_code, reply.text) == (502, "Internal Server Error")
-    assert any(
-        "canary-inside" in line for line in echo_cloud.function_logs(echo_cloud.outputs["EchoFunctionName"])
-    )
+    assert wait_for_line(echo_cloud, "canary-inside")
 
 
 def test_retired_instance_is_replaced_by_a_fresh_one(echo_cloud: LocalCloud, granted: Credentials) -> None:
@@ -96,16 +93,9 @@ def test_function_runs_as_its_role_and_sees_nothing_of_the_host(
 
 def test_policies_see_the_encryption_context(echo_cloud: LocalCloud) -> None:
     key_id = echo_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
-    sealer = echo_cloud.create_caller("sealer")
-    statement = {
-        "Effect": "Allow",
-        "Action": "kms:Encrypt",
-        "Resource": "*",
-        "Condition": {"Null": {"kms:EncryptionContext:connection": "false"}},
-    }
-    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    echo_cloud.client("iam").put_role_policy(RoleName="sealer", PolicyName="seal", PolicyDocument=document)
-    kms = echo_cloud.client("kms", sealer)
+    condition = {"Null": {"kms:EncryptionContext:connection": "false"}}
+    statement = {**EVERYTHING, "Action": "kms:Encrypt", "Condition": condition}
+    kms = echo_cloud.client("kms", new_caller(echo_cloud, "sealer", statement))
     assert kms.encrypt(KeyId=key_id, Plaintext=b"x", EncryptionContext={"connection": "c"})["CiphertextBlob"]
     with pytest.raises(botocore.exceptions.ClientError, match="AccessDenied"):
         kms.encrypt(KeyId=key_id, Plaintext=b"x")
@@ -115,7 +105,6 @@ EVENT = {"Source": "token-broker.campaigns", "DetailType": "Campaigns Changed", 
 
 
 def test_policies_see_source_and_detail_type_of_events(echo_cloud: LocalCloud) -> None:
-    publisher = echo_cloud.create_caller("publisher")
     keys = {"events:source": EVENT["Source"], "events:detail-type": EVENT["DetailType"]}
     statement = {
         "Effect": "Allow",
@@ -123,11 +112,7 @@ def test_policies_see_source_and_detail_type_of_events(echo_cloud: LocalCloud) -
         "Resource": f"arn:aws:events:{echo_cloud.region}:{echo_cloud.account_id}:event-bus/default",
         "Condition": {"StringEquals": keys},
     }
-    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    echo_cloud.client("iam").put_role_policy(
-        RoleName="publisher", PolicyName="publish", PolicyDocument=document
-    )
-    events = echo_cloud.client("events", publisher)
+    events = echo_cloud.client("events", new_caller(echo_cloud, "publisher", statement))
     assert events.put_events(Entries=[EVENT, EVENT])["FailedEntryCount"] == 0
     for other in ({"Source": "other"}, {"DetailType": "Other"}, {"EventBusName": "other"}):
         for entries in ([EVENT | other], [EVENT, EVENT | other]):
@@ -153,13 +138,9 @@ def create_schedule(cloud: LocalCloud, name: str, moment: datetime, mark: str) -
 
 def wait_for_line(cloud: LocalCloud, text: str) -> str:
     """Return the first line of the echo function's log that holds this text."""
-    found: list[str] = []
-
-    def look() -> bool:
-        found.extend(line for line in cloud.function_logs(cloud.outputs["EchoFunctionName"]) if text in line)
-        return bool(found)
-
-    assert wait_until(look)
+    name = cloud.outputs["EchoFunctionName"]
+    found = wait_until(lambda: [line for line in cloud.function_logs(name) if text in line])
+    assert found
     return found[0]
 
 
@@ -215,15 +196,9 @@ for seconds in (0, 20, 280, 1, 310, 4000):
 """
 
 
-def run_in_ministack(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - the test's own command
-        [PROJECT / ".local/aws/bin/python", "-c", program],
-        cwd=PROJECT,
-        env={"PATH": os.defpath, "AUTH": "true", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_in_ministack(program: str, auth: str = "true") -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.defpath, "AUTH": auth}
+    return run_program(PROJECT / ".local/aws/bin/python", "-c", program, env=environment)
 
 
 def test_scheduled_time_is_when_a_run_was_due_however_late_the_ticker_is() -> None:
@@ -239,29 +214,22 @@ def test_scheduled_time_is_when_a_run_was_due_however_late_the_ticker_is() -> No
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_signs_as_the_readme_shows(echo_cloud: LocalCloud, granted: Credentials) -> None:
     user = f"{granted.access_key_id}:{granted.secret_access_key}"
-    answer = subprocess.run(  # noqa: S603 - the test's own command
-        [str(shutil.which("curl")), "-sS", "--noproxy", "*", "--max-time", "20", "--aws-sigv4", f"aws:amz:{echo_cloud.region}:lambda",
-         "--user", user, "-H", f"x-amz-security-token: {granted.session_token}",
-         "-H", "content-type: application/json", "-d", '{"connection":"digishare"}', f"{echo_cloud.function_url}/token"],
-        capture_output=True, check=True, text=True,
-    )  # fmt: skip
+    signed = ("--aws-sigv4", f"aws:amz:{echo_cloud.region}:lambda", "--user", user)
+    headers = ("-H", f"x-amz-security-token: {granted.session_token}", "-H", "content-type: application/json")
+    sent = (*headers, "-d", '{"connection":"digishare"}', f"{echo_cloud.function_url}/token")
+    answer = run_program("curl", "-sS", "--noproxy", "*", "--max-time", "20", *signed, *sent)
     assert json.loads(answer.stdout)["event"]["body"] == '{"connection":"digishare"}'
+
+
+WITHOUT_AN_INTERNAL = "import ministack.services.scheduler as s; del s._SCHEDULE_TICK_INTERVAL"
 
 
 @pytest.mark.parametrize(
     ("setup", "auth", "complaint"),
-    [
-        (
-            "import ministack.services.scheduler as s; del s._SCHEDULE_TICK_INTERVAL",
-            "true",
-            "_SCHEDULE_TICK_INTERVAL",
-        ),
-        ("pass", "false", "AUTH=true"),
-    ],
+    [(WITHOUT_AN_INTERNAL, "true", "_SCHEDULE_TICK_INTERVAL"), ("pass", "false", "AUTH=true")],
     ids=["internal-missing", "signatures-unchecked"],
 )
 def test_ministack_that_would_not_do_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
-    program = f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()"
-    ended = run_in_ministack(program, AUTH=auth)
+    ended = run_in_ministack(f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()", auth)
     assert ended.returncode == 1
     assert complaint in ended.stderr

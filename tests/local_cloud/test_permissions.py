@@ -6,7 +6,6 @@ docs/deploying.md.
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from functions.campaigns.adapters import event_bus
-from tests.local_cloud.calling import call
+from tests.local_cloud.calling import EVERYTHING, call, new_caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,23 +36,16 @@ class Stack:
     def __init__(self, cloud: LocalCloud) -> None:
         self._cloud = cloud
         self.outputs = cloud.outputs
-        functions = {
-            name: cloud.client("lambda").get_function_configuration(
-                FunctionName=cloud.outputs[f"{name}FunctionName"]
-            )
-            for name in ("Broker", "Campaigns")
-        }
+        self.broker, self.campaigns = (
+            cloud.outputs[f"{name}FunctionName"] for name in ("Broker", "Campaigns")
+        )
+        look = cloud.client("lambda").get_function_configuration
+        functions = {name: look(FunctionName=getattr(self, name)) for name in ("broker", "campaigns")}
         schedule = cloud.client("scheduler").get_schedule(Name=cloud.outputs["CampaignsScheduleName"])
-        self.role_arns = {
-            "broker": functions["Broker"]["Role"],
-            "campaigns": functions["Campaigns"]["Role"],
-            "scheduler": schedule["Target"]["RoleArn"],
-        }
+        self.role_arns = {name: function["Role"] for name, function in functions.items()}
+        self.role_arns["scheduler"] = schedule["Target"]["RoleArn"]
         self.queue = cloud.outputs["CampaignsDeadLetterQueueUrl"]
-        self.broker, self.campaigns = (functions[name]["FunctionName"] for name in ("Broker", "Campaigns"))
-        self.logs = {
-            name: functions[name.title()]["LoggingConfig"]["LogGroup"] for name in ("broker", "campaigns")
-        }
+        self.logs = {name: function["LoggingConfig"]["LogGroup"] for name, function in functions.items()}
         self._keys: dict[str, Credentials] = {}
 
     def keys(self, who: str) -> Credentials:
@@ -65,15 +57,9 @@ class Stack:
         return self._keys[who]
 
     def _new(self, who: str) -> Credentials:
-        name = f"local-{who}-{uuid.uuid4().hex[:6]}"
-        if who == "caller":
-            return self._cloud.create_caller(name, [self.outputs["CallerPolicyArn"]])
-        keys = self._cloud.create_caller(
-            name, [self.outputs["CallerPolicyArn"]] if who == "caller-and-more" else []
-        )
-        if who in {"administrator", "caller-and-more"}:
-            put_policy(self._cloud, name, {"Effect": "Allow", "Action": "*", "Resource": "*"})
-        return keys
+        policy = self.outputs["CallerPolicyArn"] if who.startswith("caller") else ""
+        more = [EVERYTHING] if who in {"administrator", "caller-and-more"} else []
+        return new_caller(self._cloud, f"local-{who}-{uuid.uuid4().hex[:6]}", *more, policy=policy)
 
     def client(self, who: str, service: str) -> Any:
         return self._cloud.client(service, self.keys(who))
@@ -82,19 +68,11 @@ class Stack:
         return call(self._cloud, self.keys(who), "/token")
 
 
-def put_policy(cloud: LocalCloud, role: str, *statements: dict[str, Any]) -> None:
-    document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-    cloud.client("iam").put_role_policy(RoleName=role, PolicyName="more", PolicyDocument=document)
-
-
 @pytest.fixture(scope="module")
 def stack(cloud: LocalCloud) -> Iterator[Stack]:
     stack = Stack(cloud)
-    for name in (
-        f"{stack.outputs['SecretPrefix']}-test/permissions",
-        f"{stack.outputs['SecretPrefix']}x",
-        "elsewhere/permissions",
-    ):
+    prefix = stack.outputs["SecretPrefix"]
+    for name in (f"{prefix}-test/permissions", f"{prefix}x", "elsewhere/permissions"):
         cloud.client("secretsmanager").create_secret(Name=name, SecretString="{}")
     cloud.put_connection("permissions", {"client_id": "none", "client_secret": "none"})
     yield stack
@@ -102,23 +80,14 @@ def stack(cloud: LocalCloud) -> Iterator[Stack]:
     cloud.client("dynamodb").delete_item(TableName=stack.outputs["TokenTableName"], Key=KEY)
 
 
-def sealed(stack: Stack) -> bytes:
-    blob: bytes = stack.client("broker", "kms").encrypt(
-        KeyId=stack.outputs["TokenKeyArn"], Plaintext=b"x", EncryptionContext=CONTEXT
-    )["CiphertextBlob"]
-    return blob
-
-
-def seal(stack: Stack, who: str, context: dict[str, str]) -> None:
-    stack.client(who, "kms").encrypt(
-        KeyId=stack.outputs["TokenKeyArn"], Plaintext=b"x", EncryptionContext=context
-    )
+def seal(stack: Stack, who: str, context: dict[str, str] = CONTEXT) -> bytes:
+    key, kms = stack.outputs["TokenKeyArn"], stack.client(who, "kms")
+    return bytes(kms.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext=context)["CiphertextBlob"])
 
 
 def open_sealed(stack: Stack, who: str) -> None:
-    stack.client(who, "kms").decrypt(
-        KeyId=stack.outputs["TokenKeyArn"], CiphertextBlob=sealed(stack), EncryptionContext=CONTEXT
-    )
+    key, sealed = stack.outputs["TokenKeyArn"], seal(stack, "broker")
+    stack.client(who, "kms").decrypt(KeyId=key, CiphertextBlob=sealed, EncryptionContext=CONTEXT)
 
 
 def become(stack: Stack, role: str) -> None:
@@ -142,9 +111,7 @@ def invoke(stack: Stack, who: str, function: str, kind: str = "RequestResponse")
     stack.client(who, "lambda").invoke(FunctionName=function, InvocationType=kind, Payload=b"{}")
 
 
-def on_table(
-    stack: Stack, who: str, operation: str, table: str = "TokenTableName", **members: object
-) -> None:
+def on_table(stack: Stack, who: str, operation: str, table: str = "TokenTableName", **members: Any) -> None:
     getattr(stack.client(who, "dynamodb"), operation)(TableName=stack.outputs[table], **members)
 
 
@@ -154,7 +121,7 @@ ALLOWED: Final[list[Call]] = [
     ("broker", "reads an item", lambda s: on_table(s, "broker", "get_item", Key=KEY)),
     ("broker", "puts a row", lambda s: on_table(s, "broker", "put_item", Item=KEY)),
     ("broker", "updates an item", lambda s: on_table(s, "broker", "update_item", Key=KEY)),
-    ("broker", "seals a token", lambda s: seal(s, "broker", CONTEXT)),
+    ("broker", "seals a token", lambda s: seal(s, "broker")),
     ("broker", "opens a token", lambda s: open_sealed(s, "broker")),
     ("broker", "reads a connection's secret", lambda s: read_secret(s, "broker")),
     ("campaigns", "reads its snapshot", lambda s: on_table(s, "campaigns", "get_item", "CampaignsTableName", Key=PART)),
@@ -189,7 +156,7 @@ DENIED: Final[list[Call]] = [
     ("broker", "to send events", lambda s: send_event(s, "broker", event_bus.SOURCE)),
     ("campaigns", "the token table", lambda s: on_table(s, "campaigns", "get_item", Key=KEY)),
     ("campaigns", "to write to the token table", lambda s: on_table(s, "campaigns", "put_item", Item=KEY)),
-    ("campaigns", "to seal a token", lambda s: seal(s, "campaigns", CONTEXT)),
+    ("campaigns", "to seal a token", lambda s: seal(s, "campaigns")),
     ("campaigns", "to open a token", lambda s: open_sealed(s, "campaigns")),
     ("campaigns", "a connection's secret", lambda s: read_secret(s, "campaigns")),
     ("campaigns", "to send others' events", lambda s: send_event(s, "campaigns", "aws.s3")),
@@ -205,9 +172,9 @@ DENIED: Final[list[Call]] = [
     ("caller", "a connection's secret", lambda s: read_secret(s, "caller")),
     *(("administrator", f"to become the {role}", lambda s, role=role: become(s, role)) for role in ("broker", "campaigns", "scheduler")),
     *(("administrator", f"to {name}", call) for name, call in (
-        ("seal a token", lambda s: seal(s, "administrator", CONTEXT)),
+        ("seal a token", lambda s: seal(s, "administrator")),
         ("open a token", lambda s: open_sealed(s, "administrator")),
-        ("re-encrypt a token", lambda s: s.client("administrator", "kms").re_encrypt(CiphertextBlob=sealed(s), SourceKeyId=s.outputs["TokenKeyArn"], SourceEncryptionContext=CONTEXT, DestinationKeyId=s.outputs["TokenKeyArn"])),
+        ("re-encrypt a token", lambda s: s.client("administrator", "kms").re_encrypt(CiphertextBlob=seal(s, "broker"), SourceKeyId=s.outputs["TokenKeyArn"], SourceEncryptionContext=CONTEXT, DestinationKeyId=s.outputs["TokenKeyArn"])),
         ("make a data key", lambda s: s.client("administrator", "kms").generate_data_key(KeyId=s.outputs["TokenKeyArn"], KeySpec="AES_256")),
         ("make a grant", lambda s: s.client("administrator", "kms").create_grant(KeyId=s.outputs["TokenKeyArn"], GranteePrincipal=s.role_arns["campaigns"], Operations=["Decrypt"])),
     )),
@@ -218,16 +185,18 @@ DENIED: Final[list[Call]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "work", [work for _, _, work in ALLOWED], ids=[f"{who}-{what}" for who, what, _ in ALLOWED]
-)
+def each_of(calls: list[Call]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "work", [pytest.param(work, id=f"{who}-{what}") for who, what, work in calls]
+    )
+
+
+@each_of(ALLOWED)
 def test_each_role_can_do_its_work(stack: Stack, work: Callable[[Stack], object]) -> None:
     work(stack)
 
 
-@pytest.mark.parametrize(
-    "work", [work for _, _, work in DENIED], ids=[f"{who}-{what}" for who, what, _ in DENIED]
-)
+@each_of(DENIED)
 def test_what_a_role_must_not_do_is_denied(stack: Stack, work: Callable[[Stack], object]) -> None:
     with pytest.raises(ClientError) as refused:
         work(stack)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local import sam_local
-from local.cloud import PROJECT
 from local.engine import EngineError, OutOfReachError, find_leftovers, prepare
+from local.waiting import wait_until
+from tests.programs import run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,15 +26,8 @@ NO_KEY = "E: The repository is not signed. W: GPG error: the public key is not a
 
 
 def test_where_there_is_no_debian_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "local.sam_local"],
-        cwd=PROJECT,
-        env={"PATH": str(tmp_path), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    ended = run_program(sys.executable, "-m", "local.sam_local", env=environment)
 
     assert ended.returncode == sam_local.NOT_POSSIBLE
     assert "not possible here: this is no Debian with apt-get" in ended.stderr
@@ -69,8 +63,9 @@ def test_what_is_left_is_found(tmp_path: Path) -> None:
     before = find_leftovers(folder)
     folder.mkdir()
     with subprocess.Popen([sys.executable, "-c", "input()", folder], stdin=subprocess.PIPE) as process:  # noqa: S603
-        found = set(find_leftovers(folder)) - set(before)
+        expected = {str(folder), f"process {process.pid}"}
+        # The first moment of a program has no command line.
+        assert wait_until(lambda: set(find_leftovers(folder)) - set(before) == expected)
         process.communicate()
 
-    assert found == {str(folder), f"process {process.pid}"}
     assert find_leftovers(tmp_path / "another") == before

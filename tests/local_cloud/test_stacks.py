@@ -25,11 +25,6 @@ def second(echo_cloud: LocalCloud) -> Stack:
 
 
 @pytest.fixture(scope="module")
-def caller_of_main(echo_cloud: LocalCloud) -> Credentials:
-    return echo_cloud.create_caller("caller-of-main", [echo_cloud.outputs["CallerPolicyArn"]])
-
-
-@pytest.fixture(scope="module")
 def caller_of_second(echo_cloud: LocalCloud, second: Stack) -> Credentials:
     return echo_cloud.create_caller("caller-of-second", [second.outputs["CallerPolicyArn"]])
 
@@ -44,9 +39,9 @@ def ask(endpoint_url: str, stack_name: str) -> requests.Response:
 
 
 def test_each_url_answers_from_its_own_function(
-    echo_cloud: LocalCloud, second: Stack, caller_of_main: Credentials, caller_of_second: Credentials
+    echo_cloud: LocalCloud, second: Stack, granted: Credentials, caller_of_second: Credentials
 ) -> None:
-    main_answer, second_answer = echo(call(echo_cloud, caller_of_main)), echo(call(second, caller_of_second))
+    main_answer, second_answer = echo(call(echo_cloud, granted)), echo(call(second, caller_of_second))
     assert main_answer["function_arn"] == f"{echo_cloud.outputs['EchoFunctionArn']}:1"
     assert second_answer["function_arn"] == f"{second.outputs['EchoFunctionArn']}:1"
     assert main_answer["environment"]["BROKER_URL"] == echo_cloud.function_url
@@ -54,23 +49,22 @@ def test_each_url_answers_from_its_own_function(
 
 
 def test_right_on_one_stack_is_none_on_the_other(
-    echo_cloud: LocalCloud, second: Stack, caller_of_main: Credentials, caller_of_second: Credentials
+    echo_cloud: LocalCloud, second: Stack, granted: Credentials, caller_of_second: Credentials
 ) -> None:
-    assert call(second, caller_of_main).status_code == 403
+    assert call(second, granted).status_code == 403
     assert call(echo_cloud, caller_of_second).status_code == 403
 
 
 def test_deployment_of_one_stack_leaves_the_other_as_it_is(
-    echo_cloud: LocalCloud, second: Stack, caller_of_main: Credentials, caller_of_second: Credentials
+    echo_cloud: LocalCloud, second: Stack, granted: Credentials, caller_of_second: Credentials
 ) -> None:
     main_before = (echo_cloud.function_url, echo_cloud.outputs)
     assert echo_cloud.deploy(second.name, Mark="again") == second
-    configuration = echo_cloud.client("lambda").get_function_configuration(
-        FunctionName=second.outputs["EchoFunctionName"]
-    )
+    name, aws_lambda = second.outputs["EchoFunctionName"], echo_cloud.client("lambda")
+    configuration = aws_lambda.get_function_configuration(FunctionName=name)
     assert configuration["Environment"]["Variables"]["MARK"] == "again"
     assert (echo_cloud.function_url, echo_cloud.outputs) == main_before
-    assert echo(call(echo_cloud, caller_of_main))
+    assert echo(call(echo_cloud, granted))
     assert echo(call(second, caller_of_second))
 
 
@@ -84,31 +78,30 @@ def test_connection_is_stored_for_the_named_stack_alone(echo_cloud: LocalCloud, 
 
 
 def test_stack_with_two_urls_is_404_and_the_other_still_answers(
-    echo_cloud: LocalCloud, second: Stack, caller_of_main: Credentials, caller_of_second: Credentials
+    echo_cloud: LocalCloud, second: Stack, granted: Credentials, caller_of_second: Credentials
 ) -> None:
     aws_lambda, function = echo_cloud.client("lambda"), second.outputs["EchoFunctionName"]
     aws_lambda.create_function_url_config(FunctionName=function, AuthType="AWS_IAM")
     try:
         assert call(second, caller_of_second).status_code == 404
-        assert echo(call(echo_cloud, caller_of_main))
+        assert echo(call(echo_cloud, granted))
         aws_lambda.update_function_url_config(FunctionName=function, AuthType="NONE")
         assert echo(call(second, caller_of_second))
     finally:
         aws_lambda.delete_function_url_config(FunctionName=function)
 
 
-def test_stack_without_a_url_is_404(echo_cloud: LocalCloud, caller_of_main: Credentials) -> None:
-    reply = call_url(f"{echo_cloud.find_function_url('nobody')}/", caller_of_main)
+def test_stack_without_a_url_is_404(echo_cloud: LocalCloud, granted: Credentials) -> None:
+    reply = call_url(f"{echo_cloud.find_function_url('nobody')}/", granted)
     assert (reply.status_code, "nobody" in reply.json()["Message"]) == (404, True)
 
 
 def test_each_stack_keeps_an_address_of_its_own(echo_cloud: LocalCloud) -> None:
-    first_answers = [echo_cloud.find_function_url(name) for name in ("token-broker", "one", "another")]
-    assert len(set(first_answers)) == 3
-    assert [
-        echo_cloud.find_function_url(name) for name in ("token-broker", "one", "another")
-    ] == first_answers
-    assert first_answers[0] == echo_cloud.function_url
+    names = ("token-broker", "one", "another")
+    first, again = ([echo_cloud.find_function_url(name) for name in names] for _ in range(2))
+    assert len(set(first)) == 3
+    assert again == first
+    assert first[0] == echo_cloud.function_url
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any, Final
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from local.cloud import PROJECT, Stack
+from local.cloud import Stack
 from local.sdk import Credentials
 from local.translated_template import TEMPLATE, parse
-from tests.conftest import CREDENTIAL
-from tests.local_cloud.calling import call
-from tests.local_cloud.test_permissions import put_policy
+from tests.conftest import CREDENTIAL, new_event
+from tests.local_cloud.calling import EVERYTHING, call, new_caller
+from tests.programs import run_program
 from tests.recipes.page import DOCS, texts
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from local.cloud import LocalCloud
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.cloud
 NAME: Final = "token-broker-test"
 OTHER_ACCOUNT: Final = "111122223333"
 SECURITY: Final = DOCS / "security.md"
+FUNCTIONS: Final = ("BrokerFunctionName", "CampaignsFunctionName")
 INVOKES_EVERYTHING: Final = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
 
 
@@ -64,7 +65,7 @@ def test_metrics_and_alarms_of_two_stacks_are_apart(cloud: LocalCloud, test_stac
     namespaces = [
         configuration(cloud, stack, name)["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"]
         for stack in (cloud, test_stack)
-        for name in ("BrokerFunctionName", "CampaignsFunctionName")
+        for name in FUNCTIONS
     ]
     alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
 
@@ -82,44 +83,29 @@ def test_the_jobs_of_two_stacks_run_apart(cloud: LocalCloud, test_stack: Stack) 
     assert test_stack.outputs["CampaignsScheduleName"] != cloud.outputs["CampaignsScheduleName"]
 
 
-def operator_environment(cloud: LocalCloud) -> dict[str, str]:
-    return {**cloud.operator_environment(), "PATH": os.environ["PATH"]}
-
-
-def run_promote(cloud: LocalCloud, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["nice", sys.executable, "-m", "local.promote", *arguments]
-    return subprocess.run(  # noqa: S603 - our own program
-        command,
-        cwd=PROJECT,
-        env=operator_environment(cloud),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run_as_operator(cloud: LocalCloud, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**cloud.operator_environment(), "PATH": os.environ["PATH"]}
+    return run_program("nice", sys.executable, *arguments, env=environment, timeout_s=120)
 
 
 def test_what_a_test_stack_runs_is_promoted_as_it_is(cloud: LocalCloud, test_stack: Stack) -> None:
-    parameters = "OtherAccounts=555566667777 LeaseSeconds=300"
-    ended = run_promote(
-        cloud, NAME, "--stack-name", "promoted", "--no-confirm-changeset", "--parameter-overrides", parameters
-    )
+    parameters = ("--parameter-overrides", "OtherAccounts=555566667777 LeaseSeconds=300")
+    more = ("--stack-name", "promoted", "--no-confirm-changeset", *parameters)
+    ended = run_as_operator(cloud, "-m", "local.promote", NAME, *more)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     described = cloud.client("cloudformation").describe_stacks(StackName="promoted")["Stacks"][0]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
     promoted = Stack("promoted", outputs, "")
-    for name in ("BrokerFunctionName", "CampaignsFunctionName"):
+    for name in FUNCTIONS:
         there, here = configuration(cloud, promoted, name), configuration(cloud, test_stack, name)
         assert there["CodeSha256"] == here["CodeSha256"]
-    assert (
-        configuration(cloud, promoted, "BrokerFunctionName")["Environment"]["Variables"]["LEASE_SECONDS"]
-        == "300"
-    )
+    variables = configuration(cloud, promoted, "BrokerFunctionName")["Environment"]["Variables"]
+    assert variables["LEASE_SECONDS"] == "300"
 
 
 def test_a_stack_that_is_not_there_cannot_be_promoted(cloud: LocalCloud) -> None:
-    ended = run_promote(cloud, "token-broker-tset")
+    ended = run_as_operator(cloud, "-m", "local.promote", "token-broker-tset")
 
     assert ended.returncode == 1
     assert "token-broker-tset" in ended.stderr
@@ -129,34 +115,34 @@ def test_a_stack_that_is_not_there_cannot_be_promoted(cloud: LocalCloud) -> None
 # --- past the URL -----------------------------------------------------------------------------------------------------
 
 
-def forged_event(cloud: LocalCloud) -> bytes:
-    """Return what a Function URL would send for a caller that is granted every connection."""
-    iam = {"userArn": f"arn:aws:sts::{cloud.account_id}:assumed-role/local-forged/session"}
-    context = {"http": {"method": "POST", "path": "/token"}, "authorizer": {"iam": iam}}
-    event = {"rawPath": "/token", "requestContext": context, "body": '{"connection": "digishare"}'}
-    return json.dumps(event).encode()
-
-
 def attack(cloud: LocalCloud, keys: Credentials, function: str) -> str:
-    """Invoke the function with a forged identity, and return all that comes back."""
+    """Invoke the function as its URL would for a caller with every grant, and return all that comes back."""
+    event = new_event(
+        body={"connection": "digishare"},
+        user_arn=f"arn:aws:sts::{cloud.account_id}:assumed-role/local-forged/session",
+    )
     try:
-        answer = cloud.client("lambda", keys).invoke(FunctionName=function, Payload=forged_event(cloud))
+        answer = cloud.client("lambda", keys).invoke(FunctionName=function, Payload=json.dumps(event))
     except ClientError as refused:
         return str(refused)
     return str(answer["Payload"].read())
+
+
+def statements_of_the_caller_policy(cloud: LocalCloud, stack: Stack) -> list[Any]:
+    iam, policy = cloud.client("iam"), stack.outputs["CallerPolicyArn"]
+    version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
+    document = iam.get_policy_version(PolicyArn=policy, VersionId=version)["PolicyVersion"]["Document"]
+    return list(document["Statement"])
 
 
 @pytest.mark.parametrize(("condition", "got_the_token"), [("BoolIfExists", False), ("Bool", True)])
 def test_the_caller_policy_alone_stops_a_forged_identity_and_its_condition_is_why(
     cloud: LocalCloud, test_stack: Stack, condition: str, *, got_the_token: bool
 ) -> None:
-    iam, policy = cloud.client("iam"), test_stack.outputs["CallerPolicyArn"]
-    version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
-    document = iam.get_policy_version(PolicyArn=policy, VersionId=version)["PolicyVersion"]["Document"]
-    statements = json.loads(json.dumps(document["Statement"]).replace("BoolIfExists", condition))
-    name = f"attacker-{condition}"  # no grant names it
-    keys = cloud.create_caller(name)
-    put_policy(cloud, name, *statements, INVOKES_EVERYTHING)
+    as_deployed = json.dumps(statements_of_the_caller_policy(cloud, test_stack))
+    statements = json.loads(as_deployed.replace("BoolIfExists", condition))
+    # No grant names it.
+    keys = new_caller(cloud, f"attacker-{condition}", *statements, INVOKES_EVERYTHING)
     assert call(test_stack, keys, "/token").json()["error"] == "access_denied"
 
     answer = attack(cloud, keys, f"{test_stack.outputs['BrokerFunctionName']}:live")
@@ -168,21 +154,12 @@ def test_the_caller_policy_alone_stops_a_forged_identity_and_its_condition_is_wh
 def test_the_functions_own_policy_stops_those_whom_no_other_policy_stops(
     cloud: LocalCloud, test_stack: Stack, qualifier: str
 ) -> None:
-    name = f"invokes-everything-{uuid.uuid4().hex[:6]}"
-    keys = cloud.create_caller(name)
-    put_policy(cloud, name, INVOKES_EVERYTHING)
+    keys = new_caller(cloud, f"invokes-everything-{uuid.uuid4().hex[:6]}", INVOKES_EVERYTHING)
 
     assert "access_token" in attack(cloud, keys, f"{test_stack.outputs['BrokerFunctionName']}{qualifier}")
     answer = attack(cloud, keys, f"{cloud.outputs['BrokerFunctionName']}{qualifier}")
     assert "AccessDenied" in answer
     assert "access_token" not in answer
-
-
-def administrator(cloud: LocalCloud, *statements: dict[str, Any]) -> Credentials:
-    name = f"administrator-{uuid.uuid4().hex[:6]}"
-    keys = cloud.create_caller(name)
-    put_policy(cloud, name, {"Effect": "Allow", "Action": "*", "Resource": "*"}, *statements)
-    return keys
 
 
 def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
@@ -191,14 +168,14 @@ def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
     # As a policy of the administrator: the local AWS does not enforce an organization's.
     organization = json.loads(texts("policy", SECURITY)["organization"])["Statement"]
     function = test_stack.outputs["BrokerFunctionName"]
-    free, bound = administrator(cloud), administrator(cloud, *organization)
+    free = new_caller(cloud, "free-administrator", EVERYTHING)
+    bound = new_caller(cloud, "bound-administrator", EVERYTHING, *organization)
 
     assert "access_token" in attack(cloud, free, function)
     for target in (function, f"{function}:live", f"{function}:1"):
         assert "AccessDenied" in attack(cloud, bound, target)
-    assert (
-        call(test_stack, bound, "/token").json()["error"] == "access_denied"
-    )  # by the URL: the broker's own answer
+    # By the URL: the broker's own answer.
+    assert call(test_stack, bound, "/token").json()["error"] == "access_denied"
     with pytest.raises(ClientError, match="AccessDenied"):
         cloud.client("lambda", bound).update_function_configuration(FunctionName=function, Timeout=31)
     cloud.client("lambda", free).update_function_configuration(FunctionName=function, Timeout=31)
@@ -207,30 +184,18 @@ def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
 def test_the_query_of_the_page_lists_who_could_and_nobody_else(
     cloud: LocalCloud, test_stack: Stack, tmp_path: Path
 ) -> None:
-    could, could_not = "could-invoke", "could-not-invoke"
-    cloud.create_caller(could)
-    put_policy(cloud, could, INVOKES_EVERYTHING)
-    cloud.create_caller(could_not, [test_stack.outputs["CallerPolicyArn"]])
-    put_policy(cloud, could_not, INVOKES_EVERYTHING)
+    new_caller(cloud, "could-invoke", INVOKES_EVERYTHING)
+    new_caller(cloud, "could-not-invoke", INVOKES_EVERYTHING, policy=test_stack.outputs["CallerPolicyArn"])
+    text = texts("query", SECURITY)["who-could"]
     program = tmp_path / "who_could.py"
-    program.write_text(
-        texts("query", SECURITY)["who-could"].replace('STACK = "token-broker"', f'STACK = "{NAME}"')
-    )
+    program.write_text(text.replace('STACK = "token-broker"', f'STACK = "{NAME}"'))
 
-    ended = subprocess.run(  # noqa: S603 - the page's own program
-        [sys.executable, str(program)],
-        env=operator_environment(cloud),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_as_operator(cloud, program)
 
     found = [line.split("/")[-1] for line in ended.stdout.splitlines()]
-    assert f"{could} lambda:InvokeFunction" in found, ended.stderr
-    assert not [
-        line for line in found if line.startswith((could_not, f"{could} lambda:Update", f"{could} kms"))
-    ]
+    assert "could-invoke lambda:InvokeFunction" in found, ended.stderr
+    wrong = ("could-not-invoke", "could-invoke lambda:Update", "could-invoke kms")
+    assert not [line for line in found if line.startswith(wrong)]
 
 
 # --- other accounts ---------------------------------------------------------------------------------------------------
@@ -246,20 +211,26 @@ def role_elsewhere(cloud: LocalCloud, name: str, test_stack: Stack) -> Credentia
     """Return a session of another account's role that has what "From another account" says."""
     root = Credentials(OTHER_ACCOUNT, "none")
     iam, sts = cloud.client("iam", root), cloud.client("sts", root)
-    trust = {
-        "Effect": "Allow",
-        "Principal": {"AWS": f"arn:aws:iam::{OTHER_ACCOUNT}:root"},
-        "Action": "sts:AssumeRole",
-    }
+    principal = {"AWS": f"arn:aws:iam::{OTHER_ACCOUNT}:root"}
+    trust = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
-    policy = cloud.client("iam").get_policy_version(
-        PolicyArn=test_stack.outputs["CallerPolicyArn"], VersionId="v1"
-    )
-    statements = policy["PolicyVersion"]["Document"]
-    iam.put_role_policy(RoleName=name, PolicyName="caller", PolicyDocument=json.dumps(statements))
+    statements = statements_of_the_caller_policy(cloud, test_stack)
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    iam.put_role_policy(RoleName=name, PolicyName="caller", PolicyDocument=document)
     keys = sts.assume_role(RoleArn=role, RoleSessionName="elsewhere")["Credentials"]
     return Credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
+
+
+def change(cloud: LocalCloud, **parameters: str) -> None:
+    """Update the test stack with these parameters, and nothing else: quicker than `sam deploy`."""
+    client = cloud.client("cloudformation")
+    before = client.describe_stacks(StackName=NAME)["Stacks"][0]["Parameters"]
+    values = {each["ParameterKey"]: each["ParameterValue"] for each in before} | parameters
+    rows = [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
+    kinds = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+    client.update_stack(StackName=NAME, UsePreviousTemplate=True, Parameters=rows, Capabilities=kinds)
+    client.get_waiter("stack_update_complete").wait(StackName=NAME, WaiterConfig={"Delay": 1})
 
 
 def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_of_it(
@@ -275,14 +246,13 @@ def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_
     refused_by_aws, let_in = "Forbidden", "access_denied"  # let in, and no grant names it
     assert answers() == [refused_by_aws, refused_by_aws]
 
-    cloud.deploy(NAME, OtherAccounts=f"444455556666,{OTHER_ACCOUNT}")
+    change(cloud, OtherAccounts=f"444455556666,{OTHER_ACCOUNT}")
     assert answers() == [let_in, refused_by_aws]
 
-    # A parameter that is not named keeps its value.
-    cloud.deploy(NAME, OtherAccounts="", OrganizationId=organization_of(cloud, OTHER_ACCOUNT))
+    change(cloud, OtherAccounts="", OrganizationId=organization_of(cloud, OTHER_ACCOUNT))
     assert answers() == [let_in, refused_by_aws]
 
-    cloud.deploy(NAME, OrganizationId=organization_of(cloud, cloud.account_id))
+    change(cloud, OrganizationId=organization_of(cloud, cloud.account_id))
     assert answers() == [refused_by_aws, refused_by_aws]
 
 

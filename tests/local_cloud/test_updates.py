@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,16 +15,18 @@ from local.cloud import PROJECT, LocalCloud
 from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
 from tests.local_cloud.calling import call
+from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from local.sdk import Credentials
-
 pytestmark = pytest.mark.cloud
 
 AUDIT_LINE = '"service": service,'
+
+
+FUNCTIONS = ("BrokerFunctionName", "CampaignsFunctionName")
 
 
 class Updated:
@@ -33,25 +34,20 @@ class Updated:
 
     def __init__(self, cloud: LocalCloud, build: Path) -> None:
         self.cloud, self.build = cloud, build
-        self._telemetry = build / "CommonLayer/python/lambda_support/telemetry.py"
-        self._caller: Credentials | None = None
+        cloud.deploy()
+        cloud.put_connection("digishare", CREDENTIAL)
+        self._caller = cloud.create_caller("local-updates", [cloud.outputs["CallerPolicyArn"]])
 
-    def deploy(self, **parameters: str) -> None:
-        self.cloud.deploy(**parameters)
-        if self._caller is None:
-            self.cloud.put_connection("digishare", CREDENTIAL)
-            self._caller = self.cloud.create_caller("local-updates", [self.cloud.outputs["CallerPolicyArn"]])
-
-    def change_layer(self, mark: str) -> None:
+    def change_layer(self) -> None:
         """Have the layer write another member into the line of every answer."""
-        source = self._telemetry.read_text()
+        telemetry = self.build / "CommonLayer/python/lambda_support/telemetry.py"
+        source = telemetry.read_text()
         assert AUDIT_LINE in source
-        self._telemetry.write_text(source.replace(AUDIT_LINE, f'{AUDIT_LINE} "mark": "{mark}",'))
-        shutil.rmtree(self._telemetry.parent / "__pycache__", ignore_errors=True)
+        telemetry.write_text(source.replace(AUDIT_LINE, f'{AUDIT_LINE} "mark": "changed",'))
+        shutil.rmtree(telemetry.parent / "__pycache__", ignore_errors=True)
 
     def lease_seconds(self) -> int:
         """Call, and return the lease's length."""
-        assert self._caller is not None
         return int(call(self.cloud, self._caller, "/token").json()["expires_in"])
 
     def last_line(self) -> dict[str, Any]:
@@ -61,10 +57,13 @@ class Updated:
 
     def live(self, name: str) -> dict[str, Any]:
         """Return the configuration that `live` of one of the functions points to."""
+        function = self.cloud.outputs[name]
         client = self.cloud.client("lambda")
-        return dict(
-            client.get_function_configuration(FunctionName=self.cloud.outputs[name], Qualifier="live")
-        )
+        return dict(client.get_function_configuration(FunctionName=function, Qualifier="live"))
+
+    def versions(self) -> list[str]:
+        """Return what `live` of broker and job point to."""
+        return [self.live(name)["Version"] for name in FUNCTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -75,56 +74,50 @@ def updated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updated]:
     with LocalCloud(folder, say=lambda _: None) as cloud:
         clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
         cloud.steer_digishare("PUT", "/clients", clients)
-        updated = Updated(cloud, folder / ".aws-sam/build")
-        updated.deploy()
-        yield updated
+        yield Updated(cloud, folder / ".aws-sam/build")
 
 
-def test_a_changed_parameter_reaches_callers_and_the_version_before_can_be_had_back(updated: Updated) -> None:
-    before, campaigns_before = updated.live("BrokerFunctionName"), updated.live("CampaignsFunctionName")
+def test_a_changed_parameter_reaches_callers_then_the_version_before_and_then_a_changed_layer(
+    updated: Updated,
+) -> None:
+    broker_before, campaigns_before = updated.versions()
     assert updated.lease_seconds() == 900
 
-    updated.deploy(LeaseSeconds="600")
+    updated.cloud.deploy(LeaseSeconds="600")
 
     assert updated.lease_seconds() == 600
     # Nothing of this reaches the job: no new version of it, which AWS would refuse to make.
-    assert updated.live("CampaignsFunctionName")["Version"] == campaigns_before["Version"]
+    broker_now, campaigns_now = updated.versions()
+    assert campaigns_now == campaigns_before
     client, function = updated.cloud.client("lambda"), updated.cloud.outputs["BrokerFunctionName"]
-    client.update_alias(FunctionName=function, Name="live", FunctionVersion=before["Version"])
+    client.update_alias(FunctionName=function, Name="live", FunctionVersion=broker_before)
     assert updated.lease_seconds() == 900
 
-    updated.deploy(LeaseSeconds="300")
-    assert updated.lease_seconds() == 300
+    updated.change_layer()
+    updated.cloud.deploy()
 
-
-def test_a_changed_layer_reaches_callers(updated: Updated) -> None:
-    before = {name: updated.live(name)["Version"] for name in ("BrokerFunctionName", "CampaignsFunctionName")}
-
-    updated.change_layer("changed")
-    updated.deploy()
-
-    updated.lease_seconds()
+    assert updated.lease_seconds() == 600
     assert wait_until(lambda: updated.last_line().get("mark") == "changed")
-    assert all(updated.live(name)["Version"] != version for name, version in before.items())
+    broker_then, campaigns_then = updated.versions()
+    assert broker_then not in {broker_before, broker_now}
+    assert campaigns_then != campaigns_now
 
 
-def test_a_changed_parameter_of_the_job_reaches_the_job_alone(updated: Updated) -> None:
-    broker_before = updated.live("BrokerFunctionName")["Version"]
+def test_a_changed_parameter_of_the_job_reaches_the_job_alone_and_the_same_again_makes_no_version(
+    updated: Updated,
+) -> None:
+    broker_before, _ = updated.versions()
 
-    updated.deploy(CampaignsEventBus="another")
+    updated.cloud.deploy(CampaignsEventBus="another")
 
     variables = updated.live("CampaignsFunctionName")["Environment"]["Variables"]
     assert variables["CAMPAIGNS_EVENT_BUS"] == "another"
-    assert updated.live("BrokerFunctionName")["Version"] == broker_before
+    versions = updated.versions()
+    assert versions[0] == broker_before
 
+    updated.cloud.deploy()
 
-def test_deploying_the_same_again_makes_no_version(updated: Updated) -> None:
-    updated.deploy()
-    before = {name: updated.live(name)["Version"] for name in ("BrokerFunctionName", "CampaignsFunctionName")}
-
-    updated.deploy()
-
-    assert {name: updated.live(name)["Version"] for name in before} == before
+    assert updated.versions() == versions
 
 
 def test_a_first_deployment_that_failed_can_be_repeated(updated: Updated) -> None:
@@ -138,10 +131,9 @@ def test_a_first_deployment_that_failed_can_be_repeated(updated: Updated) -> Non
     broken.write_text(json.dumps(template))
 
     # As `make deploy` does, with what samconfig.toml says.
-    ended = subprocess.run(  # noqa: S603 - our own program
-        [SAM, "deploy", "--template-file", str(broken), "--config-file", f"{PROJECT}/samconfig.toml", "--stack-name", "first", "--no-confirm-changeset"],
-        env=cloud.operator_environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    files = ("--template-file", broken, "--config-file", PROJECT / "samconfig.toml")
+    command = (SAM, "deploy", *files, "--stack-name", "first", "--no-confirm-changeset")
+    ended = run_program(*command, env=cloud.operator_environment(), timeout_s=120)
     assert ended.returncode != 0, ended.stdout[-3000:]
     with pytest.raises(ClientError, match="does not exist"):
         cloud.client("cloudformation").describe_stacks(StackName="first")

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from local.cloud import PROJECT, STACK_NAME
+from local.cloud import STACK_NAME
 from local.verify_deployment import Deployment, look
-from tests.local_cloud.test_permissions import put_policy
+from tests.local_cloud.calling import EVERYTHING, new_caller, put_policy
+from tests.programs import run_program
 from tests.recipes.conftest import environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from local.cloud import LocalCloud
     from local.sdk import Credentials
 
-    Trouble = Callable[[LocalCloud], AbstractContextManager[None]]
+    Trouble = Callable[[LocalCloud, ExitStack], None]
 
 pytestmark = pytest.mark.cloud
-
-EVERYTHING: Final = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,7 @@ def operator(cloud: LocalCloud) -> Credentials:
     ttl = {"AttributeName": "delete_after_epoch_s", "Enabled": True}
     dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=ttl)
     set_backups(cloud, enabled=True)
-    keys = cloud.create_caller("verifies", [cloud.outputs["CallerPolicyArn"]])
-    put_policy(cloud, "verifies", EVERYTHING)
-    return keys
+    return new_caller(cloud, "verifies", EVERYTHING, policy=cloud.outputs["CallerPolicyArn"])
 
 
 def set_backups(cloud: LocalCloud, *, enabled: bool) -> None:
@@ -52,10 +48,8 @@ def set_backups(cloud: LocalCloud, *, enabled: bool) -> None:
 
 def verify(cloud: LocalCloud, keys: Credentials, stack: str = STACK_NAME) -> tuple[int, str, dict[str, str]]:
     """Return exit code, output, and what was seen by what was looked at where a promise is broken."""
-    ended = subprocess.run(  # noqa: S603 - our own program
-        ["nice", sys.executable, "-m", "local.verify_deployment", stack],  # noqa: S607
-        cwd=PROJECT, env=environment_of(cloud, keys), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    command = ("nice", sys.executable, "-m", "local.verify_deployment", stack)
+    ended = run_program(*command, env=environment_of(cloud, keys), timeout_s=120)
     broken = (line.split("  ") for line in ended.stdout.splitlines() if line.startswith("✗"))
     return ended.returncode, ended.stdout + ended.stderr, {cells[1]: cells[-1].strip() for cells in broken}
 
@@ -85,56 +79,43 @@ def test_a_sound_stack_is_found_sound_and_nothing_changes(cloud: LocalCloud, ope
 # --- what is wrong with a stack ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def live_left_behind(cloud: LocalCloud) -> Iterator[None]:
+def live_left_behind(cloud: LocalCloud, undo: ExitStack) -> None:
     client, name = cloud.client("lambda"), cloud.outputs["CampaignsFunctionName"]
     memory = client.get_function_configuration(FunctionName=name)["MemorySize"]
     client.update_function_configuration(FunctionName=name, MemorySize=memory + 128)
-    yield
-    client.update_function_configuration(FunctionName=name, MemorySize=memory)
+    undo.callback(client.update_function_configuration, FunctionName=name, MemorySize=memory)
 
 
-@contextmanager
-def key_for_everybody(cloud: LocalCloud) -> Iterator[None]:
-    client, key = cloud.client("kms"), cloud.outputs["TokenKeyArn"]
-    policy = client.get_key_policy(KeyId=key, PolicyName="default")["Policy"]
-    everybody = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "kms:*", "Resource": "*"}
+def key_for_everybody(cloud: LocalCloud, undo: ExitStack) -> None:
+    client, policy = cloud.client("kms"), {"KeyId": cloud.outputs["TokenKeyArn"], "PolicyName": "default"}
+    undo.callback(client.put_key_policy, **policy, Policy=client.get_key_policy(**policy)["Policy"])
+    everybody = {**EVERYTHING, "Principal": {"AWS": "*"}, "Action": "kms:*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [everybody]})
-    client.put_key_policy(KeyId=key, PolicyName="default", Policy=document)
-    yield
-    client.put_key_policy(KeyId=key, PolicyName="default", Policy=policy)
+    client.put_key_policy(**policy, Policy=document)
 
 
-@contextmanager
-def role_with_one_right_too_many(cloud: LocalCloud) -> Iterator[None]:
+def role_with_one_right_too_many(cloud: LocalCloud, undo: ExitStack) -> None:
     name = cloud.outputs["CampaignsFunctionName"]
     role = cloud.client("lambda").get_function_configuration(FunctionName=name)["Role"].rpartition("/")[2]
-    put_policy(cloud, role, {"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"})
-    yield
-    cloud.client("iam").delete_role_policy(RoleName=role, PolicyName="more")
+    put_policy(cloud, role, {**EVERYTHING, "Action": "dynamodb:*"})
+    undo.callback(cloud.client("iam").delete_role_policy, RoleName=role, PolicyName="more")
 
 
-@contextmanager
-def no_backups(cloud: LocalCloud) -> Iterator[None]:
+def no_backups(cloud: LocalCloud, undo: ExitStack) -> None:
     set_backups(cloud, enabled=False)
-    yield
-    set_backups(cloud, enabled=True)
+    undo.callback(set_backups, cloud, enabled=True)
 
 
-@contextmanager
-def short_log(cloud: LocalCloud) -> Iterator[None]:
-    client, group = cloud.client("logs"), cloud.outputs["BrokerLogGroupName"]
-    client.put_retention_policy(logGroupName=group, retentionInDays=90)
-    yield
-    client.put_retention_policy(logGroupName=group, retentionInDays=400)
+def short_log(cloud: LocalCloud, undo: ExitStack) -> None:
+    keep, group = cloud.client("logs").put_retention_policy, cloud.outputs["BrokerLogGroupName"]
+    keep(logGroupName=group, retentionInDays=90)
+    undo.callback(keep, logGroupName=group, retentionInDays=400)
 
 
-@contextmanager
-def failed_run(cloud: LocalCloud) -> Iterator[None]:
+def failed_run(cloud: LocalCloud, undo: ExitStack) -> None:
     client, queue = cloud.client("sqs"), cloud.outputs["CampaignsDeadLetterQueueUrl"]
     client.send_message(QueueUrl=queue, MessageBody="{}")
-    yield
-    client.purge_queue(QueueUrl=queue)
+    undo.callback(client.purge_queue, QueueUrl=queue)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +132,8 @@ def failed_run(cloud: LocalCloud) -> Iterator[None]:
 def test_what_is_wrong_is_seen_and_nothing_else_is(
     cloud: LocalCloud, operator: Credentials, trouble: Trouble, what: str, seen: str
 ) -> None:
-    with trouble(cloud):
+    with ExitStack() as undo:
+        trouble(cloud, undo)
         code, output, broken = verify(cloud, operator)
 
     assert (code, list(broken)) == (1, [what]), output
@@ -159,8 +141,8 @@ def test_what_is_wrong_is_seen_and_nothing_else_is(
 
 
 def test_who_may_not_look_is_told_what_could_not_be_looked_at(cloud: LocalCloud) -> None:
-    keys = cloud.create_caller("reads-the-stack")
-    put_policy(cloud, "reads-the-stack", {**EVERYTHING, "Action": "cloudformation:DescribeStacks"})
+    statement = {**EVERYTHING, "Action": "cloudformation:DescribeStacks"}
+    keys = new_caller(cloud, "reads-the-stack", statement)
 
     code, output, broken = verify(cloud, keys)
 
@@ -182,8 +164,7 @@ def test_an_error_that_is_no_refusal_proves_nothing() -> None:
     def throttled() -> None:
         raise ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "Encrypt")
 
-    line = look(
-        Deployment.__new__(Deployment), "it", "denied", lambda _: str(Deployment.is_refused(throttled))
-    )
+    deployment = Deployment.__new__(Deployment)
+    line = look(deployment, "it", "denied", lambda _: str(Deployment.is_refused(throttled)))
 
     assert line.seen == "cannot be looked at: Encrypt: ThrottlingException"

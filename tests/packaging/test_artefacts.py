@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import pytest
 from local.pythons import find_python
 from tests.packaging.test_imports import imports
 from tests.packaging.test_permissions import permissions
+from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,15 +53,9 @@ NOT_AT_START = {
 
 def run(function: str, code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Run code as Lambda would see the world; return what it prints."""
-    done = subprocess.run(  # noqa: S603 - our own interpreter and code
-        [sys.executable, "-S", "-B", "-W", "error", "-c", code, *arguments],
-        env={**(environment or {}), "PYTHONPATH": f"{BUILD / function}:{LAYER}"},
-        cwd=BUILD,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = (sys.executable, "-S", "-B", "-W", "error", "-c", code, *arguments)
+    variables = {**(environment or {}), "PYTHONPATH": f"{BUILD / function}:{LAYER}"}
+    done = run_program(*command, cwd=BUILD, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -76,12 +70,14 @@ def built() -> None:
     [("BrokerFunction", "functions.broker.handler"), ("CampaignsFunction", "functions.campaigns.handler")],
 )
 def test_the_handler_is_imported_from_function_and_layer_alone(function: str, module: str) -> None:
-    printed = run(function, f"import {module} as m, token_broker as t; print(m.__file__); print(t.__file__)")
+    code = (
+        f"import {module} as m, token_broker as t; print(m.__file__, t.__file__, callable(m.lambda_handler))"
+    )
+    handler, package, is_callable = run(function, code).split()
 
-    handler, package = map(Path, printed.split())
-    assert handler.is_relative_to(BUILD / function)
-    assert package.is_relative_to(LAYER)
-    assert run(function, f"import {module} as m; print(callable(m.lambda_handler))").strip() == "True"
+    assert Path(handler).is_relative_to(BUILD / function)
+    assert Path(package).is_relative_to(LAYER)
+    assert is_callable == "True"
 
 
 @pytest.mark.parametrize("function", ["BrokerFunction", "CampaignsFunction"])
@@ -191,10 +187,10 @@ print(json.dumps(found))
 
 
 def test_the_layers_sdk_reaches_the_same_endpoints_as_the_published_one() -> None:
-    published = subprocess.check_output([sys.executable, "-c", ENDPOINTS], env={}, timeout=60)  # noqa: S603 - as above
+    published = json.loads(run_program(sys.executable, "-c", ENDPOINTS, env={}).stdout)
 
-    assert len(json.loads(published)) == 20
-    assert json.loads(run("BrokerFunction", ENDPOINTS)) == json.loads(published)
+    assert len(published) == 20
+    assert json.loads(run("BrokerFunction", ENDPOINTS)) == published
 
 
 def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:

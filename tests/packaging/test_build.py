@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from local.build import describe_missing_byte_code
 from local.pythons import LAMBDA_PYTHON, find_python
 from local.waiting import wait_until
+from tests.programs import run_program
 
 ROOT = Path(__file__).parents[2]
 # Which only GNU's programs and Linux have; macOS's make 3.81 reads past the last two.
@@ -41,15 +41,7 @@ class Checkout:
         return ["make", task, "READY=", f"BIN={Path(sys.executable).parent}"]
 
     def run(self, task: str, stderr: int = subprocess.STDOUT) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - the project's own Makefile
-            self.make(task),
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_program(*self.make(task), cwd=self.folder, stderr=stderr)
 
     @property
     def calls(self) -> list[str]:
@@ -62,7 +54,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def put_module(artefact: Path, version: str | None) -> None:
+def put_module(artefact: Path, version: str | None = LAMBDA_PYTHON) -> None:
     """Write a module into an artefact, with byte code of a version of Python, or without any."""
     (artefact / "__pycache__").mkdir(parents=True)
     (artefact / "handler.py").touch()
@@ -75,7 +67,7 @@ def test_what_has_no_byte_code_is_told_right_before_it_is_deployed(
     checkout: Checkout, version: str | None
 ) -> None:
     put_module(checkout.artefact, version)
-    put_module(checkout.artefact.with_name("CommonLayer"), LAMBDA_PYTHON)
+    put_module(checkout.artefact.with_name("CommonLayer"))
 
     # SAM builds nothing new: it is about what is there.
     done = checkout.run("deploy")
@@ -98,15 +90,15 @@ def test_the_page_shows_that_note(tmp_path: Path) -> None:
 
 
 def test_nothing_is_told_of_artefacts_with_byte_code(checkout: Checkout) -> None:
-    put_module(checkout.artefact, LAMBDA_PYTHON)
+    put_module(checkout.artefact)
 
     assert checkout.run("deploy").stdout.startswith("deploying\n")
 
 
-def test_sam_builds_with_the_environments_python_into_a_cache_of_what_makes_byte_code(
+def test_sam_builds_with_the_environments_python_and_a_cache_of_what_makes_byte_code(
     checkout: Checkout,
 ) -> None:
-    put_module(checkout.artefact, LAMBDA_PYTHON)
+    put_module(checkout.artefact)
     checkout.have_sam_do('(command -v python3; echo "$*"; echo "$LAMBDA_PYTHON_COMMAND") > seen')
 
     checkout.run("build")
@@ -130,7 +122,7 @@ def test_a_build_that_fails_shows_all_that_sam_said_and_nothing_is_deployed(chec
 
 
 def test_a_build_waits_for_another_program_that_builds_or_reads(checkout: Checkout) -> None:
-    put_module(checkout.artefact, LAMBDA_PYTHON)
+    put_module(checkout.artefact)
     with (checkout.folder / ".aws-sam/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         making = subprocess.Popen(checkout.make("build"), cwd=checkout.folder)  # noqa: S603 - as in `run`
@@ -168,17 +160,9 @@ def test_an_environment_without_its_installer_is_no_environment_also_under_make_
     python.chmod(0o755)
     (tmp_path / "local/requirements").mkdir(parents=True)
     (tmp_path / "local/requirements/uv.txt").touch()
-    command = [
-        "make",
-        "-f",
-        str(ROOT / "Makefile"),
-        ".SHELLFLAGS=-c",
-        "VENV=environment",
-        f"PYTHON={python}",
-        "environment/bin/uv",
-    ]
+    variables = (".SHELLFLAGS=-c", "VENV=environment", f"PYTHON={python}")
 
-    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), check=False)  # noqa: S603 - our own Makefile
+    done = run_program("make", "-f", ROOT / "Makefile", *variables, "environment/bin/uv", cwd=tmp_path)
 
     assert done.returncode != 0
     assert not (tmp_path / "environment/bin/uv").exists()

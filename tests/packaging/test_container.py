@@ -30,10 +30,11 @@ VARIABLES = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_container_files(VARIABLES, CA, folder=tmp_path / "container")
-    return tmp_path / "container"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files") / "container"
+    write_container_files(VARIABLES, CA, folder=folder)
+    return folder
 
 
 def template_of(folder: Path) -> dict[str, Any]:
@@ -49,8 +50,8 @@ def test_a_function_declares_what_the_file_sets_and_nothing_else(folder: Path) -
         if resource["Type"] == "AWS::Serverless::Function"
     }
 
-    assert {name: set(its) for name, its in declared.items()} == {
-        name: set(its) for name, its in variables.items()
+    assert {name: {*its} for name, its in declared.items()} == {
+        name: {*its} for name, its in variables.items()
     }
     # The values are in the file alone: what the template says would give way to the shell's.
     assert {value for its in declared.values() for value in its.values()} == {""}
@@ -85,14 +86,12 @@ def test_everything_else_is_as_built(folder: Path) -> None:
 
 
 def test_code_and_ca_are_where_the_template_and_the_variables_say(folder: Path) -> None:
+    said = {name: its["Properties"] for name, its in template_of(folder)["Resources"].items()}
     for name, its in json.loads((folder / "env.json").read_text()).items():
-        code = folder / template_of(folder)["Resources"][name]["Properties"]["CodeUri"]
-        ca_file = Path(its["UPSTREAM_CA_FILE"]).relative_to("/var/task")
-        assert (code / ca_file).read_text() == CA
-        handler = template_of(folder)["Resources"][name]["Properties"]["Handler"].rpartition(".")[0]
+        code, handler = folder / said[name]["CodeUri"], said[name]["Handler"].rpartition(".")[0]
+        assert (code / Path(its["UPSTREAM_CA_FILE"]).relative_to("/var/task")).read_text() == CA
         assert (code / f"{handler.replace('.', '/')}.py").is_file()
-    layer = folder / template_of(folder)["Resources"]["CommonLayer"]["Properties"]["ContentUri"]
-    assert (layer / "python/token_broker/client.py").is_file()
+    assert (folder / said["CommonLayer"]["ContentUri"] / "python/token_broker/client.py").is_file()
 
 
 def test_no_address_or_path_of_the_host_is_left(folder: Path) -> None:

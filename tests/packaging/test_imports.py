@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def imports_of(source: str) -> set[str]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     return imports_of(path.read_text())
 
@@ -77,9 +79,7 @@ def test_policy_knows_policy_and_adapters_alone(name: str) -> None:
 
 def test_the_pure_rules_know_no_adapter() -> None:
     for name in ("attempt", "decide", "lifetime", "ports", "status", "token"):
-        assert not [
-            module for module in modules_of_the_broker(BROKER / f"{name}.py") if module.startswith("adapters")
-        ]
+        assert "functions.broker.adapters" not in " ".join(imports(BROKER / f"{name}.py"))
 
 
 @pytest.mark.parametrize("path", sorted(ADAPTERS.glob("[!_]*.py")), ids=lambda path: path.stem)

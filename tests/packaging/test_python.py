@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import botocore
 import certifi
 import pytest
 import urllib3
+
+from local.waiting import wait_until
+from tests.programs import run_program
 
 ROOT = Path(__file__).parents[2]
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -25,11 +28,10 @@ SHIM = "echo 'pyenv: python: command not found' >&2; exit 127"
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with this machine's programs, but for every Python."""
     folder = tmp_path_factory.mktemp("tools")
-    for place in ("/bin", "/usr/bin"):
-        for program in Path(place).iterdir():
-            link = folder / program.name
-            if not program.name.startswith("py") and not link.is_symlink():
-                link.symlink_to(program)
+    programs = {program.name: program for place in ("/bin", "/usr/bin") for program in Path(place).iterdir()}
+    for name, program in programs.items():
+        if not name.startswith("py"):
+            (folder / name).symlink_to(program)
     return folder
 
 
@@ -47,16 +49,8 @@ class Machine:
             "HOME": str(folder),
         }
 
-    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - the project's own programs
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def run(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return run_program(*command, **{"env": self.environment, **options})
 
     def find(self, *versions: str) -> str:
         return self.run(ROOT / "local/find-python", *versions).stdout.strip()
@@ -87,17 +81,12 @@ def put_python(path: Path, version: str = "3.13", but: str = "") -> str:
 
 
 def test_path_comes_before_pyenv_and_what_was_built_comes_last(machine: Machine) -> None:
-    places = [
-        machine.bin / "python3.13",
-        machine.pyenv / "versions/3.13.2/bin/python3.13",
-        machine.built / "bin/python3.13",
-    ]
-    for place in places:
-        put_python(place)
+    folders = (machine.bin, machine.pyenv / "versions/3.13.2/bin", machine.built / "bin")
+    places = [put_python(folder / "python3.13") for folder in folders]
 
     for place in places:
-        assert machine.find("3.13") == str(place)
-        place.unlink()
+        assert machine.find("3.13") == place
+        Path(place).unlink()
     done = machine.run(ROOT / "local/find-python", "3.13")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
@@ -110,18 +99,18 @@ def test_the_first_version_that_is_anywhere_is_found(machine: Machine) -> None:
     assert machine.find("3.13", "3.11") == kept
 
 
+USELESS = {
+    "no ensurepip": "sys.modules['ensurepip'] = None",
+    "no venv": "sys.modules['venv'] = None",
+    "no ssl": "sys.modules['ssl'] = None",
+    "free-threaded": "import ensurepip; sys.abiflags = 't'",
+    "not CPython": "sys.implementation.name = 'pypy'",
+    "another version": "sys.version_info = (3, 12, 9)",
+}
+
+
 @pytest.mark.parametrize(
-    "useless",
-    [
-        SHIM,
-        pretended(but="sys.modules['ensurepip'] = None"),
-        pretended(but="sys.modules['venv'] = None"),
-        pretended(but="sys.modules['ssl'] = None"),
-        pretended(but="import ensurepip; sys.abiflags = 't'"),
-        pretended(but="sys.implementation.name = 'pypy'"),
-        pretended(but="sys.version_info = (3, 12, 9)"),
-    ],
-    ids=["shim", "no ensurepip", "no venv", "no ssl", "free-threaded", "not CPython", "another version"],
+    "useless", [SHIM, *(pretended(but=but) for but in USELESS.values())], ids=["shim", *USELESS]
 )
 def test_what_cannot_make_an_environment_is_passed_over(machine: Machine, useless: str) -> None:
     write_program(machine.bin.parent / "first/python3.13", useless)
@@ -213,15 +202,9 @@ def build_there(
 ) -> subprocess.CompletedProcess[str]:
     """Run one target as SAM does it; byte code is of the version that runs this."""
     write_program(machine.bin / "python3", INSTALL)
-    return subprocess.run(  # noqa: S603 - the project's own Makefile
-        ["make", "--makefile", here / "source/Makefile", target, f"LAMBDA_PYTHON={VERSION}"],  # noqa: S607
-        cwd=here / "scratch",
-        env={**machine.environment, "ARTIFACTS_DIR": str(here / "artefact"), **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ("make", "--makefile", here / "source/Makefile", target, f"LAMBDA_PYTHON={VERSION}")
+    environment = {**machine.environment, "ARTIFACTS_DIR": str(here / "artefact"), **variables}
+    return machine.run(*command, cwd=here / "scratch", env=environment)
 
 
 def modules(artefact: Path, suffix: str) -> set[str]:
@@ -357,7 +340,10 @@ def contents(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
 
 
-def test_debians_source_is_built_and_kept_and_nothing_else_stays(machine: Machine, debian: Path) -> None:
+def test_debians_source_is_built_where_pyenv_fails_and_nothing_else_stays(
+    machine: Machine, debian: Path
+) -> None:
+    write_program(machine.bin / "pyenv", "exit 1")
     put_python(machine.built / "bin/python3.13", but="sys.exit(1)")  # of a library that is gone
 
     done = machine.run("make", "PYTHON=python3.11", "python")
@@ -366,13 +352,6 @@ def test_debians_source_is_built_and_kept_and_nothing_else_stays(machine: Machin
     assert f"Python 3.13 is here now: {machine.built}/bin/python3.13\n" in done.stdout
     assert contents(machine.built.parent) == ["python-3.13"]
     assert contents(machine.built) == ["bin"]
-
-
-def test_debians_source_is_built_where_pyenv_fails(machine: Machine, debian: Path) -> None:
-    write_program(machine.bin / "pyenv", "exit 1")
-
-    assert machine.run("make", "python").returncode == 0
-    assert contents(machine.built.parent) == ["python-3.13"]
 
 
 def test_what_cannot_be_compiled_leaves_nothing(machine: Machine, debian: Path) -> None:
@@ -388,13 +367,9 @@ def test_what_cannot_be_compiled_leaves_nothing(machine: Machine, debian: Path) 
 def test_what_is_interrupted_leaves_nothing(machine: Machine, debian: Path) -> None:
     reached = machine.data.with_name("reached")
     (debian / "Makefile").write_text(f"all:\n\tmkfifo {reached} && echo >{reached}; sleep 60\n")
-    command = ["make", "python"]
-    with subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, env=machine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        process_group=0,
-    ) as running:  # fmt: skip
-        while not reached.exists() and running.poll() is None:
-            time.sleep(0.02)
+    making = ["make", "python"]
+    with subprocess.Popen(making, cwd=ROOT, env=machine.environment, process_group=0) as running:  # noqa: S603
+        assert wait_until(reached.exists)
         reached.read_text()
         assert contents(machine.built.parent) != []
         os.killpg(running.pid, signal.SIGTERM)

@@ -81,9 +81,10 @@ print(json.dumps(children))
 def test_the_handler_alone_builds_when_it_is_imported_but_not_into_a_snapshot(
     handler: tuple[str, str, str], initialization: str, built: int
 ) -> None:
-    function, module, build = handler
+    function, *names = handler
+    environment = ENVIRONMENT | {"AWS_LAMBDA_INITIALIZATION_TYPE": initialization}
 
-    assert json.loads(start(function, SHOW, module, build, initialization=initialization)) == {
+    assert json.loads(run(function, SHOW, *names, environment=environment)) == {
         "built": built,
         "connections": [],
         "settings read by other modules": [],
@@ -101,12 +102,10 @@ def test_a_broken_setting_starts_and_is_what_each_request_is_answered_with() -> 
 
 
 def test_instances_of_one_snapshot_share_neither_ids_nor_chance() -> None:
-    (first_id, first_chance), (second_id, second_chance) = json.loads(start("BrokerFunction", RESTORE))
+    environment = ENVIRONMENT | {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+    (first_id, first_chance), (second_id, second_chance) = json.loads(
+        run("BrokerFunction", RESTORE, environment=environment)
+    )
 
     assert first_id != second_id
     assert first_chance != second_chance
-
-
-def start(function: str, code: str, *arguments: str, initialization: str = "snap-start") -> str:
-    environment = ENVIRONMENT | {"AWS_LAMBDA_INITIALIZATION_TYPE": initialization}
-    return run(function, code, *arguments, environment=environment)

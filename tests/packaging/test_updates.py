@@ -52,9 +52,8 @@ def description(function: str, values: dict[str, str]) -> str:
     """Return the version's description as CloudFormation resolves it."""
     _, version = version_of(function, translate(ORIGINAL, values))
     separator, parts = version["Properties"]["Description"]["Fn::Join"]
-    return str(separator).join(
-        values.get(part["Ref"], str(PARAMETERS[part["Ref"]]["Default"])) for part in parts
-    )
+    texts = (values.get(part["Ref"], str(PARAMETERS[part["Ref"]]["Default"])) for part in parts)
+    return str(separator).join(texts)
 
 
 def longest(parameter: dict[str, Any]) -> int:
@@ -63,11 +62,10 @@ def longest(parameter: dict[str, Any]) -> int:
     return int(parameter.get("MaxLength") or len(str(parameter["MaxValue"])))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("changed", ["CommonLayer", "the function"])
-def test_another_build_makes_another_version(function: str, changed: str) -> None:
-    name = function if changed == "the function" else changed
-
+@pytest.mark.parametrize(
+    ("function", "name"), [(each, part) for each in FUNCTIONS for part in ("CommonLayer", each)]
+)
+def test_another_build_makes_another_version(function: str, name: str) -> None:
     before, after = (version_of(function, translate(ORIGINAL, keys={name: key}))[0] for key in ("one", "two"))
 
     assert before != after
@@ -110,10 +108,8 @@ def test_a_description_is_never_too_long_and_never_ambiguous(function: str) -> N
     _, version = version_of(function, translate(ORIGINAL))
     assert version["Properties"]["Description"]["Fn::Join"][0] == "|"
     for parameter in (PARAMETERS[name] for name in names if PARAMETERS[name]["Type"] == "String"):
-        texts = parameter.get("AllowedValues", [])
-        assert texts or not re.fullmatch(
-            parameter["AllowedPattern"], f"{parameter['Default'] or 'https://a'}|a"
-        )
+        texts, ambiguous = parameter.get("AllowedValues", []), f"{parameter['Default'] or 'https://a'}|a"
+        assert texts or not re.fullmatch(parameter["AllowedPattern"], ambiguous)
         assert not any("|" in text for text in texts)
 
 

@@ -59,12 +59,8 @@ def test_a_newer_run_of_a_branch_ends_the_older_and_none_runs_forever() -> None:
 
 def test_every_locked_file_is_audited_also_every_week() -> None:
     folders = (ROOT / folder for folder in ("bench", "functions", "layers", "local", "tests"))
-    locked = {
-        str(file.relative_to(ROOT))
-        for folder in folders
-        for file in folder.rglob("*.txt")
-        if "--hash=sha256:" in file.read_text()
-    }
+    files = (file for folder in folders for file in folder.rglob("*.txt"))
+    locked = {str(file.relative_to(ROOT)) for file in files if "--hash=sha256:" in file.read_text()}
     audited = JOBS["audit"]["strategy"]["matrix"]["lock"]
     (moment,) = WORKFLOW[True]["schedule"]  # YAML reads the key `on` so
 
