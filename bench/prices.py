@@ -30,7 +30,7 @@ MEMORY_GB: Final = 1.0
 """template.yaml: MemorySize of the broker."""
 METRICS: Final = 30
 """Answers and Duration for each outcome and source that occurs (about a dozen pairs), and the events."""
-ALARMS: Final = 3
+ALARMS: Final = 4
 """template.yaml."""
 LAMBDA_LINES_BYTES: Final = 350
 """START, END and REPORT, which Lambda writes for each invocation."""
