@@ -335,10 +335,7 @@ LEAKY: dict[str, Callable[[], Fault] | None] = {
 
 @pytest.mark.parametrize("kind", LEAKY)
 def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
-    kind: str,
-    world: World,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    kind: str, world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logging.getLogger().setLevel(logging.DEBUG)
     world.digishare.configure(contacts_per_campaign=20)

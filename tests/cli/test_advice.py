@@ -282,9 +282,7 @@ def test_bad_credentials_are_renewed_where_they_came_from(
     assert finding["fix"] == remedies._RENEWALS.get(source, GET_IDENTITY)
 
 
-def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(
-    consult: Callable[..., dict[str, str]],
-) -> None:
+def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(consult: Callable[..., dict[str, str]]) -> None:
     fix = consult(f"{ASSUMED}/orders/s", BAD_KEY)["fix"]
 
     assert "AWS_ACCESS_KEY_ID" in fix
@@ -301,11 +299,7 @@ SECRET = "canary-process-secret-4be2"
     "program", [f"sh -c 'echo {SECRET} >&2; exit 1'", f"echo {SECRET}", "/no/such/program"]
 )
 def test_what_a_credential_process_says_is_not_shown(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    command: tuple[str, ...],
-    program: str,
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...], program: str
 ) -> None:
     config = tmp_path / "config"
     config.write_text(f"[default]\ncredential_process = {program}\n")

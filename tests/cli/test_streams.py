@@ -167,12 +167,7 @@ BODIES = {
 
 @pytest.mark.parametrize(
     ("name", "encoding"),
-    [
-        *((name, "utf-8") for name in BODIES),
-        ("JSON", "utf-16"),
-        ("JSON", "ascii"),
-        ("binary", "utf-16"),
-    ],
+    [*((name, "utf-8") for name in BODIES), ("JSON", "utf-16"), ("JSON", "ascii"), ("binary", "utf-16")],
 )
 def test_get_hands_a_body_on_as_it_came(
     world: FakeBroker, api: FakeApi, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str

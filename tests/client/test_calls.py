@@ -17,14 +17,7 @@ import trustme
 
 import token_broker
 from tests.client.conftest import everything_of
-from tests.client.fake_broker import (
-    ACCESS_KEY_ID,
-    REGION,
-    SECRET_ACCESS_KEY,
-    Answer,
-    FakeBroker,
-    failure,
-)
+from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Answer, FakeBroker, failure
 from tests.client.forks import forks, in_child
 from token_broker import bounded_http, errors
 from token_broker.client import BrokerClient

@@ -231,12 +231,7 @@ def test_a_page_of_no_length_is_not_taken_for_a_cut_answer(broker: FakeBroker, n
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [
-        ("0.2", 1),
-        ("9" * 300, 86_400),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
-        ("soon", None),
-    ],
+    [("0.2", 1), ("9" * 300, 86_400), ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400), ("soon", None)],
 )
 def test_retry_after_of_any_kind_is_read_as_for_the_upstream(
     retry_after: str, seconds: int | None, broker: FakeBroker, new_client: NewClient
