@@ -28,8 +28,8 @@ FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 @pytest.fixture(params=KINDS)
-def caller(request: pytest.FixtureRequest, new_client: Callable[..., BrokerClient]) -> Iterator[Caller]:
-    caller = KINDS[request.param](new_client())
+def caller(request: pytest.FixtureRequest, client: BrokerClient) -> Iterator[Caller]:
+    caller = KINDS[request.param](client)
     with caller.end:
         yield caller
 
