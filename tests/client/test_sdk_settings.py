@@ -130,8 +130,13 @@ def test_a_proxy_that_stalls_is_given_up_in_time(
 
 @pytest.mark.parametrize(
     "url",
-    [f"http://{rest}" for rest in ("[canary", "me:canary@host:port", "me:canäry@127.0.0.1:1", "")]
-    + ["socks5://canary:1"],
+    [
+        "http://[canary",
+        "http://me:canary@host:port",
+        "http://me:canäry@127.0.0.1:1",
+        "socks5://canary:1",
+        "http://",
+    ],
 )
 def test_a_malformed_proxy_is_told_without_what_stands_in_it(
     url: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
