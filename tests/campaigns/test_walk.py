@@ -49,10 +49,7 @@ MAY_LACK: dict[str, tuple[int, list[Page | Exception | None]]] = {
     # The second pass ends with as many as it brought; but a was gone by then, and d was there unseen.
     "a count of another moment": (20, [*FOUR, last("c", 4), *FOUR * 7, *THREE]),
     "one full answer": (2, [last("ab", 2), page("", 2), last("ab", 2), page("c", 3)]),
-    "a last page that has grown too large": (
-        2,
-        [*THREE[:2], PageTooLargeError(), page("ab", 3), page("d", 3)],
-    ),
+    "a last page that has grown": (2, [*THREE[:2], PageTooLargeError(), page("ab", 3), page("d", 3)]),
 }
 
 

@@ -49,9 +49,14 @@ DENIED = refusal("AccessDenied")
 
 
 @pytest.fixture
+def aws_says(aws_says: dict[str, Any]) -> dict[str, Any]:
+    aws_says[""] = DENIED
+    return aws_says
+
+
+@pytest.fixture
 def consult(run: Run, broker: FakeBroker, aws_says: dict[str, Any]) -> Consult:
     """Return a function that lets the doctor look at a caller, and returns the finding that is a fault."""
-    aws_says[""] = DENIED
 
     def act(arn: str, answer: Answer, *, may_read_stack: bool = False) -> dict[str, str]:
         aws_says["GetCallerIdentity"] = {"Arn": arn}
@@ -198,16 +203,10 @@ STATEMENTS = ["mints --table t", "mints", *OF_A_SECRET, "doctor"]
         ("nowhere-1", "PARTITION"),
     ],
 )
-def test_a_statement_to_add_names_the_partition_of_the_region(  # noqa: PLR0917 - fixtures
-    run: Run,
-    broker: FakeBroker,
-    aws_says: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
-    region: str,
-    partition: str,
+@pytest.mark.usefixtures("aws_says")
+def test_a_statement_to_add_names_the_partition_of_the_region(
+    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, command: str, region: str, partition: str
 ) -> None:
-    aws_says[""] = DENIED
     monkeypatch.setattr("tests.client.fake_broker.REGION", region)
     broker.script.append(REFUSED)
     credential = json.dumps({"client_id": "c", "client_secret": "s"})

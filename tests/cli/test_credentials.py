@@ -12,7 +12,7 @@ import pytest
 from functions.broker.adapters.client_secret import ConnectionSecrets
 from functions.broker.ports import MintFailedError
 from tests.cli.conftest import stack_with
-from tests.client.fake_broker import REGION, Answer
+from tests.client.fake_broker import Answer
 from token_broker.cli.credentials import checked_text
 from token_broker.cli.outcome import CommandError
 
@@ -248,14 +248,8 @@ def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Ac
     ids=["nothing", "a failure", "the current secret", "the pace"],
 )
 def test_check_says_what_the_broker_has_trouble_with(
-    run: Run,
-    account: Account,
-    broker: FakeBroker,
-    monkeypatch: pytest.MonkeyPatch,
-    facts: dict[str, object],
-    said: str | None,
+    run: Run, account: Account, broker: FakeBroker, facts: dict[str, object], said: str | None
 ) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     row = {"connection": "digishare", "generation": 1, **facts}
     broker.script.append(Answer(200, json.dumps({"connections": [row]}).encode()))
 
@@ -267,10 +261,7 @@ def test_check_says_what_the_broker_has_trouble_with(
     assert (said or f"state {facts['state']}") in finding["text"]
 
 
-def test_check_mints_only_if_told(
-    run: Run, account: Account, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+def test_check_mints_only_if_told(run: Run, account: Account, broker: FakeBroker) -> None:
     row = Answer(200, json.dumps({"connections": [{"connection": "digishare", "state": "none"}]}).encode())
     broker.script.extend([row, row])
 

@@ -222,8 +222,7 @@ def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
     listed = run("connection", "list", "--prefix", "p", "--region", "eu-west-3")
     by_stack = run("connection", "list", "--region", "eu-west-3")
 
-    assert (listed.exit_code, listed.out) == (0, "")
-    assert (by_stack.exit_code, by_stack.out) == (0, "")
+    assert [(ended.exit_code, ended.out) for ended in (listed, by_stack)] == [(0, "")] * 2
     assert by_stack.err.count("\n") == 1
     aws.answers["ListSecrets"]["SecretList"] = [{"Name": f"p/{STEERING}"}]
     assert_harmless(run("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)

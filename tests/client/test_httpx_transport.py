@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import anyio
 import httpx
@@ -36,24 +36,15 @@ MANY = 45  # more than the threads that anyio gives to the whole program
 
 
 def test_closing_a_transport_closes_the_one_that_it_wraps(client: BrokerClient, api: FakeApi) -> None:
-    closed: list[str] = []
-
-    class Below(httpx.HTTPTransport):
-        def close(self) -> None:
-            closed.append("sync")
-            super().close()
-
-    class AsyncBelow(httpx.AsyncHTTPTransport):
-        async def aclose(self) -> None:
-            closed.append("async")
-
+    below, async_below = Mock(wraps=httpx.HTTPTransport()), AsyncMock()
     request = httpx.Request("GET", api.url())
-    with BrokerTransport(client, Below(), hosts=["localhost"]) as transport:
+    with BrokerTransport(client, below, hosts=["localhost"]) as transport:
         answer = transport.handle_request(request)
         answer.read()
-    asyncio.run(AsyncBrokerTransport(client, AsyncBelow()).aclose())
+    asyncio.run(AsyncBrokerTransport(client, async_below).aclose())
 
-    assert closed == ["sync", "async"]
+    below.close.assert_called_once_with()
+    async_below.aclose.assert_awaited_once_with()
     assert answer.request is request
 
 
