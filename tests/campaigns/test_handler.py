@@ -23,7 +23,7 @@ from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.wire import no_connection
 from local.samples import ANSWERS, EVENTS, describe
-from tests.campaigns.conftest import assert_tells_nothing
+from tests.campaigns.conftest import NEXT_TOKEN, TOKEN, assert_tells_nothing
 from tests.client.conftest import everything_of
 from tests.client.fake_broker import REGION, FakeBroker, failure
 from tests.conftest import LambdaContext
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from local.fake_digishare import FakeDigishare
 
 EVENT = {"schedule": "stack-campaigns", "scheduled_time": "2026-07-06T12:00:00Z"}
-FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 @dataclass
@@ -58,7 +57,7 @@ class World:
 
 @pytest.fixture
 def world(digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    digishare.set_personal_access_tokens([PersonalAccessToken(FIRST), PersonalAccessToken(SECOND)])
+    digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN), PersonalAccessToken(NEXT_TOKEN)])
     monkeypatch.setattr("functions.campaigns.adapters.campaigns_api._FIRST_PAUSE_S", 0.01)
     with FakeBroker() as broker:
         for name, value in {
@@ -85,7 +84,7 @@ def test_a_run_writes_one_line_and_returns_the_same(world: World, capsys: pytest
     assert (report["is_complete"], report["reason"]) == (True, "")
     assert report["by_status"] == {status: statuses.count(status) for status in set(statuses)}
     assert (report["passes"], report["is_new_snapshot"], report["events"]) == (2, True, 1)
-    assert report["token_id"] == token_id(FIRST)
+    assert report["token_id"] == token_id(TOKEN)
     assert (report["request_id"], report["schedule"]) == ("request-1", "stack-campaigns")
     assert report["scheduled_time"] == "2026-07-06T12:00:00Z"
     assert json.loads(json.dumps(report)) == report
@@ -122,10 +121,10 @@ def test_a_second_run_uses_the_same_lease(world: World) -> None:
 
 
 def test_a_token_that_the_api_refuses_twice_is_reported_to_the_broker(world: World) -> None:
-    world.digishare.revoke(token_id(FIRST))
+    world.digishare.revoke(token_id(TOKEN))
 
-    assert world.run()["token_id"] == token_id(SECOND)
-    assert [call.body.get("rejected_token_id") for call in world.broker.calls] == [None, token_id(FIRST)]
+    assert world.run()["token_id"] == token_id(NEXT_TOKEN)
+    assert [call.body.get("rejected_token_id") for call in world.broker.calls] == [None, token_id(TOKEN)]
 
 
 def test_one_token_is_replaced_in_a_run_and_no_more(world: World) -> None:
@@ -133,7 +132,7 @@ def test_one_token_is_replaced_in_a_run_and_no_more(world: World) -> None:
 
     with pytest.raises(RunFailed, match="unauthorized: campaigns page 1: HTTP 401"):
         world.run()
-    assert [call.body.get("rejected_token_id") for call in world.broker.calls] == [None, token_id(FIRST)]
+    assert [call.body.get("rejected_token_id") for call in world.broker.calls] == [None, token_id(TOKEN)]
 
 
 # --- the event ----------------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ LEAKY: dict[str, Callable[[], Fault] | None] = {
     "truncated": faults.truncated_json,
     "wrong type": faults.wrong_content_type,
     "an error that quotes people": lambda: faults.json_answer(
-        {"message": f"{CANARY_PHONE_PREFIX}1234", "errors": {CANARY_NAME: [FIRST]}}, status=422
+        {"message": f"{CANARY_PHONE_PREFIX}1234", "errors": {CANARY_NAME: [TOKEN]}}, status=422
     ),
     "people in the wrong places": lambda: faults.json_answer(
         {
@@ -293,7 +292,7 @@ LEAKY: dict[str, Callable[[], Fault] | None] = {
         }
     ),
     "headers that quote a token": lambda: faults.status(
-        500, headers={"Retry-After": FIRST, "X-Name": CANARY_NAME}
+        500, headers={"Retry-After": TOKEN, "X-Name": CANARY_NAME}
     ),
 }
 
@@ -305,7 +304,7 @@ def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
     caplog.set_level(logging.DEBUG)
     world.digishare.configure(contacts_per_campaign=20)
     # What the API really answers holds all of them, so that they could be seen.
-    headers = {"authorization": f"Bearer {FIRST}", "accept": "application/json"}
+    headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json"}
     served = world.digishare.answer(Request("GET", "/v1/campaigns", headers, b"")).body.decode()
     assert CANARY_PHONE_PREFIX in served
     assert CANARY_NAME in served

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REGION = "eu-west-3"
 ACCESS_KEY_ID = "AKIAEXAMPLE"
 SECRET_ACCESS_KEY = "canary-secret-key-77aa"
+FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 def token_id(token: str) -> str:

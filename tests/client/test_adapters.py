@@ -12,7 +12,7 @@ import pytest
 
 from tests.client.conftest import everything_of
 from tests.client.fake_api import URLS_ELSEWHERE, FakeApi
-from tests.client.fake_broker import failure, token_id
+from tests.client.fake_broker import FIRST, SECOND, failure, token_id
 from tests.client.http_callers import KINDS, Caller
 from token_broker.background import in_background
 from token_broker.errors import BrokerUnreachable, UpstreamRejected
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from tests.client.fake_broker import FakeBroker
     from token_broker.client import BrokerClient
-
-FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 @pytest.fixture(params=KINDS)

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.client.fake_broker import failure
+from tests.client.fake_broker import FIRST, failure
 from tests.client.forks import forks, in_child
 from token_broker import httpx_transport
 from token_broker.errors import UpstreamRejected
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     InLoop = Callable[[Callable[[httpx.AsyncClient], Awaitable[Any]]], Any]
 
-FIRST = "canary-token-1"
 MANY = 45  # more than the threads that anyio gives to the whole program
 
 

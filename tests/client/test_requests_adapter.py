@@ -13,6 +13,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from tests.client.fake_api import URLS_ELSEWHERE, FakeApi
+from tests.client.fake_broker import FIRST, SECOND
 from token_broker.requests_adapter import BrokerAdapter
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from token_broker.client import BrokerClient
 
 TIMEOUT_S = 10.0
-FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 @pytest.fixture
