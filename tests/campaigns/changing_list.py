@@ -19,15 +19,9 @@ START_EPOCH_S = 1_780_000_000.0
 
 @dataclass
 class ChangingList:
-    """A `walk.PageSource`.
+    """A `walk.PageSource`. Each second made so many campaigns as `sizes` says.
 
-    Args:
-        seed: of everything that is drawn.
-        settings: of the list.
-        sizes: how many campaigns each second made.
-        changes_per_call: how probable a change is before each call.
-        changes_within_calls: and between its count and its rows.
-        ignores_sort: the API orders as it likes, newest first.
+    How probable a change is before each call, and between its count and its rows, say `changes_...`.
     """
 
     seed: int
@@ -36,7 +30,6 @@ class ChangingList:
     changes_per_call: float = 0.0
     changes_within_calls: float = 0.0
     ignores_sort: bool = False
-    calls: int = 0
     moments: list[frozenset[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -49,7 +42,6 @@ class ChangingList:
         self._remember()
 
     def read_page(self, number: int, limit: int, cursor: str | None) -> Page | None:
-        self.calls += 1
         self.now += self.randomness.random()
         self._change(self.changes_per_call)
         query = {"page": str(number), "limit": str(limit), **({"cursor": cursor} if cursor else {})}

@@ -28,31 +28,9 @@ from tests.recipes.page import DOCS, texts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = json.loads(SCHEMA_FILE.read_text())
-SUMMARY = {
-    "version": 1,
-    "kind": "summary",
-    "snapshot_id": "0" * 32,
-    "schedule": "stack-campaigns",
-    "scheduled_time": "2026-07-06T12:00:00Z",
-    "revision": 1,
-    "campaigns": 0,
-    "by_status": {},
-    "is_complete": True,
-    "reason": "",
-}
-CHANGE = {
-    "campaign_id": "cmp_1",
-    "kind": "created",
-    "old_status": None,
-    "new_status": "planned",
-    "revision": 1,
-}
-CHANGES = {
-    **{name: SUMMARY[name] for name in ("version", "snapshot_id", "schedule", "scheduled_time")},
-    "kind": "changes",
-    "changes": [CHANGE],
-}
+ON_PAGE = texts("event", DOCS / "campaign-events.md")
+SUMMARY, CHANGES = (json.loads(ON_PAGE[name]) for name in ("summary", "changes"))
+CHANGE = CHANGES["changes"][0]
 
 
 @dataclass
@@ -131,11 +109,9 @@ def test_what_somebody_else_has_written_meanwhile_stays(aws: Aws, *, is_first: b
 def test_what_we_have_written_ourselves_is_taken_for_written(aws: Aws) -> None:
     # As the SDK does it: the answer was lost, and the same call is sent again.
     before = a_snapshot(aws.table())
-    ours = aws.table("ours")
+    ours, after = aws.table("ours"), _with_a_campaign(before, "a")
 
-    assert ours.write(before, _with_a_campaign(before, "a")) == ours.write(
-        before, _with_a_campaign(before, "a")
-    )
+    assert ours.write(before, after) == ours.write(before, after)
 
 
 def test_the_largest_part_fits_into_an_item_and_a_larger_one_is_an_error_before_aws_says_so(aws: Aws) -> None:
@@ -184,9 +160,9 @@ def test_a_bus_that_is_there_takes_events_and_one_that_is_not_is_named(aws: Aws)
         EventBus(aws.events, "nowhere").put(SUMMARY)
 
 
-@pytest.mark.parametrize("name", ["summary", "changes"])
-def test_the_events_on_the_page_keep_to_the_schema(name: str) -> None:
-    fastjsonschema.compile(SCHEMA)(json.loads(texts("event", DOCS / "campaign-events.md")[name]))
+@pytest.mark.parametrize("event", [SUMMARY, CHANGES], ids=["summary", "changes"])
+def test_the_events_on_the_page_keep_to_the_schema(event: dict[str, object]) -> None:
+    fastjsonschema.compile(json.loads(SCHEMA_FILE.read_text()))(event)
 
 
 @pytest.mark.parametrize(

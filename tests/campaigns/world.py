@@ -15,7 +15,7 @@ from functions.campaigns.run import Report, Run, follow
 from functions.campaigns.walk import Page
 from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
-from local.fakes.wire import Operation, Wire
+from local.fakes.wire import Operation, Wire, no_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,12 +57,7 @@ class Consumer:
 
 
 class World:
-    """An upstream, a table, a bus and the time.
-
-    Attributes:
-        upstream: every campaign's status, by id.
-        counts: whether the API says how many there are.
-    """
+    """An upstream of each campaign's status, a table, a bus and the time; `counts`: the API says how many there are."""
 
     def __init__(self, seed: int = 0) -> None:
         self.randomness = random.Random(seed)  # noqa: S311 - a simulation
@@ -84,8 +79,8 @@ class World:
     def run(self, *, hour: int | None = None, accept: bool = False) -> Report:
         """Do one run: the next hour's, or again the one of `hour`."""
         if hour is None:
-            self.hour += 1
-        at = START_EPOCH_S + HOUR_S * (self.hour if hour is None else hour)
+            hour = self.hour = self.hour + 1
+        at = START_EPOCH_S + HOUR_S * hour
         self._runs += 1
         now = START_EPOCH_S + HOUR_S * self.hour + self._runs
         table = SnapshotTable(cast("DynamoDBClient", self.dynamodb), "campaigns", writer=self._new_id())
@@ -110,6 +105,15 @@ class World:
                 raise Killed
 
         self.wire.before, self.wire.after = (_nothing, hook) if after_it else (hook, _nothing)
+
+    def cut_off(self, operation: str) -> None:
+        """Let no call of this operation through from now on."""
+
+        def hook(each: Operation) -> None:
+            if each.name == operation:
+                raise no_connection()
+
+        self.wire.before = hook
 
     def heal(self) -> None:
         self.wire.before = self.wire.after = _nothing

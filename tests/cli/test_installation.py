@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 NOT_FOR_CALLERS = {
-    *("aws_lambda_powertools", "aws_xray_sdk", "functions", "moto"),
-    *("pydantic", "requests", "httpx"),
+    "aws_lambda_powertools",
+    "aws_xray_sdk",
+    "functions",
+    "moto",
+    "pydantic",
+    "requests",
+    "httpx",
 }
 
 PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--isolated", "--no-index")
@@ -124,19 +129,14 @@ def test_without_its_extra_the_command_line_names_it_in_one_line(
     program, *options = command
     ended = end([plain / "bin" / program, *options, *arguments])
 
-    assert ended.stderr == (
-        f"token-broker needs the command line's libraries: pip install '{wheel.name}[cli]'\n"
-    )
-    assert ended.stdout == ""
-    assert ended.returncode == 2
+    told = f"token-broker needs the command line's libraries: pip install '{wheel.name}[cli]'\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
 
 
 def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tmp_path: Path) -> None:
-    all_but_shtab = install(
-        wheel, tmp_path, lambda package: package.suffix != ".pth" and package.name != "shtab"
-    )
+    install(wheel, tmp_path, lambda package: package.suffix != ".pth" and package.name != "shtab")
 
-    ended = end([all_but_shtab / "bin/token-broker", "completion", "bash"])
+    ended = end([tmp_path / "bin/token-broker", "completion", "bash"])
 
     assert (ended.returncode, ended.stderr.count("\n"), ended.stdout) == (2, 1, "")
     assert f"{wheel.name}[cli]" in ended.stderr
@@ -153,10 +153,9 @@ def test_a_wheel_with_other_bytes_is_not_installed(wheel: Path, tmp_path: Path) 
     right = requirement(wheel, "cli")
     forged = tmp_path / wheel.name
     forged.write_bytes(wheel.read_bytes() + b"more")
-    ended = end(
-        [*PIP_INSTALL, "--no-deps", "--target", tmp_path, right.replace(wheel.as_uri(), forged.as_uri())]
-    )
+    wrong = right.replace(wheel.as_uri(), forged.as_uri())
 
+    ended = end([*PIP_INSTALL, "--no-deps", "--target", tmp_path, wrong])
     assert "DO NOT MATCH THE HASHES" in ended.stderr
 
 

@@ -19,15 +19,8 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
     "AWS_SESSION_TOKEN": "canary-session-token-4c1b",
 }
-CALLERS = (
-    ["token"],
-    ["token", "--json"],
-    ["get", "/campaigns"],
-    ["status"],
-    ["doctor"],
-    ["doctor", "--json"],
-)
-OPERATORS = (["mints", "--table", "t"], ["connection", "list", "--prefix", "p"])
+CALLERS = ("token", "token --json", "get /campaigns", "status", "doctor", "doctor --json")
+OPERATORS = ("mints --table t", "connection list --prefix p")
 
 
 @pytest.mark.parametrize("odd", ["\n", "\r\nX-Injected: 1", "é", "€", " ", "\x1b"], ids=ascii)
@@ -50,7 +43,7 @@ def test_no_command_shows_a_key(  # noqa: PLR0917 - fixtures
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     for command in (*CALLERS, *OPERATORS):
-        ended = run(*command)
+        ended = run(*command.split())
         shown = ended.out + ended.err + caplog.text
         assert ended.exit_code not in {0, 141}
         assert name in shown or command in OPERATORS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -141,11 +141,8 @@ def test_json_is_json_in_every_encoding(
     as_json = {f"{name} --json": (*command, "--json") for name, command in commands.items()}
     all_ended = run_each(commands | as_json, encoding=encoding)
 
-    def refuse(constant: str) -> Any:
-        raise AssertionError(constant)
-
     lines = [all_ended[name].out for name in as_json]
-    listed, status = (json.loads(line, parse_constant=refuse) for line in lines)
+    listed, status = (json.loads(line, parse_constant=pytest.fail) for line in lines)
     assert listed["connections"][0]["connection"] == "été-☕-🎉"
     assert status["connections"] == [{**row, "lifetime": None}]
     assert [line.count("\n") for line in lines] == [1, 1]
@@ -167,12 +164,7 @@ BODIES = {
 
 @pytest.mark.parametrize(
     ("name", "encoding"),
-    [
-        *((name, "utf-8") for name in BODIES),
-        ("JSON", "utf-16"),
-        ("JSON", "ascii"),
-        ("binary", "utf-16"),
-    ],
+    [*((name, "utf-8") for name in BODIES), ("JSON", "utf-16"), ("JSON", "ascii"), ("binary", "utf-16")],
 )
 def test_get_hands_a_body_on_as_it_came(
     world: FakeBroker, api: FakeApi, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str

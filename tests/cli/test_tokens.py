@@ -6,8 +6,6 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.cli.conftest import PROGRAM
 from tests.client.fake_broker import Answer, token_id
 
@@ -18,12 +16,6 @@ if TYPE_CHECKING:
     from tests.client.fake_api import FakeApi
     from tests.client.fake_broker import FakeBroker
     from tests.conftest import Account
-
-
-def test_token_is_printed_and_nothing_else(run: Run, broker: FakeBroker) -> None:
-    ended = run("token")
-
-    assert (ended.exit_code, ended.out, ended.err) == (0, f"{broker.token}\n", "")
 
 
 def test_header_is_what_curl_reads(run: Run, broker: FakeBroker) -> None:
@@ -40,13 +32,11 @@ def test_json_has_all_that_is_known_of_a_lease(run: Run, broker: FakeBroker) -> 
     assert lease["expires_at"].endswith("+00:00")
 
 
-def test_validity_and_rejection_are_passed_on(run: Run, broker: FakeBroker) -> None:
-    run("token", "--min-ttl", "1200")
+def test_a_rejection_is_passed_on(run: Run, broker: FakeBroker) -> None:
     first = broker.token_id
     ended = run("token", "--rejected", first, "--json")
 
-    assert broker.calls[0].body["min_ttl"] == 1200
-    assert broker.calls[1].body["rejected_token_id"] == first
+    assert broker.calls[0].body["rejected_token_id"] == first
     assert ended.value["token_id"] != first
     assert ended.err == ""
 
@@ -61,12 +51,9 @@ def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_word(run: Run,
 
 
 def test_exec_becomes_the_command(broker: FakeBroker) -> None:
-    with subprocess.Popen(  # noqa: S603 - our own program
-        [*PROGRAM, "exec", "--", "sh", "-c", "echo $$"], stdout=subprocess.PIPE, text=True
-    ) as running:
-        out, _ = running.communicate(timeout=30)
-
-    assert int(out) == running.pid
+    command = [*PROGRAM, "exec", "--", "sh", "-c", "echo $$"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:  # noqa: S603 - our own program
+        assert int(running.communicate(timeout=30)[0]) == running.pid
 
 
 def test_exec_runs_nothing_without_a_token(run: Run, broker: FakeBroker, tmp_path: Path) -> None:
@@ -149,22 +136,6 @@ def test_get_leaves_403_alone(run: Run, broker: FakeBroker, api: FakeApi) -> Non
     assert ended.value == {"status": 403}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["https://elsewhere.example/campaigns"],
-        ["/campaigns", "--base-url", "http://elsewhere.example/v1"],
-        ["/campaigns", "--base-url", "ftp://localhost/v1"],
-    ],
-)
-def test_get_sends_the_token_nowhere_else(
-    run: Run, broker: FakeBroker, api: FakeApi, arguments: list[str]
-) -> None:
-    ended = run("get", *arguments)
-
-    assert (ended.exit_code, broker.calls, api.seen) == (2, [], [])
-
-
 def test_get_follows_no_redirect(run: Run, broker: FakeBroker, api: FakeApi) -> None:
     elsewhere = api.url("/stolen", host="127.0.0.1").replace("/", "%2F")
 
@@ -180,10 +151,3 @@ def test_get_says_when_the_api_cannot_be_reached(run: Run, broker: FakeBroker) -
     assert ended.exit_code == 4
     assert "failed while connecting" in ended.err
     assert broker.token not in ended.err
-
-
-def test_get_says_which_ca_file_cannot_be_read(run: Run, broker: FakeBroker) -> None:
-    ended = run("get", "/campaigns", "--ca-file", "/no/such/file")
-
-    assert ended.exit_code == 2
-    assert "/no/such/file" in ended.err

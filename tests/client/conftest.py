@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import pytest
@@ -15,6 +15,8 @@ from token_broker.client import BrokerClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    NewClient = Callable[..., BrokerClient]
 
 
 class Clock:
@@ -37,6 +39,12 @@ def everything_of(error: BaseException | None) -> str:
     return text
 
 
+def session_with(*keys: str, profile: str | None = None) -> botocore.session.Session:
+    session = botocore.session.Session(profile=profile)
+    session.set_credentials(*keys)
+    return session
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -50,9 +58,7 @@ def broker() -> Iterator[FakeBroker]:
 
 @pytest.fixture
 def aws_session() -> botocore.session.Session:
-    session = botocore.session.Session()
-    session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
-    return session
+    return session_with(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
 
 
 @pytest.fixture
@@ -64,17 +70,17 @@ def pauses() -> list[float]:
 @pytest.fixture
 def new_client(
     broker: FakeBroker, aws_session: botocore.session.Session, clock: Clock, pauses: list[float]
-) -> Callable[..., BrokerClient]:
-    def make(url: str | None = None, **settings: object) -> BrokerClient:
-        defaults: dict[str, object] = {
-            "session": aws_session,
-            "region": REGION,
-            "clock": clock,
-            "sleep": pauses.append,
-        }
-        return BrokerClient(url or broker.url, **{**defaults, **settings})  # type: ignore[arg-type] # any setting
+) -> NewClient:
+    def make(url: str | None = None, **settings: Any) -> BrokerClient:
+        fakes = {"session": aws_session, "region": REGION, "clock": clock, "sleep": pauses.append}
+        return BrokerClient(url or broker.url, **{**fakes, **settings})
 
     return make
+
+
+@pytest.fixture
+def client(new_client: NewClient) -> BrokerClient:
+    return new_client()
 
 
 @pytest.fixture

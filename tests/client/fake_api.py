@@ -50,6 +50,10 @@ class FakeApi(LoopbackServer):
         self.hung_up = threading.Event()
         self.body: bytes | None = None
 
+    @property
+    def bearers(self) -> list[str | None]:
+        return [seen.bearer for seen in self.seen]
+
     def url(self, path: str = "/things", host: str = "localhost") -> str:
         return f"http://{host}:{self.port}{path}"
 
@@ -76,14 +80,11 @@ class _Handler(LoopbackHandler):
         if self.path.startswith("/redirect/"):
             headers["Location"] = unquote(self.path.split("/", 3)[3])
         if status == 401 and api.dripping_401:
-            self._drip_for_ten_seconds(headers)
+            self.close_connection = True
+            self.wfile.write(self.head(401, headers))
+            try:
+                self.drip(b"." * 500, 0.02)
+            except OSError:
+                api.hung_up.set()
         else:
             self.send(status, headers, b'{"status":%d}' % status if api.body is None else api.body)
-
-    def _drip_for_ten_seconds(self, headers: dict[str, str]) -> None:
-        self.close_connection = True
-        self.wfile.write(self.head(401, headers))
-        try:
-            self.drip(b"." * 500, 0.02)
-        except OSError:
-            self.server.hung_up.set()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REGION = "eu-west-3"
 ACCESS_KEY_ID = "AKIAEXAMPLE"
 SECRET_ACCESS_KEY = "canary-secret-key-77aa"
+FIRST, SECOND = "canary-token-1", "canary-token-2"
 
 
 def token_id(token: str) -> str:
@@ -28,15 +29,11 @@ def token_id(token: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer. After `cut_after` bytes of the body the connection is closed; `drips` spreads the body.
-
-    `raw` is sent in the place of all the rest, and the connection closed behind it.
-    """
+    """One scripted answer: `drips` spreads the body; `raw` is sent instead, and the connection closed behind it."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    cut_after: int | None = None
     drips: bool = False
     raw: bytes | None = None
 
@@ -45,6 +42,11 @@ def failure(status: int, code: str, retry_after_s: int | None = None) -> Answer:
     body = {"error": code, "error_description": f"said {code}", "request_id": "req-1"}
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     return Answer(status, json.dumps(body).encode(), headers)
+
+
+def aws_refusal(error_type: str, message: str) -> Answer:
+    headers = {"x-amzn-ErrorType": error_type, "x-amzn-RequestId": "aws-1"}
+    return Answer(403, json.dumps({"Message": message}).encode(), headers)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class FakeBroker(LoopbackServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs in its environment."""
+        """What a client needs."""
         return {
             "TOKEN_BROKER_URL": self.url,
             "AWS_REGION": REGION,
@@ -104,8 +106,7 @@ class FakeBroker(LoopbackServer):
             signature.authenticate(request, REGION, datetime.now(UTC), self._find_caller)
         except signature.Rejected as error:
             self.refusals += 1
-            body = json.dumps({"Message": str(error)}).encode()
-            return Answer(403, body, {"x-amzn-ErrorType": error.error_type, "x-amzn-RequestId": "aws-1"})
+            return aws_refusal(error.error_type, str(error))
         body = json.loads(request.body or b"{}")
         call = Call(request.method, request.raw_path, body, dict(parse_qsl(request.raw_query)))
         with self._lock:
@@ -148,19 +149,11 @@ class _Handler(LoopbackHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = signature.Request(self.command, path, query, headers, self.read_body())
         answer = self.server.answer(request)
-        if answer.raw is None:
-            self._send(answer)
-        else:
+        if answer.raw is not None:
             self.wfile.write(answer.raw)
             self.close_connection = True
-
-    def _send(self, answer: Answer) -> None:
-        length = 0 if answer.drips else answer.cut_after
-        self.send(
-            answer.status,
-            {**answer.headers, "Content-Type": "application/json", "Content-Length": str(len(answer.body))},
-            answer.body[:length],
-        )
+            return
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(answer.body))}
+        self.send(answer.status, {**answer.headers, **headers}, b"" if answer.drips else answer.body)
         if answer.drips:
             self.drip(answer.body, 0.03)
-        self.close_connection |= answer.cut_after is not None

@@ -26,13 +26,8 @@ HTTPX: dict[str, Any] = {"trust_env": False, "follow_redirects": True, "timeout"
 class Caller:
     """Sends requests through one adapter, which gets every host's. What is set counts from the first request on.
 
-    Roots are those of SSL_CERT_FILE; nothing else comes from the environment.
-
-    Attributes:
-        hosts: may see the token; None for the adapter's own default.
-        proxy: a URL, for plain HTTP.
-        has_one_connection: only one at a time.
-        hook: called with each answer, those that redirect included.
+    `hosts` may see the token, by default the adapter's own; `proxy` is a URL, for plain HTTP; `hook` gets each answer,
+    those that redirect included. Roots are those of SSL_CERT_FILE; nothing else comes from the environment.
     """
 
     status_error: type[Exception]

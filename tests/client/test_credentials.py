@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from tests.client.conftest import Clock
 
-    NewClient = Callable[..., BrokerClient]
-
 CANARY = "canary-9d02"
 SOURCE_KEYS = f"aws_access_key_id = AKIASOURCE\naws_secret_access_key = {CANARY}-source\n"
 ROLE = "arn:aws:iam::123456789012:role/worker"
@@ -69,6 +67,7 @@ class Case:
 
 
 PROFILE = {"AWS_PROFILE": "a"}
+CONTAINER = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "{endpoint}/x"}
 ASSUME = f"[profile a]\nrole_arn = {ROLE}\nsource_profile = b\n[profile b]\n{SOURCE_KEYS}"
 STS = {**PROFILE, "AWS_ENDPOINT_URL_STS": "{endpoint}", "AWS_MAX_ATTEMPTS": "1"}
 SSO = (
@@ -76,7 +75,6 @@ SSO = (
     "[sso-session s]\nsso_region = eu-west-3\nsso_start_url = https://x.awsapps.com/start\n"
 )
 NONE, EXPIRED, UNAVAILABLE = errors.NoCredentials, errors.CredentialsExpired, errors.CredentialsUnavailable
-URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 
 
 def sts(kind: type[errors.TokenBrokerError], status: int, code: str, says: str = "") -> Case:
@@ -87,10 +85,6 @@ def sts(kind: type[errors.TokenBrokerError], status: int, code: str, says: str =
 
 def process(says: str, command: str) -> Case:
     return Case(NONE, says, f"[profile a]\ncredential_process = {command}\n", PROFILE)
-
-
-def container(kind: type[errors.TokenBrokerError], says: str, answer: str) -> Case:
-    return Case(kind, says, environment={URI: "{endpoint}/x"}, answer=answer)
 
 
 def environment(says: str, **variables: str) -> Case:
@@ -120,15 +114,15 @@ CASES = {
         "gone.jwt", AWS_WEB_IDENTITY_TOKEN_FILE="{here}/gone.jwt", AWS_ROLE_ARN=ROLE
     ),
     "pod's token file missing": environment(
-        "gone.token",
-        AWS_CONTAINER_CREDENTIALS_FULL_URI="{endpoint}/x",
-        AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE="{here}/gone.token",
+        "gone.token", AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE="{here}/gone.token", **CONTAINER
     ),
     "container's host not allowed": environment(
         "check the AWS_ variables", AWS_CONTAINER_CREDENTIALS_FULL_URI=f"http://{CANARY}.example.com/x"
     ),
-    "container answers no JSON": container(UNAVAILABLE, "does not answer", CANARY),
-    "container lacks a member": container(NONE, "KeyError", json.dumps({"AccessKeyId": CANARY})),
+    "container answers no JSON": Case(UNAVAILABLE, "does not answer", environment=CONTAINER, answer=CANARY),
+    "container lacks a member": Case(
+        NONE, "KeyError", environment=CONTAINER, answer=json.dumps({"AccessKeyId": CANARY})
+    ),
     "SSO never signed in": Case(EXPIRED, "aws sso login", SSO, PROFILE),
     "profile unknown": environment("nowhere", AWS_PROFILE="nowhere"),
     "half a key": environment("AWS_SECRET_ACCESS_KEY", AWS_ACCESS_KEY_ID=f"{CANARY}-id"),
@@ -145,12 +139,13 @@ CASES = {
 
 
 @pytest.fixture
-def case(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Case]:
+def case(name: str, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Case]:
     """The environment in which the chain fails."""
     failing = CASES[name]
-    (tmp_path / "config").write_text(failing.config)
+    config.write_text(failing.config)
     monkeypatch.setenv("HOME", str(tmp_path))  # where SSO's tokens are
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0.01)
+    monkeypatch.setattr("token_broker.client._MAX_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with endpoint(failing.status, failing.answer) as url:
         for variable, value in failing.environment.items():
@@ -162,16 +157,9 @@ def case(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_valid_lease_is_served_and_then_the_error_is_of_the_right_kind_names_the_cause_and_shows_nothing(
-    case: Case,
-    broker: FakeBroker,
-    new_client: NewClient,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    case: Case, broker: FakeBroker, client: BrokerClient, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="token_broker")
-    monkeypatch.setattr("token_broker.client._MAX_ATTEMPTS", 1)
-    client = new_client()
     lease = client.token()
     client._http._credentials = CredentialSource(None)
 
@@ -188,21 +176,19 @@ def test_a_valid_lease_is_served_and_then_the_error_is_of_the_right_kind_names_t
     assert len(broker.calls) == 1
 
 
-MFA = f"[profile a]\nrole_arn = {ROLE}\nmfa_serial = arn:aws:iam::123456789012:mfa/me\nsource_profile = b\n[profile b]\n{SOURCE_KEYS}"
-
-
 def test_a_role_that_wants_an_mfa_code_says_so_where_there_is_no_terminal(
-    broker: FakeBroker, tmp_path: Path
+    broker: FakeBroker, config: Path
 ) -> None:
-    (tmp_path / "config").write_text(MFA)
+    mfa = f"role_arn = {ROLE}\nmfa_serial = arn:aws:iam::123456789012:mfa/me\n"
+    config.write_text(ASSUME.replace(f"role_arn = {ROLE}\n", mfa))
     program = (
         "from token_broker import BrokerClient, TokenBrokerError\n"
         "try:\n    BrokerClient().token()\nexcept TokenBrokerError as error:\n    print(error)\n"
     )
-    environment = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "a", "AWS_REGION": REGION}
+    environment = {"AWS_PROFILE": "a", "AWS_REGION": REGION, "TOKEN_BROKER_URL": broker.url}
     done = subprocess.run(  # noqa: S603 - this very interpreter
         [sys.executable, "-c", program],
-        env={**os.environ, **environment, "TOKEN_BROKER_URL": broker.url},
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         capture_output=True,
@@ -220,13 +206,11 @@ def test_a_role_that_wants_an_mfa_code_says_so_where_there_is_no_terminal(
 
 
 @pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def hanging(config: Path, tmp_path: Path) -> Path:
     """A chain that takes two seconds; each time that it is asked, a line is added to this file."""
     starts = tmp_path / "starts"
     starts.touch()
-    (tmp_path / "config").write_text(
-        f"[default]\ncredential_process = sh -c 'echo >> {starts}; exec sleep 2'\n"
-    )
+    config.write_text(f"[default]\ncredential_process = sh -c 'echo >> {starts}; exec sleep 2'\n")
     return starts
 
 
@@ -264,10 +248,9 @@ def test_callers_that_wait_for_one_search_get_errors_of_their_own(config: Path) 
 
 
 def test_asking_ahead_keeps_its_own_limit_where_the_chain_hangs(
-    broker: FakeBroker, hanging: Path, new_client: NewClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    hanging: Path, client: BrokerClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
-    client = new_client()
     lease = client.token()
     client._http._credentials = CredentialSource(None)
     clock.now += 800
@@ -292,7 +275,7 @@ def test_credentials_that_come_late_are_there_for_the_next_caller(
 
 
 def test_keys_behind_a_role_that_were_rotated_are_read_again_after_sts_has_refused_the_old_ones(
-    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    broker: FakeBroker, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.session_token = "of-the-role"
     answer = (
@@ -301,7 +284,7 @@ def test_keys_behind_a_role_that_were_rotated_are_read_again_after_sts_has_refus
         "<SessionToken>of-the-role</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>"
         "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
     )
-    (tmp_path / "config").write_text(ASSUME)
+    config.write_text(ASSUME)
     monkeypatch.setenv("AWS_PROFILE", "a")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with endpoint(200, answer, accepts="Credential=AKIANEW/") as url:
@@ -309,7 +292,7 @@ def test_keys_behind_a_role_that_were_rotated_are_read_again_after_sts_has_refus
         client = BrokerClient(broker.url, region=REGION)
         with pytest.raises(errors.NoCredentials, match="AssumeRole failed"):
             client.token()
-        (tmp_path / "config").write_text(ASSUME.replace("AKIASOURCE", "AKIANEW"))
+        config.write_text(ASSUME.replace("AKIASOURCE", "AKIANEW"))
         assert client.token().token_id == broker.token_id
 
 

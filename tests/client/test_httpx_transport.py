@@ -9,12 +9,13 @@ import threading
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import anyio
 import httpx
 import pytest
 
-from tests.client.fake_broker import failure
+from tests.client.fake_broker import FIRST, failure
 from tests.client.forks import forks, in_child
 from token_broker import httpx_transport
 from token_broker.errors import UpstreamRejected
@@ -28,32 +29,21 @@ if TYPE_CHECKING:
     from tests.client.fake_broker import FakeBroker
     from token_broker.client import BrokerClient
 
-    NewClient = Callable[..., BrokerClient]
     InLoop = Callable[[Callable[[httpx.AsyncClient], Awaitable[Any]]], Any]
 
-FIRST = "canary-token-1"
 MANY = 45  # more than the threads that anyio gives to the whole program
 
 
-def test_closing_a_transport_closes_the_one_that_it_wraps(new_client: NewClient, api: FakeApi) -> None:
-    closed: list[str] = []
-
-    class Below(httpx.HTTPTransport):
-        def close(self) -> None:
-            closed.append("sync")
-            super().close()
-
-    class AsyncBelow(httpx.AsyncHTTPTransport):
-        async def aclose(self) -> None:
-            closed.append("async")
-
+def test_closing_a_transport_closes_the_one_that_it_wraps(client: BrokerClient, api: FakeApi) -> None:
+    below, async_below = Mock(wraps=httpx.HTTPTransport()), AsyncMock()
     request = httpx.Request("GET", api.url())
-    with BrokerTransport(new_client(), Below(), hosts=["localhost"]) as transport:
+    with BrokerTransport(client, below, hosts=["localhost"]) as transport:
         answer = transport.handle_request(request)
         answer.read()
-    asyncio.run(AsyncBrokerTransport(new_client(), AsyncBelow()).aclose())
+    asyncio.run(AsyncBrokerTransport(client, async_below).aclose())
 
-    assert closed == ["sync", "async"]
+    below.close.assert_called_once_with()
+    async_below.aclose.assert_awaited_once_with()
     assert answer.request is request
 
 
@@ -61,11 +51,11 @@ def test_closing_a_transport_closes_the_one_that_it_wraps(new_client: NewClient,
 
 
 @pytest.fixture
-def in_loop(new_client: NewClient) -> InLoop:
+def in_loop(client: BrokerClient) -> InLoop:
     """Runs what takes a client for `httpx`, on an event loop."""
 
     async def run(act: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
-        transport = AsyncBrokerTransport(new_client(), hosts=["localhost"])
+        transport = AsyncBrokerTransport(client, hosts=["localhost"])
         async with httpx.AsyncClient(mounts={"all://": transport}, trust_env=False, timeout=10.0) as http:
             return await act(http)
 
@@ -80,7 +70,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def asking_threads() -> int:
-    return sum(thread.name == "token-broker: lease" for thread in threading.enumerate())
+    return [thread.name for thread in threading.enumerate()].count("token-broker: lease")
 
 
 def test_event_loop_and_the_programs_other_threads_run_on_while_many_wait_for_the_broker(
@@ -217,8 +207,8 @@ class OnePerRequest(httpx.AsyncBaseTransport):
 
 
 @pytest.fixture
-def transport(new_client: NewClient) -> AsyncBrokerTransport:
-    return AsyncBrokerTransport(new_client(), OnePerRequest(), hosts=["localhost"])
+def transport(client: BrokerClient) -> AsyncBrokerTransport:
+    return AsyncBrokerTransport(client, OnePerRequest(), hosts=["localhost"])
 
 
 async def get_with(transport: AsyncBrokerTransport, url: str) -> int:
@@ -288,13 +278,6 @@ def test_every_form_of_event_loop_is_told(
 # --- what else can go wrong with threads -------------------------------------------------------------------
 
 
-def raises(error: BaseException) -> Callable[..., None]:
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail
-
-
 @pytest.mark.parametrize(
     ("part", "error"),
     [
@@ -304,16 +287,10 @@ def raises(error: BaseException) -> Callable[..., None]:
     ids=["no thread can be started", "a fault in the thread"],
 )
 def test_what_goes_wrong_with_a_thread_reaches_the_request_and_the_next_one_works(
-    part: str,
-    error: BaseException,
-    transport: AsyncBrokerTransport,
-    api: FakeApi,
-    monkeypatch: pytest.MonkeyPatch,
+    part: str, error: BaseException, transport: AsyncBrokerTransport, api: FakeApi
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(part, raises(error))
-        with pytest.raises(type(error)):
-            asyncio.run(get_with(transport, api.url()))
+    with patch(part, side_effect=error), pytest.raises(type(error)):
+        asyncio.run(get_with(transport, api.url()))
 
     assert asyncio.run(get_with(transport, api.url())) == 200
 
@@ -352,13 +329,8 @@ try:
 except TimeoutError:
     print("gave up")
 """
-    done = subprocess.run(  # noqa: S603 - the program above
-        [sys.executable, "-c", program],
-        env={**broker.environment, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=15,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "gave up\n", "")
+    environment = {**broker.environment, "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    shown = subprocess.check_output(command, env=environment, stderr=subprocess.STDOUT, timeout=15)  # noqa: S603 - the program above
+    assert shown == b"gave up\n"
     assert broker.was_asked.is_set()

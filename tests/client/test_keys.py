@@ -16,8 +16,8 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import UnauthorizedSSOTokenError
 
-from tests.client.conftest import everything_of
-from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Answer, FakeBroker
+from tests.client.conftest import everything_of, session_with
+from tests.client.fake_broker import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, FakeBroker, aws_refusal
 from tests.client.forks import forks, in_child
 from token_broker import errors
 from token_broker.client import BrokerClient
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.client.conftest import Clock
-
-    NewClient = Callable[..., BrokerClient]
+    from tests.client.conftest import Clock, NewClient
 
 CANARY = "canary-9d02"
 
@@ -85,8 +83,7 @@ def test_a_malformed_key_of_another_source_is_not_shown_either(
     token = f"{CANARY}-session€token"
     session = None
     if source == "given session":
-        session = botocore.session.Session()
-        session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY, token)
+        session = session_with(ACCESS_KEY_ID, SECRET_ACCESS_KEY, token)
     elif source == "process":
         keys = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET_ACCESS_KEY}
         (tmp_path / "keys").write_text(json.dumps({**keys, "SessionToken": token}))
@@ -143,9 +140,7 @@ def test_keys_that_were_corrected_are_read_again_after_the_old_ones_were_refused
     variable = "AWS_CONFIG_FILE" if place == "configuration file" else "AWS_SHARED_CREDENTIALS_FILE"
     monkeypatch.setenv(variable, str(tmp_path / "file"))
     write(old)
-    session: Any = None
-    if kind != "own":
-        session = pytest.importorskip(kind).session.Session()
+    session = None if kind == "own" else pytest.importorskip(kind).session.Session()
     client = BrokerClient(broker.url, region=REGION, session=session, clock=clock)
     with pytest.raises(error):
         client.token()
@@ -161,9 +156,7 @@ def test_keys_that_were_rotated_are_read_again_when_aws_calls_the_old_ones_expir
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
-    broker.script.append(
-        Answer(403, b'{"Message": "expired"}', {"x-amzn-ErrorType": "ExpiredTokenException"})
-    )
+    broker.script.append(aws_refusal("ExpiredTokenException", "expired"))
     client = BrokerClient(broker.url, region=REGION)
     rotate = client._http._credentials.get_others_than
 
@@ -181,20 +174,16 @@ def test_keys_that_somebody_put_into_a_session_are_not_replaced_by_others(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
-    session = botocore.session.Session()
-    session.set_credentials(ACCESS_KEY_ID, "another-secret")
 
     with pytest.raises(errors.RefusedByAws):
-        BrokerClient(broker.url, region=REGION, session=session).token()
+        BrokerClient(broker.url, region=REGION, session=session_with(ACCESS_KEY_ID, "another-secret")).token()
 
 
 @pytest.mark.parametrize("is_given", [True, False])
 def test_a_refusal_of_the_only_keys_is_not_repeated(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, *, is_given: bool
 ) -> None:
-    session = botocore.session.Session() if is_given else None
-    if session:
-        session.set_credentials("AKIAUNKNOWN", "x")
+    session = session_with("AKIAUNKNOWN", "x") if is_given else None
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
 

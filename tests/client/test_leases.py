@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 
+from local.waiting import wait_until
 from tests.client.fake_broker import FakeBroker, failure
 from token_broker.client import _Question
 from token_broker.errors import (
@@ -22,18 +23,11 @@ from token_broker.errors import (
 from token_broker.lease import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from tests.client.conftest import Clock
+    from tests.client.conftest import Clock, NewClient
     from token_broker.client import BrokerClient
     from token_broker.lease import Lease
-
-    NewClient = Callable[..., BrokerClient]
-
-
-@pytest.fixture
-def client(new_client: NewClient) -> BrokerClient:
-    return new_client()
 
 
 def in_threads(count: int, act: Callable[[], Lease]) -> list[Lease]:
@@ -48,10 +42,20 @@ def in_threads(count: int, act: Callable[[], Lease]) -> list[Lease]:
         return list(pool.map(run, range(count)))
 
 
-def test_lease_counts_from_before_the_request(
-    broker: FakeBroker, new_client: NewClient, clock: Clock
-) -> None:
-    lease = new_client().token()
+@contextmanager
+def unanswered_call(broker: FakeBroker, client: BrokerClient) -> Iterator[Future[Lease]]:
+    """A thread asks the broker, which answers at the end of the block."""
+    broker.was_asked.clear()
+    broker.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.token)
+        assert broker.was_asked.wait(10)
+        yield asking
+        broker.may_answer.set()
+
+
+def test_lease_counts_from_before_the_request(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
+    lease = client.token()
 
     assert (lease.access_token, lease.token_id) == (broker.token, broker.token_id)
     assert lease.connection == "digishare"
@@ -59,8 +63,8 @@ def test_lease_counts_from_before_the_request(
     assert lease.expires_in_s(clock.now + 100) == 800
 
 
-def test_32_threads_make_one_call(broker: FakeBroker, new_client: NewClient) -> None:
-    leases = in_threads(32, new_client().token)
+def test_32_threads_make_one_call(broker: FakeBroker, client: BrokerClient) -> None:
+    leases = in_threads(32, client.token)
 
     assert len(broker.calls) == 1
     assert len(set(leases)) == 1
@@ -85,17 +89,10 @@ def test_all_but_one_thread_are_served_the_old_lease_while_the_next_is_fetched(
 ) -> None:
     old = client.token()
     clock.now += 800
-    broker.was_asked.clear()
-    broker.may_answer.clear()
-    with ThreadPoolExecutor(1) as pool:
-        refresher = pool.submit(client.token)
-        assert broker.was_asked.wait(10)
-
+    with unanswered_call(broker, client) as refresh:
         assert in_threads(8, client.token) == [old] * 8
         assert client.fresh_lease() is old
-
-        broker.may_answer.set()
-        assert refresher.result(10).expires_at == clock.now + 900
+    assert refresh.result().expires_at == clock.now + 900
     assert len(broker.calls) == 2
 
 
@@ -139,15 +136,10 @@ def test_lease_that_expires_during_the_failed_refresh_is_not_served(
     client.token()
     clock.now += 899
     broker.script.append(failure(403, "access_denied"))
-    broker.was_asked.clear()
-    broker.may_answer.clear()
-    with ThreadPoolExecutor(1) as pool:
-        refresher = pool.submit(client.token)
-        assert broker.was_asked.wait(10)
+    with unanswered_call(broker, client) as refresh:
         clock.now += 2
-        broker.may_answer.set()
-        with pytest.raises(AccessDenied):
-            refresher.result(10)
+    with pytest.raises(AccessDenied):
+        refresh.result()
 
 
 def test_lease_is_not_trusted_after_the_clock_went_back(
@@ -196,11 +188,11 @@ def test_threads_that_wait_for_a_failing_call_share_its_failure(
 
 
 def test_unavailable_broker_is_asked_again_after_its_retry_after(
-    broker: FakeBroker, new_client: NewClient, pauses: list[float]
+    broker: FakeBroker, client: BrokerClient, pauses: list[float]
 ) -> None:
     broker.script.extend([failure(503, "temporarily_unavailable", 7), failure(429, "slow_down", 5)])
 
-    assert new_client().token().token_id == broker.token_id
+    assert client.token().token_id == broker.token_id
     assert pauses == [7, 5]
 
 
@@ -216,28 +208,23 @@ def test_retry_after_beyond_the_time_budget_is_not_waited_for(
 
 
 def test_broker_is_asked_four_times_at_most(
-    broker: FakeBroker, new_client: NewClient, pauses: list[float]
+    broker: FakeBroker, client: BrokerClient, pauses: list[float]
 ) -> None:
     broker.script.extend([failure(503, "temporarily_unavailable")] * 9)
 
     with pytest.raises(TemporarilyUnavailable):
-        new_client().token()
+        client.token()
     assert len(broker.calls) == 4
     assert len(pauses) == 3
     assert 0.1 <= pauses[0] < pauses[2] <= 1.2
 
 
-def test_waiting_thread_gives_up_within_its_time_budget(broker: FakeBroker, new_client: NewClient) -> None:
-    client = new_client(time_budget_s=20)
-    broker.may_answer.clear()
-    with ThreadPoolExecutor(1) as pool:
-        leader = pool.submit(client.token)
-        assert broker.was_asked.wait(10)
+def test_waiting_thread_gives_up_within_its_time_budget(broker: FakeBroker, client: BrokerClient) -> None:
+    with unanswered_call(broker, client) as leader:
         client._time_budget_s = 0.05
         with pytest.raises(BrokerUnreachable, match="time budget"):
             client.token()
-        broker.may_answer.set()
-        assert leader.result(10).token_id == broker.token_id
+    assert leader.result().token_id == broker.token_id
 
 
 def test_min_ttl_reaches_the_broker_only_if_the_lease_in_memory_is_too_short(
@@ -275,13 +262,6 @@ def test_report_about_a_token_that_is_not_in_memory_returns_the_one_that_is(
     assert len(broker.calls) == 1
 
 
-def test_broker_may_stand_by_a_rejected_token(broker: FakeBroker, client: BrokerClient) -> None:
-    rejected = client.token().token_id
-    broker.replaces_rejected = False
-
-    assert client.report_rejected(rejected).token_id == rejected
-
-
 def test_too_many_reports_are_an_error_although_there_is_a_lease(
     broker: FakeBroker, new_client: NewClient
 ) -> None:
@@ -295,7 +275,7 @@ def test_too_many_reports_are_an_error_although_there_is_a_lease(
 
 
 def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
-    broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+    broker: FakeBroker, client: BrokerClient
 ) -> None:
     asked, may_end, calls = threading.Event(), threading.Event(), [0]
 
@@ -305,8 +285,7 @@ def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
         may_end.wait(10)
         return 1 / 0
 
-    with monkeypatch.context() as patch:
-        patch.setattr(client._http, "call", fail)
+    with patch.object(client._http, "call", fail):
         seen = ask_one_after_the_other(client, [client.token] * 5, asked, may_end)
 
     assert (calls, [type(error) for error in seen]) == ([1], [ZeroDivisionError] * 5)
@@ -314,11 +293,7 @@ def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
 
 
 def test_a_valid_lease_is_served_whatever_goes_wrong(
-    broker: FakeBroker,
-    client: BrokerClient,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    client: BrokerClient, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lease = client.token()
     clock.now += 800
@@ -385,18 +360,11 @@ def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with
     monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
     client.token()
     clock.now += 899
-    broker.was_asked.clear()
-    broker.may_answer.clear()
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(client.token)
-        assert broker.was_asked.wait(10)
+    with unanswered_call(broker, client) as asking:
         clock.now += 2
-        end_s = time.monotonic() + 10
         # The first, the one in vain, the one after it.
-        while len(broker.calls) < 3 and time.monotonic() < end_s:
-            time.sleep(0.01)
-        broker.may_answer.set()
-        assert asking.result(10).expires_at == clock.now + 900
+        assert wait_until(lambda: len(broker.calls) >= 3)
+    assert asking.result().expires_at == clock.now + 900
 
 
 def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
@@ -427,17 +395,12 @@ def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being
 
 
 def test_a_process_that_can_start_no_thread_says_so_and_serves_what_it_has(
-    broker: FakeBroker, new_client: NewClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    client: BrokerClient, clock: Clock
 ) -> None:
-    client = new_client(time_budget_s=1)
-
-    no_more = Mock(side_effect=RuntimeError("can't start new thread"))
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_more)
-        with pytest.raises(CredentialsUnavailable, match="no thread"):
-            client.token()
+    no_thread = patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    with no_thread, pytest.raises(CredentialsUnavailable, match="no thread"):
+        client.token()
     lease = client.token()
     clock.now += 800
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_more)
+    with no_thread:
         assert client.token() is lease

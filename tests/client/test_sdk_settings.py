@@ -6,22 +6,22 @@ import base64
 import time
 from typing import TYPE_CHECKING
 
-import botocore.session
 import pytest
 import trustme
 
-from tests.client.fake_broker import ACCESS_KEY_ID, SECRET_ACCESS_KEY, FakeBroker
 from tests.raw_servers import ConnectProxy
 from token_broker import errors
 from token_broker.sdk_settings import proxy_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from token_broker.client import BrokerClient
+    import botocore.session
 
-    NewClient = Callable[..., BrokerClient]
+    from tests.client.conftest import NewClient
+    from tests.client.fake_broker import FakeBroker
+    from token_broker.client import BrokerClient
 
 
 @pytest.fixture
@@ -43,18 +43,24 @@ def tls_broker(
 # --- proxies ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectProxy]:
+    with ConnectProxy() as running:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{running.port}")
+        yield running
+
+
 @pytest.mark.parametrize("form", ["http://{}", "{}", "//{}", "http://{}/", "http://u%40x:p%3A%20w@{}"])
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 def test_the_broker_is_reached_through_the_proxy(
-    form: str, variable: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    form: str, variable: str, tls_broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy() as proxy:
         monkeypatch.setenv(variable, form.format(f"127.0.0.1:{proxy.port}"))
         if "@" in form:
             proxy.wanted = f"Proxy-Authorization: Basic {base64.b64encode(b'u@x:p: w').decode()}"
-        lease = new_client().token()
+        assert client.token().token_id == tls_broker.token_id
 
-    assert lease.token_id == tls_broker.token_id
     assert [head.split()[:2] for head in proxy.heads] == [["CONNECT", tls_broker.url.split("/")[2]]]
     assert "AWS4-HMAC" not in proxy.heads[0]
 
@@ -80,47 +86,45 @@ def test_a_proxy_whose_certificate_is_not_trusted_gets_no_request(
 
 @pytest.mark.parametrize("hosts", ["localhost", "*", "example.com,.localhost", "localhost:{port}"])
 def test_no_proxy_is_asked_for_hosts_that_need_none(
-    hosts: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    hosts: str,
+    proxy: ConnectProxy,
+    tls_broker: FakeBroker,
+    client: BrokerClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ConnectProxy() as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        monkeypatch.setenv("NO_PROXY", hosts.format(port=tls_broker.url.rstrip("/").rpartition(":")[2]))
-        assert new_client().token().token_id == tls_broker.token_id
+    monkeypatch.setenv("NO_PROXY", hosts.format(port=tls_broker.port))
+    assert client.token().token_id == tls_broker.token_id
     assert not proxy.heads
 
 
 def test_what_goes_over_http_stays_on_this_machine(
-    broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    proxy: ConnectProxy, broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ConnectProxy() as proxy:
-        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
-        assert new_client().token().token_id == broker.token_id
+    for variable in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+    assert client.token().token_id == broker.token_id
     assert not proxy.heads
 
 
 def test_a_proxy_that_refuses_is_named_without_its_password(
-    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    proxy: ConnectProxy, tls_broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ConnectProxy() as proxy:
-        proxy.wanted = "another password"
-        monkeypatch.setenv("HTTPS_PROXY", f"http://me:canary-password@127.0.0.1:{proxy.port}")
-        with pytest.raises(errors.BrokerUnreachable) as raised:
-            new_client().token()
+    proxy.wanted = "another password"
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:canary-password@127.0.0.1:{proxy.port}")
+    with pytest.raises(errors.BrokerUnreachable) as raised:
+        client.token()
     assert f"through the proxy 127.0.0.1:{proxy.port}" in str(raised.value)
     assert "canary" not in str(raised.value)
     assert raised.value.__context__ is None
 
 
 def test_a_proxy_that_stalls_is_given_up_in_time(
-    tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+    proxy: ConnectProxy, tls_broker: FakeBroker, new_client: NewClient
 ) -> None:
-    with ConnectProxy() as proxy:
-        proxy.stalls = True
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        started_s = time.monotonic()
-        with pytest.raises(errors.BrokerUnreachable):
-            new_client(time_budget_s=0.3).token()
+    proxy.stalls = True
+    started_s = time.monotonic()
+    with pytest.raises(errors.BrokerUnreachable):
+        new_client(time_budget_s=0.3).token()
     assert time.monotonic() - started_s < 3
 
 
@@ -159,25 +163,23 @@ def test_a_proxy_has_no_repr_with_its_password(monkeypatch: pytest.MonkeyPatch) 
 def test_own_roots_are_found_wherever_the_sdk_finds_them(  # noqa: PLR0917 - fixtures
     source: str,
     form: str,
-    broker: FakeBroker,
-    authority: trustme.CA,
-    new_client: NewClient,
+    tls_broker: FakeBroker,
+    aws_session: botocore.session.Session,
+    client: BrokerClient,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    broker.speak_tls(authority.issue_cert("localhost"))
+    monkeypatch.delenv("AWS_CA_BUNDLE")
     monkeypatch.setenv("HOME", str(tmp_path))
     path = form.format(tmp_path / "ca.pem")
     (tmp_path / "config").write_text(f"[default]\nca_bundle = {path if source == 'configuration' else ''}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    session = botocore.session.Session()
-    session.set_credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     if source == "given session":
-        session.set_config_variable("ca_bundle", path)
+        aws_session.set_config_variable("ca_bundle", path)
     elif source != "configuration":
         monkeypatch.setenv(source, path)
 
-    assert new_client(session=session).token().token_id == broker.token_id
+    assert client.token().token_id == tls_broker.token_id
 
 
 @pytest.mark.parametrize("name", ["nowhere.pem", "text.pem", "."])

@@ -15,34 +15,35 @@ if TYPE_CHECKING:
     from local.cloud import LocalCloud
 
 
+_NAMES_OF_CA_FILES = (
+    "DIGISHARE_CA_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+)
+
+
 def environment_of(cloud: LocalCloud, key: Credentials | None) -> dict[str, str]:
     """Return the environment of a program that calls the broker, with the tools of this environment on its path.
 
     The API's private CA is made known to each HTTP library in its own way.
     """
-    ca_file = str(cloud.ca_file)
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": os.environ.get("HOME", "/"),
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_CONFIG_FILE": os.devnull,
+        **dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), os.devnull),
         "AWS_REGION": cloud.region,
         "AWS_ENDPOINT_URL": cloud.aws_endpoint_url,
         "TOKEN_BROKER_URL": f"{cloud.function_url}/",  # as CloudFormation gives it
         "DIGISHARE_BASE_URL": f"{cloud.digishare_url}/v1",
-        "DIGISHARE_CA_FILE": ca_file,
-        "REQUESTS_CA_BUNDLE": ca_file,
-        "SSL_CERT_FILE": ca_file,
-        "CURL_CA_BUNDLE": ca_file,
-        "NODE_EXTRA_CA_CERTS": ca_file,
+        **dict.fromkeys(_NAMES_OF_CA_FILES, str(cloud.ca_file)),
         "PYTHONWARNINGS": "error",
     }
     if key is not None:
-        environment |= {
-            "AWS_ACCESS_KEY_ID": key.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": key.secret_access_key,
-        }
+        environment["AWS_ACCESS_KEY_ID"] = key.access_key_id
+        environment["AWS_SECRET_ACCESS_KEY"] = key.secret_access_key
         if key.session_token:
             environment["AWS_SESSION_TOKEN"] = key.session_token
     return environment

@@ -52,6 +52,12 @@ def run_shell(name: str, environment: dict[str, str], folder: Path) -> str:
     return run(["bash", "-euo", "pipefail", "-c", localised(RECIPES[name], environment)], environment, folder)
 
 
+def uses_of_tokens(table: str, environment: dict[str, str], folder: Path, *options: str) -> dict[str, str]:
+    """Return what the ledger says of each token of the environment's connection."""
+    shown = run(["token-broker", "mints", "--table", table, "--json", *options], environment, folder)
+    return {row["token_id"]: row["use"] for row in json.loads(shown)["mints"]}
+
+
 def json_values(text: str) -> list[Any]:
     """Return the JSON values that stand one after the other in a text."""
     decoder, values, text = json.JSONDecoder(), [], text.strip()

@@ -23,7 +23,7 @@ from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_t
 from tests.local_cloud.calling import call
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import DOCS, read_blocks, texts
-from tests.recipes.programs import localised, run
+from tests.recipes.programs import localised, run, uses_of_tokens
 from token_broker.issued_token import ClearToken, Token, token_id_of
 from token_broker.ledger_row import Mint, item_of
 
@@ -49,9 +49,7 @@ pytestmark = [
 class Broken:
     """A cloud of its own with a stack whose parts tests take away, and somebody at a shell there.
 
-    Attributes:
-        folder: where commands run; `.aws-sam/build` below it is deployed.
-        names: what the page's first commands write down.
+    Commands run in `folder`, and `.aws-sam/build` below it is deployed; `names` are what the page's first commands note.
     """
 
     def __init__(self, cloud: LocalCloud, folder: Path) -> None:
@@ -69,24 +67,10 @@ class Broken:
         self.names = dict(zip(names, shown.split(), strict=True))
 
     def shell(
-        self,
-        name: str,
-        keys: Credentials = ROOT,
-        *,
-        then: str = "",
-        folder: Path | None = None,
-        **variables: str,
+        self, name: str, keys: Credentials = ROOT, *, then: str = "", folder: Path | None = None, **more: str
     ) -> str:
-        """Run one of the page's blocks; return what it and `then` print.
-
-        Args:
-            name: of the block.
-            keys: whose it runs with.
-            then: more for the same shell.
-            folder: where, if not in the cloud's.
-            variables: of the environment, besides the names.
-        """
-        environment = environment_of(self.cloud, keys) | self.names | variables
+        """Run a block of the page with somebody's keys, and `then` in the same shell; return what they print."""
+        environment = environment_of(self.cloud, keys) | self.names | more
         del environment["PYTHONWARNINGS"]  # the AWS command line is not ours
         environment |= {"AWS_DEFAULT_REGION": self.cloud.region, "AWS_PAGER": "", "TMPDIR": str(self.folder)}
         text = localised(self.changed.get(name, COMMANDS[name]), environment) + then
@@ -108,10 +92,13 @@ class Broken:
 
     def mints(self, *options: str) -> dict[str, str]:
         """Return what the ledger says of each token."""
-        environment = environment_of(self.cloud, ROOT)
-        command = ["token-broker", "mints", "--table", self.names["TABLE"], "--json", *options]
-        rows = json.loads(run(command, environment, self.folder))["mints"]
-        return {row["token_id"]: row["use"] for row in rows}
+        return uses_of_tokens(self.names["TABLE"], environment_of(self.cloud, ROOT), self.folder, *options)
+
+    def logs(self) -> str:
+        return "\n".join(self.cloud.function_logs(self.names["FUNCTION"]))
+
+    def token_requests(self) -> int:
+        return int(self.cloud.steer_digishare("GET", "/state")["mint_count"])
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +115,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
 def filled(broken: Broken, name: str) -> str:
     """Return a policy of the page with this cloud's names in it, and its example people replaced."""
     values = {**broken.names, "REGION": broken.cloud.region, "ACCOUNT": broken.cloud.account_id}
-    return re.sub(
-        r"\b(REGION|ACCOUNT|PREFIX|CONNECTION|TABLE)\b", lambda word: values[word[0]], COMMANDS[name]
-    )
+    words = r"\b(REGION|ACCOUNT|PREFIX|CONNECTION|TABLE)\b"
+    return re.sub(words, lambda word: values[word[0]], COMMANDS[name])
 
 
 @pytest.fixture(scope="module")
@@ -139,30 +125,23 @@ def emergency(broken: Broken) -> Credentials:
     create_token_table(broken.cloud.client("dynamodb"))  # another one like the stack's
     iam = broken.cloud.client("iam")
     iam.create_user(UserName="ada")
-    may_assume = {
-        "Effect": "Allow",
-        "Action": "sts:AssumeRole",
-        "Resource": "*",
-    }  # on AWS, the trust is enough
-    iam.put_user_policy(
-        UserName="ada",
-        PolicyName="a",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": may_assume}),
-    )
+    # On AWS, the trust is enough.
+    may_assume = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": may_assume})
+    iam.put_user_policy(UserName="ada", PolicyName="a", PolicyDocument=document)
     key = iam.create_access_key(UserName="ada")["AccessKey"]
     person = Credentials(key["AccessKeyId"], key["SecretAccessKey"])
     trust = filled(broken, "gone-trust").replace("${aws:username}", "ada")
-    arn = iam.create_role(RoleName="token-by-hand", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
-    iam.put_role_policy(
-        RoleName="token-by-hand", PolicyName="token-by-hand", PolicyDocument=filled(broken, "gone-policy")
-    )
+    name = "token-by-hand"
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=filled(broken, "gone-policy"))
     sts = broken.cloud.client("sts", person)
     with pytest.raises(ClientError, match="AccessDenied"):  # without MFA
         sts.assume_role(RoleArn=arn, RoleSessionName="ada")
 
-    document = json.loads(trust)
-    del document["Statement"][0]["Condition"]["Bool"]
-    iam.update_assume_role_policy(RoleName="token-by-hand", PolicyDocument=json.dumps(document))
+    without_mfa = json.loads(trust)
+    del without_mfa["Statement"][0]["Condition"]["Bool"]
+    iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(without_mfa))
     with pytest.raises(ClientError, match="AccessDenied"):  # under another's name
         sts.assume_role(RoleArn=arn, RoleSessionName="grace")
     session = sts.assume_role(RoleArn=arn, RoleSessionName="ada")["Credentials"]
@@ -173,9 +152,7 @@ def test_every_command_of_the_page_is_run_here_or_said_not_to_be() -> None:
     text = Path(__file__).read_text()
 
     assert [name for name in COMMANDS if f'"{name}"' not in text] == []
-    assert (
-        len(COMMANDS) == sum(block.use == "recipe" for block in read_blocks(PAGE)) == len(read_blocks(PAGE))
-    )
+    assert [block.name for block in read_blocks(PAGE)] == list(COMMANDS)
 
 
 def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwards(
@@ -191,14 +168,14 @@ def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwar
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) == 60
     assert broken.shell("gone-key-state") == "Disabled\n"
-    exchanges = broken.cloud.steer_digishare("GET", "/state")["mint_count"]
+    exchanges = broken.token_requests()
 
     told = broken.shell("gone-exchange", emergency, then='pwd; echo "$SINCE"; stat -c %a answer.json')
 
     place, since, mode = told.split()
     folder = Path(place)
     assert mode == "600"
-    assert broken.cloud.steer_digishare("GET", "/state")["mint_count"] == exchanges + 1
+    assert broken.token_requests() == exchanges + 1
     called = json.loads(broken.shell("gone-call", emergency, folder=folder))
     assert len(called["data"]) == 1
     token = json.loads((folder / "answer.json").read_text())["access_token"]
@@ -212,7 +189,7 @@ def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwar
     assert broken.mints() == {in_service: "in service", token_id_of(token): "still leased"}
     assert ":assumed-role/token-by-hand/ada" in broken.shell("gone-list")
     assert broken.token_id() == in_service
-    logs = "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
+    logs = broken.logs()
     assert "AwsRefused" in logs
     assert token_id_of(token) not in logs
     for secret in (token, CANARY_SECRET):
@@ -247,21 +224,18 @@ def test_the_role_for_a_token_by_hand_can_do_nothing_else(
     assert refused.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
 
 
-OF_THE_ITEM: list[dict[str, Any]] = [
-    {"connection": {"S": "other"}},
-    {"token": {"M": {}}},
-    {"generation": {"N": "1"}},
-    {"lock_owner": {"S": "a"}},
-]
-
-
 def test_it_may_write_rows_of_one_connection_with_a_rows_attributes(
     broken: Broken, emergency: Credentials
 ) -> None:
     dynamodb, table = broken.cloud.client("dynamodb", emergency), broken.names["TABLE"]
     row = item_of(A_ROW)
+    of_the_item: list[dict[str, Any]] = [
+        {"token": {"M": {}}},
+        {"generation": {"N": "1"}},
+        {"lock_owner": {"S": "a"}},
+    ]
 
-    for more in OF_THE_ITEM:
+    for more in ({"connection": {"S": "other"}}, *of_the_item):
         with pytest.raises(ClientError, match="AccessDenied"):
             dynamodb.put_item(TableName=table, Item=row | more)
     dynamodb.put_item(TableName=table, Item=row)
@@ -279,9 +253,7 @@ def test_with_these_attributes_no_token_is_put_into_service(broken: Broken, emer
     refused = broken.ask()
 
     assert refused.status_code == 503
-    assert wait_until(
-        lambda: "MalformedItem" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"]))
-    )
+    assert wait_until(lambda: "MalformedItem" in broken.logs())
     dynamodb.put_item(TableName=table, Item=item)
     assert broken.token_id() == in_service
 
@@ -315,14 +287,12 @@ def test_an_emptied_table_costs_one_token_and_its_ledger_is_put_back(broken: Bro
     broken.shell("gone-import")
     assert broken.mints("--all") == {**before, old: "still leased", new: "in service"}
     assert broken.token_id() == new
-    dynamodb.update_continuous_backups(
-        TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
-    )
+    with_backups: Any = {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}
+    dynamodb.update_continuous_backups(TableName=table, **with_backups)
     broken.shell("gone-restore")
     dynamodb.describe_table(TableName=f"{table}-restored")
     broken.shell("gone-replica")
-    ledger = (broken.folder / "ledger.json").read_text()
-    assert "sealed" not in ledger
+    assert "sealed" not in (broken.folder / "ledger.json").read_text()
 
 
 def test_the_version_before_is_had_back(broken: Broken) -> None:
@@ -355,7 +325,7 @@ def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken:
     new = broken.token_id()
     assert broken.mints()[old] == "still leased"
     assert broken.mints()[new] == "in service"
-    assert wait_until(lambda: "SealBroken" in "\n".join(broken.cloud.function_logs(broken.names["FUNCTION"])))
+    assert wait_until(lambda: "SealBroken" in broken.logs())
 
 
 def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
@@ -363,18 +333,15 @@ def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
     in_service, cloud = broken.token_id(), broken.cloud
     broken.shell("gone-stop")
     assert broken.ask().status_code == 429
-    assert cloud.steer_digishare("GET", "/state")["mint_count"] == len(broken.mints("--all"))
+    assert broken.token_requests() == len(broken.mints("--all"))
     broken.shell("gone-export")
-    listed = broken.shell("gone-list")
-    assert in_service in listed
+    assert in_service in broken.shell("gone-list")
 
     broken.shell("gone-delete")
 
     group = cloud.outputs["BrokerLogGroupName"]
-    assert [
-        g["logGroupName"]
-        for g in cloud.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
-    ] == [group]
+    groups = cloud.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+    assert [each["logGroupName"] for each in groups] == [group]
     assert broken.shell("gone-key-state") == "Enabled\n"
     assert in_service in broken.mints()  # with the table's name, and no stack
     with pytest.raises(ClientError, match="marked for deletion"):

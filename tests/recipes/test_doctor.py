@@ -10,7 +10,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local.cloud import LocalCloud
-    from local.sdk import Credentials
+
+    Consult = Callable[..., str]
+    NewCaller = Callable[..., dict[str, str]]
 
 pytestmark = pytest.mark.cloud
 
@@ -40,22 +42,17 @@ MAY_ASK = may("iam:SimulatePrincipalPolicy", "iam:GetRole", "cloudformation:Desc
 @pytest.fixture
 def consult(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+) -> Consult:
     """Return a function that runs the doctor in this environment, and returns its report as the page shows it."""
-    slow_by = timedelta()
-
-    def slow_now(*_: object) -> datetime:
-        return datetime.now(UTC).replace(tzinfo=None) - slow_by
 
     def run(environment: dict[str, str], *arguments: str, expected: int = 1, slow_by_s: float = 0) -> str:
         for name, value in environment.items():
             if name.startswith(("AWS_", "TOKEN_BROKER_")):
                 monkeypatch.setenv(name, value)
-        nonlocal slow_by
-        slow_by = timedelta(seconds=slow_by_s)
-        if slow_by:
+        if slow_by_s:
             # So that the signature is really refused, too.
-            monkeypatch.setattr("botocore.auth.get_current_datetime", slow_now)
+            now = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=slow_by_s)
+            monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_: now)
         exit_code = main(["doctor", *arguments], clock=lambda: time.time() - slow_by_s)
         told = capsys.readouterr()
         assert exit_code == expected, told
@@ -89,30 +86,34 @@ def assert_on_page(name: str, report: str) -> None:
 
 
 @pytest.fixture
-def new_caller(cloud: LocalCloud) -> Callable[..., dict[str, str]]:
+def new_caller(cloud: LocalCloud) -> NewCaller:
     """Return a maker of callers with these statements in their own policy, and their environments."""
 
     def make(name: str, *statements: dict[str, object], attach: bool = False) -> dict[str, str]:
         role = f"local-recipes-{name}"
-        key: Credentials = cloud.create_caller(role, [cloud.outputs["CallerPolicyArn"]] if attach else [])
+        key = cloud.create_caller(role, [cloud.outputs["CallerPolicyArn"]] if attach else [])
         if statements:
-            document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-            cloud.client("iam").put_role_policy(RoleName=role, PolicyName="own", PolicyDocument=document)
+            give(cloud, role, "own", list(statements))
         return environment_of(cloud, key)
 
     return make
 
 
-def test_no_url(consult: Callable[..., str], environment: dict[str, str]) -> None:
+def give(cloud: LocalCloud, role: str, policy: str, statements: object) -> None:
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    cloud.client("iam").put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=document)
+
+
+def test_no_url(consult: Consult, environment: dict[str, str]) -> None:
     del environment["TOKEN_BROKER_URL"]
     assert_on_page("no-url", consult(environment))
 
 
-def test_no_credentials(cloud: LocalCloud, consult: Callable[..., str]) -> None:
+def test_no_credentials(cloud: LocalCloud, consult: Consult) -> None:
     assert_on_page("no-credentials", consult(environment_of(cloud, None)))
 
 
-def test_wrong_region(consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]) -> None:
+def test_wrong_region(consult: Consult, new_caller: NewCaller) -> None:
     report = consult(new_caller("elsewhere", attach=True) | {"AWS_REGION": "eu-west-1"})
     # A real Function URL names its region, and the client believes it.
     assert_on_page("wrong-region", report.replace(FUNCTION_URL, "https://broker.example.com"))
@@ -129,21 +130,14 @@ def test_wrong_region(consult: Callable[..., str], new_caller: Callable[..., dic
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_a_caller_is_told(
-    consult: Callable[..., str],
-    new_caller: Callable[..., dict[str, str]],
-    name: str,
-    caller: str,
-    statements: tuple[dict[str, object], ...] | None,
-    options: dict[str, int],
+    consult: Consult, new_caller: NewCaller, name: str, caller: str, statements: Any, options: dict[str, int]
 ) -> None:
     environment = new_caller(caller, *statements or (), attach=statements is None)
 
     assert_on_page(name, consult(environment, **options))
 
 
-def test_the_other_permission_is_missing(
-    consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
-) -> None:
+def test_the_other_permission_is_missing(consult: Consult, new_caller: NewCaller) -> None:
     report = consult(new_caller("other-half", may("lambda:InvokeFunction"), MAY_ASK))
 
     assert "lambda:InvokeFunctionUrl is missing" in report
@@ -151,37 +145,30 @@ def test_the_other_permission_is_missing(
 
 
 def test_the_prescribed_statement_is_enough(
-    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
+    cloud: LocalCloud, consult: Consult, new_caller: NewCaller
 ) -> None:
     environment = new_caller("patient", MAY_ASK)
     _, _, prescribed = consult(environment).partition("or add to a policy of it:\n")
     text = prescribed.partition("\n- ")[0].replace("111122223333", cloud.account_id)
     function = cloud.outputs["BrokerFunctionName"]
     text = re.sub(r"function:[\w-]+:live", f"function:{function}:live", text)
-    document = json.dumps({"Version": "2012-10-17", "Statement": json.loads(text)})
-    cloud.client("iam").put_role_policy(
-        RoleName="local-recipes-patient", PolicyName="prescribed", PolicyDocument=document
-    )
+    give(cloud, "local-recipes-patient", "prescribed", json.loads(text))
 
     assert "✘" not in consult(environment, expected=0)
 
 
-def test_no_grant(cloud: LocalCloud, consult: Callable[..., str]) -> None:
+def test_no_grant(cloud: LocalCloud, consult: Consult) -> None:
     # Not `local-…`: those are granted every connection.
     key = cloud.create_caller("orders", [cloud.outputs["CallerPolicyArn"]])
     assert_on_page("no-grant", consult(environment_of(cloud, key), "--connection", "marketing"))
 
 
-def test_refused_secret(
-    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
-) -> None:
+def test_refused_secret(cloud: LocalCloud, consult: Consult, new_caller: NewCaller) -> None:
     cloud.put_connection("refused", {"client_id": "client-1", "client_secret": "canary-wrong"})
     assert_on_page("refused-secret", consult(new_caller("sender", attach=True), "--connection", "refused"))
 
 
-def test_the_upstream_is_unavailable(
-    cloud: LocalCloud, consult: Callable[..., str], new_caller: Callable[..., dict[str, str]]
-) -> None:
+def test_the_upstream_is_unavailable(cloud: LocalCloud, consult: Consult, new_caller: NewCaller) -> None:
     cloud.put_connection("unavailable", CREDENTIAL)
     fault = {"target": "token", "kind": "status", "status": 503, "times": None}
     cloud.steer_digishare("POST", "/faults", fault)

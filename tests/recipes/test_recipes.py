@@ -5,7 +5,6 @@ Only Digishare's address is another one, and with it the host that may see the t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.client.fake_broker import token_id
 from tests.conftest import CANARY_SECRET, CREDENTIAL
 from tests.recipes.page import read_blocks
 from tests.recipes.programs import CAMPAIGNS, RECIPES, json_values, localised, run, run_python, run_shell
@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cloud
 
 
-def id_of(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()[:16]
-
-
 def test_every_block_of_the_page_is_run_or_compared() -> None:
     source = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
-    unknown = [block for block in read_blocks() if block.use not in {"recipe", "output"} or not block.name]
-    not_run = [name for name in RECIPES if f'"{name}"' not in source]
 
-    assert unknown == []
-    assert not_run == []
+    assert not [block for block in read_blocks() if block.use not in {"recipe", "output"} or not block.name]
+    assert not [name for name in RECIPES if f'"{name}"' not in source]
     assert len(RECIPES) == sum(block.use == "recipe" for block in read_blocks())
 
 
@@ -63,24 +57,21 @@ def test_a_lambda_function_reads_the_campaigns(environment: dict[str, str], tmp_
 def test_the_shells_recipes_bring_campaigns_token_and_status(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    values = json_values(run_shell("shell", environment, tmp_path))
+    with_curl, with_exec, token, status = json_values(run_shell("shell", environment, tmp_path))
 
-    with_curl, with_exec, token, status = values
     assert with_curl["meta"]["total"] == with_exec["meta"]["total"] == CAMPAIGNS
-    assert id_of(token["access_token"]) == token["token_id"]
+    assert token_id(token["access_token"]) == token["token_id"]
     assert [row["connection"] for row in status["connections"]] == ["digishare"]
 
 
 def test_curl_signs_by_itself(environment: dict[str, str], tmp_path: Path) -> None:
     (answer,) = json_values(run_shell("curl", environment, tmp_path))
 
-    assert id_of(answer["access_token"]) == answer["token_id"]
+    assert token_id(answer["access_token"]) == answer["token_id"]
     assert answer["token_type"] == "Bearer"
 
 
-@pytest.mark.skipif(
-    shutil.which("node") is None or shutil.which("npm") is None, reason="node is not installed"
-)
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node is not installed")
 def test_node_with_a_published_signer_reads_the_campaigns(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -107,8 +98,7 @@ def test_the_first_steps_end_with_campaigns(environment: dict[str, str], tmp_pat
 def test_an_operator_stores_checks_and_counts(
     cloud: LocalCloud, operator_environment: dict[str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    credential = {"type": "client_credentials", **CREDENTIAL}
-    (tmp_path / "credential.json").write_text(json.dumps(credential))
+    (tmp_path / "credential.json").write_text(json.dumps({"type": "client_credentials", **CREDENTIAL}))
     leased = json_values(run(["token-broker", "token", "--json"], environment, tmp_path))[0]["token_id"]
     # The local account's owner may not call Function URLs, so the check leaves the broker out.
     del operator_environment["TOKEN_BROKER_URL"]
@@ -117,7 +107,6 @@ def test_an_operator_stores_checks_and_counts(
 
     assert "rotated token-broker/connections/digishare" in shown
     assert "client_credentials with client_id, client_secret" in shown
-    assert [line.split()[1:3] for line in shown.splitlines() if line.startswith(leased)] == [
-        ["in", "service"]
-    ]
+    (line,) = (line for line in shown.splitlines() if line.startswith(leased))
+    assert line.split()[1:3] == ["in", "service"]
     assert CANARY_SECRET not in shown

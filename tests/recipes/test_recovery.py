@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import CREDENTIAL
-from tests.recipes.programs import CAMPAIGNS, json_values, run, run_python
+from tests.recipes.programs import CAMPAIGNS, json_values, run, run_python, uses_of_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +35,6 @@ def revoke_token_of(cloud: LocalCloud, connection: str, environment: dict[str, s
     return str(lease["token_id"])
 
 
-def ids_of_mints(cloud: LocalCloud, environment: dict[str, str], folder: Path) -> dict[str, str]:
-    """Return what the ledger says of each token of the environment's connection."""
-    command = ["token-broker", "mints", "--table", cloud.outputs["TokenTableName"], "--json"]
-    return {row["token_id"]: row["use"] for row in json.loads(run(command, environment, folder))["mints"]}
-
-
 @pytest.mark.parametrize("way", ["requests", "httpx", "httpx-async", "command line"])
 def test_every_caller_goes_on_with_the_next_token(
     cloud: LocalCloud,
@@ -62,7 +56,7 @@ def test_every_caller_goes_on_with_the_next_token(
         expected = "{200}" if way == "httpx-async" else str(CAMPAIGNS)
         assert run_python(way, environment, tmp_path).strip() == expected
 
-    uses = ids_of_mints(cloud, operator_environment, tmp_path)
+    uses = uses_of_tokens(cloud.outputs["TokenTableName"], operator_environment, tmp_path)
     assert len(uses) == 2
     assert uses.pop(revoked) == "still leased"
     assert list(uses.values()) == ["in service"]
