@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -11,10 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import botocore
-import certifi
 import pytest
-import urllib3
 
 from local.waiting import wait_until
 from tests.programs import run_program
@@ -180,7 +178,8 @@ def test_one_version_stands_everywhere() -> None:
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Instead of pip, which would download what this environment has: the packages that the build looks into.
-PACKAGES = [path for package in (botocore, certifi, urllib3) for path in package.__path__]
+SLIMMED = ("botocore", "certifi", "dateutil", "jmespath", "urllib3")
+PACKAGES = [path for name in SLIMMED for path in importlib.import_module(name).__path__]
 INSTALL = f"""\
 [ "$1 $2" = "-m pip" ] || exec {sys.executable} "$@"
 while [ "$1" != --target ]; do shift; done
