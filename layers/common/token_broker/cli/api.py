@@ -121,7 +121,10 @@ def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
         )
     except UnusableRequest as error:
         raise CommandError(
-            f"{url.partition('?')[0]}: {error}", fix="correct PATH", exit_code=Exit.USAGE, code="usage"
+            f"{url.partition('?')[0]}: {error}",
+            fix="correct --base-url or PATH",
+            exit_code=Exit.USAGE,
+            code="usage",
         ) from None
     except CallError as error:
         raise CommandError(

@@ -11,7 +11,6 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
-    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -104,8 +103,6 @@ class Deployment:
             return session.client(service, config=config)
         except NoRegionError:
             raise _not_configured("the AWS region is not known", "pass --region, or set AWS_REGION") from None
-        except InvalidRegionError as error:
-            raise _not_configured(f"the AWS SDK cannot be set up: {error}", _CHECK_SETTINGS) from None
         except Exception as error:  # noqa: BLE001 - making a client loads credentials: the chain raises anything
             # The class only: the text can carry what a credential process printed.
             kind = type(error).__name__
