@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError
@@ -16,6 +17,9 @@ from botocore.exceptions import ClientError
 from tests.cli.conftest import stack_with
 from tests.client.fake_broker import Answer, failure
 from token_broker.cli import arguments, main, program, prompts
+from token_broker.cli.deployment import Deployment
+from token_broker.cli.identity import Identity, find_missing_actions
+from token_broker.cli.outcome import Options
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -189,17 +193,33 @@ def test_the_doctor_names_a_principal_in_general_where_sts_does_not_tell_it(
     assert "ACCOUNT:role/ROLE" in json.dumps(doctor(run)["grant"])
 
 
-def test_the_doctor_warns_of_a_clock_that_is_minutes_off(
-    broker: FakeBroker, aws_says: dict[str, Any], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("ahead_s", "verdict"), [(120, "caution"), (400, "fault")])
+def test_the_doctor_blames_the_clock_before_what_it_explains(
+    broker: FakeBroker,
+    aws_says: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    ahead_s: int,
+    verdict: str,
 ) -> None:
     aws_says[""] = aws_error("AccessDenied")
+    broker.script.append(failure(403, "access_denied"))
 
-    main(["doctor", "--json"], clock=lambda: time.time() + 120)
+    main(["doctor", "--json"], clock=lambda: time.time() + ahead_s)
 
-    findings = json.loads(capsys.readouterr().out)["findings"]
-    (clock,) = (each for each in findings if each["topic"] == "clock")
-    assert clock["verdict"] == "caution"
-    assert "ahead of AWS's; signatures are refused beyond 300 s" in clock["text"]
+    found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["clock"]["verdict"] == verdict
+    assert "ahead of AWS's; signatures are refused beyond 300 s" in found["clock"]["text"]
+    assert (found["grant"]["verdict"] == "fault") is (verdict == "caution")
+
+
+def test_the_doctor_knows_awss_refusal_of_an_old_signature(
+    run: Run, broker: FakeBroker, aws_says: dict[str, Any]
+) -> None:
+    aws_says[""] = aws_error("AccessDenied")
+    told = json.dumps({"Message": "Signature expired: 20260101T000000Z is now earlier than 20260102T000000Z"})
+    broker.script.append(Answer(403, told.encode(), {"x-amzn-ErrorType": "InvalidSignatureException"}))
+
+    assert doctor(run)["clock"]["verdict"] == "fault"
 
 
 def test_a_copy_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
@@ -230,3 +250,18 @@ def test_a_machine_without_termios_has_no_echo_to_restore(monkeypatch: pytest.Mo
         with importlib.reload(prompts).echo_restored():
             pass
     importlib.reload(prompts)
+
+
+def test_missing_actions_are_asked_for_with_the_users_path(
+    account: Account, aws_says: dict[str, Any]
+) -> None:
+    arn = "arn:aws:iam::123456789012:user/teams/orders/ali"
+    simulate = Mock(return_value={"EvaluationResults": [{"EvalDecision": "allowed"}]})
+    aws_says |= {"GetUser": {"User": {"Arn": arn}}, "SimulatePrincipalPolicy": simulate}
+    user = Identity("arn:aws:iam::123456789012:user/ali", "aws", "123456789012", "user", "ali")
+    needed = {"lambda:InvokeFunctionUrl": ("lambda:FunctionUrlAuthType", "string", "AWS_IAM")}
+
+    missing = find_missing_actions(user, Deployment(Options(region="eu-west-3", url=None)), needed, "*")
+
+    assert missing == []
+    assert simulate.call_args.args[2]["PolicySourceArn"] == arn
