@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from functions.broker.adapters.aws_calls import call_aws
 from functions.broker.ports import AwsError, AwsRefusedError, MintFailedError
 from functions.broker.token import FailureKind
-from token_broker.issued_token import BEARER_TOKEN
+from token_broker.stored_credential import MalformedCredentialError, credential_in, object_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _NO_SUCH_SECRET = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
@@ -81,52 +78,26 @@ class ConnectionSecrets:
             if str(error) in _NO_SUCH_SECRET:
                 raise MintFailedError("secret_missing", FailureKind.NOTHING_ISSUED) from None
             raise
-        return StoredCredential(version_id, stage, self._credential_in(_object_in(answer)))
+        return StoredCredential(version_id, stage, self._credential_in(answer))
 
     def _get(self, name: str, stage: str) -> tuple[str, Any]:
         answer = self._client.get_secret_value(SecretId=name, VersionStage=stage)
         return answer["VersionId"], answer  # a KeyError here is an answer that was cut off
 
-    def _credential_in(self, value: Mapping[str, object]) -> ClientCredentials | PersonalAccessToken:
-        kind = value.get("type", "client_credentials")
-        if kind == "personal_access_token":
-            access_token = _text_in(value, "access_token")
-            if not BEARER_TOKEN.fullmatch(access_token):
-                raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
-            return PersonalAccessToken(access_token)
-        if kind == "client_credentials":
-            return ClientCredentials(
-                client_id=_text_in(value, "client_id"),
-                client_secret=_text_in(value, "client_secret"),
-                token_url=_text_in(value, "token_url", self._default_token_url),
-                scope=_text_in(value, "scope") if value.get("scope") else None,
-            )
-        raise _malformed("`type` must be client_credentials or personal_access_token")
+    def _credential_in(self, answer: Any) -> ClientCredentials | PersonalAccessToken:
+        if "SecretString" not in answer:
+            raise _malformed("it is binary: store it as text (SecretString)")
+        try:
+            members = credential_in(object_in(answer["SecretString"]))
+        except MalformedCredentialError as error:
+            raise _malformed(str(error)) from None
+        if members["type"] == "personal_access_token":
+            return PersonalAccessToken(members["access_token"])
+        token_url = members.get("token_url", self._default_token_url)
+        return ClientCredentials(
+            members["client_id"], members["client_secret"], token_url, members.get("scope")
+        )
 
 
 def _malformed(problem: str) -> MintFailedError:
-    return MintFailedError("secret_malformed", FailureKind.NOTHING_ISSUED, problem=problem)
-
-
-def _object_in(answer: Any) -> dict[str, object]:
-    """Return the JSON object in what Secrets Manager answered."""
-    text = answer.get("SecretString")
-    if text is None:
-        raise _malformed("the secret is binary: store it as text (SecretString)")
-    if "\0" in text:
-        raise _malformed("the secret has NUL characters, as UTF-16 has: store it as UTF-8")
-    try:
-        value = json.loads(text.removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        # The parser's error holds the whole text.
-        raise _malformed("the secret is not JSON text") from None
-    if not isinstance(value, dict):
-        raise _malformed("the secret is not a JSON object")
-    return value
-
-
-def _text_in(value: Mapping[str, object], name: str, default: str | None = None) -> str:
-    found = value.get(name, default)
-    if not isinstance(found, str) or not found or not (found.isascii() and found.isprintable()):
-        raise _malformed(f"`{name}` must be printable ASCII text")
-    return found
+    return MintFailedError("secret_malformed", FailureKind.NOTHING_ISSUED, problem=f"the secret: {problem}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from token_broker.cli.outcome import Options
 from token_broker.cli.terminal import safe
+from token_broker.stored_credential import MEMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,6 @@ exit codes:
   130 interrupted; `exec` ends with the code of its command (126, 127 if that cannot be run)"""
 
 SHELLS: Final = ("bash", "zsh", "fish")
-CREDENTIAL_TYPES: Final = ("client_credentials", "personal_access_token")
 
 _LONGEST_MIN_TTL_S: Final = 10**9
 """The broker takes no larger number."""
@@ -270,7 +270,7 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
         ],
     )
     put.add_argument("name", type=_connection, metavar="NAME")
-    put.add_argument("--type", choices=CREDENTIAL_TYPES, default=CREDENTIAL_TYPES[0], help="for the prompt")
+    put.add_argument("--type", choices=[*MEMBERS], default="client_credentials", help="for the prompt")
     put.add_argument("--token-url", type=_text, metavar="URL", help="for the prompt; default: the stack's")
     put.add_argument("--scope", type=_text, metavar="SCOPE", help="for the prompt; default: none")
     listing = _add(actions, "list", "list the stored credentials", ["token-broker connection list"])

@@ -5,15 +5,13 @@ The broker checks the same when it reads them (functions/broker/adapters/client_
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from token_broker.cli.arguments import CREDENTIAL_TYPES
 from token_broker.cli.outcome import CommandError, Exit
 from token_broker.cli.prompts import UnreadableInput, read_piped
-from token_broker.issued_token import BEARER_TOKEN
+from token_broker.stored_credential import MEMBERS, MalformedCredentialError, credential_in, object_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +20,6 @@ if TYPE_CHECKING:
     from token_broker.cli.terminal import Terminal
 
 _LARGEST_BYTES: Final = 16_384
-_MEMBERS: Final = {
-    "client_credentials": ({"client_id", "client_secret"}, {"type", "token_url", "scope"}),
-    "personal_access_token": ({"access_token"}, {"type"}),
-}
 
 
 def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
@@ -54,37 +48,22 @@ def checked_text(text: str) -> dict[str, str]:
     Raises:
         CommandError: it is none; the text quotes nothing of it.
     """
-    if "\0" in text:
-        raise _malformed("it has NUL characters, as UTF-16 has: save it as UTF-8")
     try:
-        value = json.loads(text.removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        # The parser's error holds the whole text.
-        raise _malformed("it is not JSON") from None
-    if not isinstance(value, dict):
-        raise _malformed("it is not a JSON object")
-    return checked(value)
+        return checked(object_in(text))
+    except MalformedCredentialError as error:
+        raise _malformed(str(error)) from None
 
 
 def checked(value: Mapping[str, object]) -> dict[str, str]:
     """Return the credential with its `type`. Raises CommandError, which quotes nothing of it."""
-    kind = value.get("type", CREDENTIAL_TYPES[0])
-    if not isinstance(kind, str) or kind not in _MEMBERS:
-        raise _malformed(f"`type` must be {' or '.join(CREDENTIAL_TYPES)}")
-    needed, optional = _MEMBERS[kind]
-    if set(value) - needed - optional:
+    try:
+        credential = credential_in(value)
+    except MalformedCredentialError as error:
+        raise _malformed(str(error)) from None
+    known = set().union({"type"}, *MEMBERS[credential["type"]])
+    if set(value) - known:
         # Not named: a secret in the wrong place must not be shown.
-        raise _malformed(f"{kind} has no other members than {', '.join(sorted(needed | optional))}")
-    credential = {"type": kind}
-    for name in sorted(needed | (optional & set(value)) - {"type"}):
-        member = value.get(name)
-        if name == "scope" and not member:
-            continue
-        if not isinstance(member, str) or not member or not (member.isascii() and member.isprintable()):
-            raise _malformed(f"`{name}` must be printable ASCII text")
-        if name == "access_token" and not BEARER_TOKEN.fullmatch(member):
-            raise _malformed("`access_token` must have 1 to 4,096 characters and no spaces")
-        credential[name] = member
+        raise _malformed(f"{credential['type']} has no other members than {', '.join(sorted(known))}")
     token_url = credential.get("token_url")
     if token_url is not None and host_of(token_url) is None:
         raise _malformed("`token_url` must be like https://HOST/PATH")
