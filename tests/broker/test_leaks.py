@@ -80,9 +80,9 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
 @pytest.mark.parametrize(
     ("secret", "said"),
     [
-        ("canary-not-json", ("secret_malformed", "the secret is not JSON text")),
-        ('"canary-text"', ("secret_malformed", "the secret is not a JSON object")),
-        ("canary\0", ("secret_malformed", "the secret has NUL characters, as UTF-16 has: store it as UTF-8")),
+        ("canary-not-json", ("secret_malformed", "it is not JSON text")),
+        ('"canary-text"', ("secret_malformed", "it is not a JSON object")),
+        ("canary\0", ("secret_malformed", "it has NUL characters, as UTF-16 has: save it as UTF-8")),
         ({"type": "canary"}, ("secret_malformed", "`type` must be client_credentials or personal_access_token")),
         ({"client_id": "x", "client_secret": ["canary"]}, ("secret_malformed", "`client_secret` must be printable ASCII text")),
         ({"type": "personal_access_token", "access_token": "canary\nline"}, ("secret_malformed", "`access_token` must be printable ASCII text")),

@@ -100,4 +100,4 @@ class ConnectionSecrets:
 
 
 def _malformed(problem: str) -> MintFailedError:
-    return MintFailedError("secret_malformed", FailureKind.NOTHING_ISSUED, problem=f"the secret: {problem}")
+    return MintFailedError("secret_malformed", FailureKind.NOTHING_ISSUED, problem=problem)
