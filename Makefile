@@ -1,8 +1,8 @@
-# Every task a person runs. `make help` lists them; the README's two commands are `make demo` and `make test`.
+# All tasks. `make help` lists them; the README's two commands are `make demo` and `make test`.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Lambda's version where it is at hand, else the lowest that works; asked for only where an environment is made.
+# Lambda's version if it is installed, else the lowest that works. `local/find-python` runs only to make an environment.
 PYTHON ?= $(shell local/find-python 3.13 3.11 3.12 3.14 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,16 +44,17 @@ $(VENV)/.ready: $(UV) tests/requirements.txt pyproject.toml
 setup: $(VENV)/.ready .local/sam/.ready .local/aws/.ready ## create the environments (the other tasks do it when needed)
 
 .PHONY: python
-python: ## get the Python that Lambda runs, where it is not at hand, and keep it outside of the checkout
+python: ## get the Python that Lambda runs, if it is not installed, to a folder outside of the checkout
 	@local/get-python
 
 READY := $(VENV)/.ready .local/sam/.ready .local/aws/.ready
 SAM := SAM_CLI_TELEMETRY=0 .local/sam/bin/sam
 
-# Three processes for two cores, because half of a test's time is waiting; by files, whose fixtures may take a minute.
+# Three processes for two cores, because half of the tests' time is waiting. Each file stays in one process, because its
+# fixtures may take a minute.
 PYTEST_PARALLEL := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# --- what the README promises -------------------------------------------------------------------------------------
+# --- the tasks of the README --------------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: $(READY) ## show the main job on a local cloud: build, deploy, call, refuse, rotate, run the campaigns job
@@ -64,7 +65,7 @@ test: $(READY) build ## run all tests
 	@$(BIN)/python $(PYTEST_PARALLEL) $(PYTEST)
 
 .PHONY: local
-local: $(READY) ## keep the local cloud up with the stack deployed, until Ctrl-C (containers on Linux: BRIDGE=docker0)
+local: $(READY) ## run the local cloud with the stack deployed, until Ctrl-C (for containers on Linux: BRIDGE=docker0)
 	@$(BIN)/python -m local.up $(if $(BRIDGE),--bridge $(BRIDGE))
 
 FUNCTION ?= broker
@@ -74,11 +75,11 @@ invoke: $(READY) build ## send one event through the built artefact (FUNCTION=br
 	@$(BIN)/python -m local.invoke $(FUNCTION) $(EVENT)
 
 .PHONY: sam-local
-sam-local: $(READY) build ## show `sam local` in real containers, from nothing (Debian, root): three minutes
+sam-local: $(READY) build ## run `sam local` in real containers, without an installed engine (Debian, root): three minutes
 	@$(BIN)/python -m local.sam_local
 
 .PHONY: check
-check: $(READY) ## what CI checks besides the tests: lint, format, types, template, locks
+check: $(READY) ## check what CI checks besides the tests: lint, format, types, template, locks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -88,14 +89,14 @@ check: $(READY) ## what CI checks besides the tests: lint, format, types, templa
 	$(BIN)/python -m local.locks --check
 
 .PHONY: coverage
-coverage: $(VENV)/.ready ## which branches of functions, client and command line no test takes, subprocesses included
+coverage: $(VENV)/.ready ## say which branches of functions, client and command line no test takes, subprocesses included
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run $(PYTEST_PARALLEL) -q $(addprefix tests/,client cli unit fakes broker campaigns scenarios faults/test_exchange.py)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=100
 
 .PHONY: compatibility
-compatibility: $(VENV)/.ready ## test the wheel in empty environments, with lowest and locked versions
+compatibility: $(VENV)/.ready ## test the wheel in empty environments, with the lowest and the locked versions of its dependencies
 	@$(BIN)/python -m local.compatibility
 
 .PHONY: build
@@ -111,20 +112,20 @@ STAGE ?= default
 .PHONY: deploy
 deploy: build ## sam deploy to the AWS account that your credentials belong to (asks first; STAGE=test: the test stack)
 	@$(SAM) deploy --config-env $(STAGE)
-	@echo "· is it right? make verify-deployment STACK=... (docs/deploying.md)"
+	@echo "· to check it: make verify-deployment STACK=... (docs/deploying.md)"
 
 STACK ?= token-broker
 .PHONY: verify-deployment
-verify-deployment: $(READY) ## ten checks of a deployed stack (STACK=token-broker); changes nothing, exchanges nothing
+verify-deployment: $(READY) ## make ten checks of a deployed stack (STACK=token-broker); changes nothing, exchanges nothing
 	@$(BIN)/python -m local.verify_deployment $(STACK)
 
 .PHONY: promote
-promote: $(READY) ## deploy the very artefacts that another stack runs (FROM=token-broker-test)
+promote: $(READY) ## deploy the artefacts that another stack runs (FROM=token-broker-test)
 	@$(BIN)/python -m local.promote $(FROM) --stage $(STAGE)
 
 MINUTES ?= 5
 .PHONY: soak
-soak: $(READY) ## simulation and races with fresh seeds for MINUTES=n, and what they did
+soak: $(READY) ## run simulation and races with fresh seeds for MINUTES=n, and say what they did
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 .PHONY: bench
@@ -132,7 +133,7 @@ bench: $(READY) build ## measure cold start, warm call, stampede, client and siz
 	@$(BIN)/python -m bench
 
 .PHONY: lock
-lock: $(READY) ## resolve the locked requirements again
+lock: $(READY) ## compile every lock from pyproject.toml again
 	@$(BIN)/python -m local.locks --write
 
 .PHONY: clean
