@@ -1,6 +1,6 @@
 """The broker's HTTP interface: from a Function URL event to a typed request, and from a result to its answer.
 
-Everything that a caller sends is checked here, before anything is looked up.
+Everything that a caller sends is checked here, before the broker reads anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TokenRequest(NamedTuple):
 
 
 class StatusRequest(NamedTuple):
-    """`GET /status`; all connections that are granted by name where none is asked for."""
+    """`GET /status`; without a connection: all connections that the caller's grants name."""
 
     connection: str | None = None
 
@@ -63,7 +63,7 @@ def read_request(event: Mapping[str, Any]) -> TokenRequest | StatusRequest:
 
 
 def object_at(event: object, *path: str) -> Mapping[str, Any]:
-    """Return the object at a path of an event; an empty one where there is none, or null, or something else."""
+    """Return the object at a path of an event; an empty one where there is no object."""
     value = event
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""Which hosts a token may travel to, and where plain HTTP is allowed: on this machine only, for the local cloud."""
+"""Which hosts a token may be sent to, and where plain HTTP is allowed: on this machine only, for the local cloud."""
 
 from __future__ import annotations
 

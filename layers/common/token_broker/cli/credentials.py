@@ -1,6 +1,6 @@
 """The upstream credentials that `token-broker connection put` takes: read without echo, checked before they are stored.
 
-The broker checks the same when it reads them (functions/broker/adapters/client_secret.py); a test compares the two.
+The broker makes the same checks when it reads them (functions/broker/adapters/client_secret.py); a test compares both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MEMBERS: Final = {
 
 
 def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
-    """Return the credential that a person types or that stands on standard input; checked. Blocks for either.
+    """Return the credential that a person types or that standard input contains; checked. Blocks for either.
 
     Raises:
         CommandError: it is not a credential; the text quotes nothing of it.
@@ -43,13 +43,13 @@ def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        # The decoder's error holds the whole text.
+        # The decoder's error contains the whole text.
         raise _malformed("it is not UTF-8 text, as UTF-16 is not: save it as UTF-8") from None
     return checked_text(text)
 
 
 def checked_text(text: str) -> dict[str, str]:
-    """Return the credential that this JSON text is, a byte order mark before it or not.
+    """Return the credential in this JSON text, with or without a byte order mark before it.
 
     Raises:
         CommandError: it is none; the text quotes nothing of it.
@@ -59,7 +59,7 @@ def checked_text(text: str) -> dict[str, str]:
     try:
         value = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        # The parser's error holds the whole text.
+        # The parser's error contains the whole text.
         raise _malformed("it is not JSON") from None
     if not isinstance(value, dict):
         raise _malformed("it is not a JSON object")
@@ -73,7 +73,7 @@ def checked(value: Mapping[str, object]) -> dict[str, str]:
         raise _malformed(f"`type` must be {' or '.join(CREDENTIAL_TYPES)}")
     needed, optional = _MEMBERS[kind]
     if set(value) - needed - optional:
-        # Not named: a secret in the wrong place must not be shown.
+        # The member is not named, because a secret in the wrong place must not be shown.
         raise _malformed(f"{kind} has no other members than {', '.join(sorted(needed | optional))}")
     credential = {"type": kind}
     for name in sorted(needed | (optional & set(value)) - {"type"}):
