@@ -134,7 +134,7 @@ class MinistackBackend:
             reference, account_id=target.account_id, region=target.region
         )
         if record is None or config is None:
-            raise FunctionFailed(f"{target.function_arn} is gone")
+            raise FunctionFailed(f"{target.function_arn} does not exist any more")
         functions = lambda_svc._functions  # noqa: SLF001 - listed above
         unqualified = functions.get_scoped(target.account_id, target.region, reference.partition(":")[0])
         if unqualified.get("concurrency") == 0:  # the function is switched off

@@ -2,7 +2,7 @@
 
     template.json   the built template, for this machine's architecture
     env.json        each function's variables, its role's keys among them: for its owner's eyes only
-    NAME/           the built code of each function and of the layer; a function's holds the local Digishare's CA, too
+    NAME/           the built code of each function and of the layer; a function's also has the local Digishare's CA
 
 SAM drops every variable that a template does not declare. A declared variable that its file lacks gets the shell's
 value, so that a function without its variables would have the developer's keys and no endpoint. So each function

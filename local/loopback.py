@@ -73,7 +73,7 @@ class LoopbackServer(ThreadingHTTPServer):
         self.close()
 
     def close(self) -> None:
-        """Stop listening, cut every connection, wait (5 s at most) until their threads are gone."""
+        """Stop listening, cut every connection, wait (5 s at most) until their threads have ended."""
         self.stopping.set()
         self.shutdown()
         self._acceptor.join()

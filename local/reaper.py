@@ -76,7 +76,7 @@ class Reaper:
         self._add("process", child.pid, _start_time(child.pid))
 
     def remove_at_end(self, path: Path) -> None:
-        """Remove this file or folder, after the processes are gone."""
+        """Remove this file or folder at the end, after the processes have been killed."""
         self._add("path", path)
 
     def act(self) -> None:
@@ -150,7 +150,7 @@ def _start_time(pid: int) -> str:
 
 
 def _remove(path: Path) -> None:
-    """A killed process can still be writing for an instant: try again until the path stays gone."""
+    """Remove a path, again and again, because a killed process can still be writing for an instant."""
 
     def is_gone() -> bool:
         if path.is_dir():

@@ -131,7 +131,7 @@ class Deployment:
         return "denied, key enabled" if state == "Enabled" else f"denied, the key is {state}"
 
     def roles(self) -> str:
-        """Ask IAM what the functions' roles may not: nothing is called."""
+        """Ask IAM what the functions' roles may do; nothing is called."""
         client = self.client("lambda")
         broker, campaigns = (
             client.get_function_configuration(FunctionName=self._outputs[name])["Role"]

@@ -54,11 +54,11 @@ def new_session() -> botocore.session.Session:
 def assemble(
     environment: Mapping[str, str], audit: Audit, session: botocore.session.Session | None = None
 ) -> Broker:
-    """Return the broker that the environment describes; `audit` is told of what happens in it.
+    """Return the broker that the environment describes.
 
     Args:
         environment: as `template.yaml` sets it.
-        audit: told of every event.
+        audit: records every event.
         session: where clients come from; default: one of botocore's usual kind.
 
     Raises:
@@ -96,7 +96,7 @@ def assemble(
 
 
 class Clients(NamedTuple):
-    """What reaches AWS and the upstream, or stands in for it.
+    """What calls AWS and the upstream, or replaces them in tests.
 
     Attributes:
         make_secretsmanager, make_exchange: called at the first exchange, because most instances never see one.

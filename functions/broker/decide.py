@@ -138,7 +138,7 @@ def error_of(failure: Failure, now: float) -> TokenBrokerError:
             f"the credential of this connection is refused ({failure.code}): an operator must act"
         )
     wait_s = failure.not_before_epoch_s - now
-    return TemporarilyUnavailable(f"no token can be had now ({failure.code})", retry_after_s=whole(wait_s))
+    return TemporarilyUnavailable(f"no token is available now ({failure.code})", retry_after_s=whole(wait_s))
 
 
 def whole(seconds: float) -> int:

@@ -131,7 +131,7 @@ def _parse(content: bytes, fail: Any) -> object:
         names = [name for name, _ in pairs]
         for name in names:
             if names.count(name) > 1:  # the parser would silently drop all but the last
-                raise fail(f"{name!r} stands twice in one object", _quoted(name))
+                raise fail(f"{name!r} appears twice in one object", _quoted(name))
         return dict(pairs)
 
     try:
@@ -160,7 +160,7 @@ class _Stack(NamedTuple):
 
 
 def _compile(rule: Any, stack: _Stack, fail: Any) -> _Rule:
-    """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` stand."""
+    """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` are."""
     if not isinstance(rule, dict) or not isinstance(rule.get("name"), str) or not rule["name"]:
         raise fail("every rule must be an object with a name")
     name = rule["name"]
@@ -207,7 +207,7 @@ def _quoted(value: object) -> str:
 
 
 def _line_of(text: str, near: tuple[str, ...]) -> int:
-    """Return the line on which the last of the texts stands, each searched for after the one before."""
+    """Return the line of the last of the texts; each is searched for after the one before."""
     at = 0
     for part in near:
         at = max(at, text.find(part, at))

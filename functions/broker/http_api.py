@@ -133,7 +133,7 @@ def _json(body: str) -> Mapping[str, object]:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         members = dict(pairs)
         if len(members) != len(pairs):
-            raise InvalidRequest("a member stands twice in the body")
+            raise InvalidRequest("a member appears twice in the body")
         return members
 
     def no_constant(name: str) -> NoReturn:
@@ -157,7 +157,7 @@ def _form(body: str) -> Mapping[str, object]:
         raise InvalidRequest("the body is not a form") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise InvalidRequest("a field stands twice in the body")
+        raise InvalidRequest("a field appears twice in the body")
     return fields
 
 

@@ -114,7 +114,7 @@ class TokenIssuer:
             AccessDenied: there is no such connection.
             SlowDown: this caller has had too many tokens replaced.
             UpstreamRejected: the upstream refuses our credential.
-            TemporarilyUnavailable: no valid token is left, and none can be had now.
+            TemporarilyUnavailable: no valid token is left, and no new one is available now.
         """
         if wanted.min_ttl_s > self.longest_lease_s:
             wanted = wanted._replace(min_ttl_s=self.longest_lease_s)
@@ -190,7 +190,7 @@ class _Request:
         return record
 
     def _decide(self, record: TokenRecord) -> Decision:
-        """Decide; if a refused secret may be why nothing is served, read whether it has a new version, and decide again."""
+        """Decide. If the answer may be due to a refused secret, read whether it has a new version, and decide again."""
         known, now = self.known, self.clock.now()
         decision = known.decide(record, self.wanted, now, self.clock.deadline)
         is_refused = record.failure is not None and record.failure.kind is FailureKind.REFUSED

@@ -33,7 +33,7 @@ FUNCTION_TIMEOUT_S = 31.0
 ANSWER_S = 0.6
 """The part of the function's time that is reserved for writing the answer."""
 LOCK_TO_SEND_S = 1.0
-"""From the lock to the first byte of the exchange: only the row `begun` stands between."""
+"""From the lock to the first byte of the exchange: in between, only the row `begun` is written."""
 EXCHANGE_S = 10.0
 PUBLISH_S = 2.0
 """Row `issued`, seal and publish."""

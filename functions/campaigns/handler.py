@@ -230,7 +230,7 @@ def _write_report(report: Report, duration_ms: int, fields: dict[str, object]) -
 
 
 def _counts(kind: str, counts: Mapping[str, int]) -> dict[str, tuple[float, str]]:
-    """Return a metric for each of the commonest names; all of them stand in the line's fields anyway.
+    """Return a metric for each of the commonest names; the line's fields have all of them anyway.
 
     A metric name costs money for as long as it is used, and the upstream may send any text.
     """

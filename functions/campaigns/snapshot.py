@@ -36,7 +36,7 @@ class Unpublished:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign; `missing_since_epoch_s` is the first complete walk that did not bring it."""
+    """One campaign; `missing_since_epoch_s` is the time of the first complete walk that did not find it."""
 
     status: str | None
     revision: int

@@ -102,7 +102,7 @@ class _TlsAdapter(BaseAdapter):
         self.tls = new_tls_context(ca_file)
 
     def send(self, *_: object, **__: object) -> NoReturn:
-        raise UnusableRequest("exchange_json is the way to send a request")
+        raise UnusableRequest("use exchange_json to send a request")
 
     def close(self) -> None:
         """Do nothing: no connection outlives its call."""

@@ -68,7 +68,7 @@ class BrokerClient:
         url: the broker's Function URL; default: TOKEN_BROKER_URL.
         connection: which upstream credential; default: TOKEN_BROKER_CONNECTION, else "digishare".
         session: botocore or boto3 session to take credentials from; default: one of botocore's own.
-        region: AWS region, needed only where neither the URL nor the session tells it.
+        region: AWS region, needed only where neither the URL nor the session has it.
         time_budget_s: the longest that a call may block when there is no valid lease: the search for credentials
             and repeats included. The default outlasts the broker's own worst case (31 s).
         connect_timeout_s: longest wait for a connection.

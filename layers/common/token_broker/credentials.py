@@ -1,4 +1,4 @@
-"""The caller's AWS credentials, from botocore's usual chain: bounded in time, and every failure an error of ours.
+"""The caller's AWS credentials, from botocore's usual chain: bounded in time, and every failure is a TokenBrokerError.
 
 The chain can do anything: ask the network, run a program, prompt for an MFA code. It runs in a thread, which is left
 running if it takes longer than its caller may wait. What it raises never leaves this module: it can contain secrets.

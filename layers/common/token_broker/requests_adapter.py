@@ -129,7 +129,7 @@ def _position(body: object) -> object:
 
 
 def _is_rewound(body: object, start: object) -> bool:
-    """Make a body ready to be sent again, and tell whether that succeeded."""
+    """Make a body ready to be sent again, and return whether that succeeded."""
     if body is None or isinstance(body, bytes | bytearray | str):
         return True
     try:

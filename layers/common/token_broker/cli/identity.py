@@ -43,7 +43,7 @@ class Identity:
 
     @property
     def text(self) -> str:
-        return self.arn or "found (AWS STS does not tell whose)"
+        return self.arn or "found (AWS STS does not say whose)"
 
     @property
     def permission_set(self) -> str:

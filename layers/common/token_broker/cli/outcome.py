@@ -112,7 +112,7 @@ _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
     errors.RefusedByAws: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it finds which permission, key, clock or region"),
     errors.AccessDenied: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it prints the grant to ask for"),
     errors.SlowDown: (Exit.TEMPORARY, "wait, then try again"),
-    errors.TemporarilyUnavailable: (Exit.TEMPORARY, "wait, then try again; `token-broker status` tells more"),
+    errors.TemporarilyUnavailable: (Exit.TEMPORARY, "wait, then try again; `token-broker status` says more"),
     errors.BrokerUnreachable: (Exit.TEMPORARY, f"check the network, then try again, or {_DOCTOR}"),
     errors.UpstreamRejected: (
         Exit.UPSTREAM_REJECTED,

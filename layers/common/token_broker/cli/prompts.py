@@ -41,7 +41,7 @@ def read_piped(most_bytes: int) -> bytes:
 
 
 def is_open() -> bool:
-    """Tell whether a thread of this process waits at a hidden prompt."""
+    """Return whether a thread of this process waits at a hidden prompt."""
     for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way
         if any(frame.f_globals is vars(getpass) for frame, _ in traceback.walk_stack(innermost)):
             return True
