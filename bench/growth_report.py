@@ -8,7 +8,7 @@ from bench.markdown import table
 from bench.prices import READ, Load, cost_per_million, monthly_cost
 
 LOADS: Final = ((1, 0.1), (2, 10.0), (100, 1_000.0), (1_000, 10_000.0), (10_000, 100_000.0))
-"""Instances, and calls a second to all of them: from a quiet team to the most that ten thousand instances may answer."""
+"""Instances, and calls a second to all of them: from a quiet team to the most that ten thousand may answer."""
 _WARM_S, _COLD_S = 0.002, 0.7
 """Billed durations on 0.6 of a processor: assumed, about three times the measured processor time."""
 _AUDIT_LINE_BYTES: Final = 700

@@ -1,4 +1,4 @@
-"""What each optimization of the start saves: the broker as it is deployed, without one of them, or with a common habit."""
+"""What each optimization of the start saves: the deployed broker without one of them, or with one common habit."""
 
 from __future__ import annotations
 

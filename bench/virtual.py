@@ -41,7 +41,7 @@ QUOTAS_PER_S: Final = {
     "kms.encrypt": 10_000,
     "secretsmanager.get_secret_value": 10_000,
 }
-"""One DynamoDB partition, because one item is in one, without burst capacity; KMS in the regions of its smallest quota."""
+"""DynamoDB: one partition (one item is in one), without burst capacity; KMS: where its quota is smallest."""
 _RUN_TIME_S: Final = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 
 

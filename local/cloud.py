@@ -181,7 +181,7 @@ class LocalCloud(Account):
         self._children.start("bridge", command, clean_environment(self._folder))
 
     def function_environment(self, name: str) -> dict[str, str]:
-        """Return a function's environment as a process with its own role's keys; `name` is an output of the main stack."""
+        """Return a function's environment, with its own role's keys; `name` is the main stack's output that names it."""
         configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
         key = self.assume(configuration["Role"])
         return {**configuration["Environment"]["Variables"], **self.environment, **key.environment}

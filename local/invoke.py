@@ -45,7 +45,7 @@ class InvokeError(Exception):
 
 @contextmanager
 def emulated(logical_id: str, log: int) -> Iterator[str]:
-    """Run the function of this logical id in the emulator, with its output to the descriptor `log`; yield the URL for events.
+    """Run the function of this logical id in the emulator, which writes to the descriptor `log`; yield its URL.
 
     Raises:
         InvokeError: no local cloud is running, or the function did not start.

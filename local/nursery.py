@@ -120,7 +120,7 @@ _LOADED_BY_AN_EXCHANGE = (
 
 
 def load_broker() -> None:
-    """Load what an exchange needs, and the SDK's service models: they take most of a start's CPU time and affect no race."""
+    """Load what an exchange needs, and the SDK's service models: most of a start's CPU time, without effect on a race."""
     for module in _LOADED_BY_AN_EXCHANGE:
         importlib.import_module(module)
     from botocore.loaders import JSONFileLoader  # noqa: PLC0415 - only the nursery loads the SDK

@@ -257,7 +257,7 @@ class _Request:
     # --- helpers --------------------------------------------------------------------------------------------------
 
     def _remember(self, record: TokenRecord, clear: ClearToken, source: Source) -> Issued | None:
-        """Store a token in memory and return it; None if it is not usable any more, because the calls before took long."""
+        """Store a token in memory and return it; None if opening or publishing it took so long that it is not usable."""
         self.known.copy = _Copy(record, clear, self.looked_at_epoch_s)
         self.issuer.known[record.connection] = self.known
         return self.known.copy.issued(source) if is_usable(record, self.wanted, self.clock.now()) else None
@@ -268,7 +268,7 @@ class _Request:
         self.pause_s = min(2 * self.pause_s, lifetime.LONGEST_POLL_S * (0.75 + 0.25 * ports.randomness()))
 
     def _serve_memory(self, error: AwsError) -> Issued | None:
-        """After an AWS call that failed, serve memory; without a usable token there, pause so that `run` tries again."""
+        """Serve memory after an AWS call that failed; without a usable token there, pause, so that `run` tries again."""
         known, ports, now = self.known, self.issuer.ports, self.clock.now()
         self._notice(error.event, error)
         if known.copy and is_usable(known.copy.record, self.wanted, now):

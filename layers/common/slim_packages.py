@@ -73,7 +73,7 @@ def keep_reachable_data(data: Path) -> None:
                 shutil.rmtree(version)
                 continue
             model = json.loads(gzip.decompress(packed.read_bytes()), object_hook=_without_documentation)
-            # Without its rule set, a service's endpoints come from endpoints.json: the same ones, without evaluating rules.
+            # Without its rule set, a service's endpoints come from endpoints.json: the same, but no rules are evaluated.
             for file in version.iterdir():
                 file.unlink()
             reachable = json.dumps(reachable_model(model, operations), separators=(",", ":"))

@@ -14,6 +14,6 @@ def build_early(build: Callable[[], object]) -> None:
     """Call `build`, which remembers what it makes, unless a snapshot is being made."""
     # Many instances share the content of a snapshot: ids, seeds and connections must not be in it.
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
-        # Raised here, an error would make Lambda start the instance again and again. The first request raises and logs it.
+        # Raised here, an error would make Lambda start the instance again and again. The first request reports it.
         with contextlib.suppress(Exception):
             build()

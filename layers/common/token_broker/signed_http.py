@@ -234,7 +234,7 @@ def _error_of_answer(
 
 
 def _looks_cut(response: BoundedResponse) -> bool:
-    """Return whether a body that is no JSON object may be the beginning of one, because nothing says that it is whole."""
+    """Return whether a body that is no JSON object may be the beginning of one: nothing says that it is whole."""
     says_its_length = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     is_packed = "Content-Encoding" in response.headers
     begins_like_json = response.content_type.endswith("json") or response.body[:1] in (b"{", b"")

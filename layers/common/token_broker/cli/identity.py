@@ -120,7 +120,7 @@ def find_missing_actions(
 
 
 def _source_arn(iam: object, identity: Identity) -> str:
-    """Return the ARN with its path, which a session's ARN lacks; without the path where this identity may not read it."""
+    """Return the ARN with its path, which a session's ARN lacks; without it where this identity may not read it."""
     get = getattr(iam, f"get_{identity.kind}")
     try:
         arn: str = get(**{f"{identity.kind.title()}Name": identity.name})[identity.kind.title()]["Arn"]

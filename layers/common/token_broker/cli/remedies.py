@@ -51,7 +51,7 @@ _NEEDED: Final = {
 
 
 def caller_statements(function_arn: str) -> list[dict[str, object]]:
-    """Return the statements that a caller needs, as in the stack's CallerPolicy, for the alias that the URL belongs to."""
+    """Return the statements of the stack's CallerPolicy, which a caller needs, for the alias that the URL belongs to."""
     function = function_arn.rpartition(":")[0]
     return [
         statement(
