@@ -1,5 +1,5 @@
 """`make bench`: the built artefacts beside four reference handlers, on one machine in one run.
 
-Figures that matter are ratios: absolute times of a shared machine say little. What is measured, and what came out,
-stands in docs/performance.md; how the cost grows, in docs/growth.md.
+The ratios are the results: absolute times of a shared machine say little. docs/performance.md says what is measured and
+has the results; docs/growth.md says how the cost grows.
 """

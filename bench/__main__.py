@@ -54,7 +54,7 @@ _LIFETIMES_S: Final = {
     "30 days": (30 * _DAY_S, 365),
     "1 year": (365 * _DAY_S, 3 * 365),
 }
-"""Of an upstream's tokens, and how many days of them are played."""
+"""Lifetimes of an upstream's tokens, and how many days are simulated with each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def _compact(results: Results) -> str:
-    """Return the results as JSON with a line for each part, so that a difference shows which part is another."""
+    """Return the results as JSON with a line for each part, so that a diff shows which part has changed."""
     parts = [
         f"{json.dumps(part)}:{json.dumps(found, separators=(',', ':'))}" for part, found in results.items()
     ]

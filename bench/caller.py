@@ -32,7 +32,7 @@ class CallerCosts:
     Attributes:
         token_s: `BrokerClient.token()` from memory.
         plain_request_s, adapter_request_s: a GET on loopback with a static header, and through `BrokerAdapter`.
-        plain_prepare_s, adapter_prepare_s: the part of it that makes the request ready, without the network.
+        plain_prepare_s, adapter_prepare_s: the part of it that prepares the request, without the network.
     """
 
     token_s: Sample
@@ -52,7 +52,7 @@ class _Server(LoopbackServer):
 
     def new_lease(self) -> dict[str, object]:
         self.leases += 1
-        time.sleep(0.05)  # long enough that all threads come meanwhile
+        time.sleep(0.05)  # long enough that all threads ask meanwhile
         token = f"{_TOKEN}{self.leases}"
         lease = {"access_token": token, "token_type": "Bearer", "expires_in": LEASE_S}
         return lease | {"token_id": f"{self.leases:016x}", "connection": "digishare"}
@@ -67,7 +67,7 @@ class _Handler(LoopbackHandler):
 
 
 class _NoNetwork(requests.adapters.HTTPAdapter):
-    """Stands where the network begins."""
+    """Answers in place of the network."""
 
     def send(self, request: requests.PreparedRequest, *_args: Any, **_settings: Any) -> requests.Response:
         answer = requests.Response()
@@ -76,11 +76,11 @@ class _NoNetwork(requests.adapters.HTTPAdapter):
 
 
 class _BrokerAdapterAlone(BrokerAdapter, _NoNetwork):
-    """What `BrokerAdapter` does before the network begins."""
+    """`BrokerAdapter` without the network."""
 
 
 def measure_caller(*, blocks: int) -> CallerCosts:
-    """Measure all of it, in turns; takes some seconds."""
+    """Measure everything, in turns; takes some seconds."""
     with _Server() as server, requests.Session() as plain_session, requests.Session() as session:
         session.trust_env = False
         client = _client(server.origin, time.time)
@@ -108,7 +108,7 @@ def measure_caller(*, blocks: int) -> CallerCosts:
 
 
 def _calls_of_threads(server: _Server) -> list[int]:
-    """Return the calls to the broker for each of some leases, with many threads asking for each all at once."""
+    """Return the calls to the broker for each of some leases, for which many threads ask at once."""
     now_s = 1_800_000_000.0
     client = _client(server.origin, lambda: now_s)
     calls = []
@@ -121,7 +121,7 @@ def _calls_of_threads(server: _Server) -> list[int]:
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in range(LEASES):
             before = server.leases
-            # All of them wait for one another: as many threads as the pool has, each with one call.
+            # As many calls as the pool has threads: each thread makes one, and waits for the others first.
             list(pool.map(together, range(THREADS)))
             calls.append(server.leases - before)
             now_s += LEASE_S

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def measure_starts(
     stages: Iterable[Stage], *, rounds: int, counted: bool, say: Callable[[str], None]
 ) -> dict[str, Cost]:
-    """Start every stage once a round, in turns, so that what disturbs the machine disturbs all alike."""
+    """Start every stage once a round, in turns, so that other load on the machine affects all of them equally."""
     stages = list(stages)
     found = defaultdict(list)
     for number in range(rounds):
         say(f"  round {number + 1} of {rounds}")
-        # Every other round backwards: nobody always comes right after the same neighbour.
+        # Every other round backwards, so that no stage always follows the same one.
         for stage in stages if number % 2 else reversed(stages):
             found[stage.name].append(start(stage, EVENT))
     counts: dict[str, int] = {}

@@ -14,7 +14,7 @@ FLEETS: Final = (1, 10, 100, 1_000, 10_000)
 INSTANCE_LIFE_S: Final = 2 * 3_600
 """Assumed: Lambda retires a busy instance after some two hours."""
 _REFRESH_WATCHED_S: Final = lifetime.TRUST_S + 10
-"""Up to the second look of those whose copy in memory was compared with the item at the moment of the refresh."""
+"""Up to the second check of the instances that compared their copy with the item at the moment of the refresh."""
 _YEAR_S: Final = 365 * 86_400.0
 _SERVED: Final = frozenset({"memory", "table", "mint"})
 _LAMBDA_SCALES_AT_ONCE, _LAMBDA_SCALES_PER_S = 1_000, 100
@@ -24,8 +24,8 @@ _LAMBDA_SCALES_AT_ONCE, _LAMBDA_SCALES_PER_S = 1_000, 100
 class Event:
     """One moment in a fleet's life; a `busiest second` is that of the reads or decrypts before it.
 
-    `reads` and `decrypts` are of the token item and its token; `secret_reads` are two by each instance that goes for
-    the lock, whether it gets it or not; `throttled_calls` met a quota; a wait is that of an answer not from memory.
+    `reads` and `decrypts` are of the token item and its token; `secret_reads` are two by each instance that tries to
+    take the lock; a quota refused `throttled_calls`; a wait is that of an answer that did not come from memory.
     """
 
     instances: int
@@ -54,13 +54,13 @@ def cold_fleet(instances: int) -> Event:
 
 
 def refresh(instances: int) -> Event:
-    """Let a fleet come to the moment at which its year-long token is due for replacement, a call a second to each."""
+    """Call each instance of a fleet once a second, around the moment at which their year-long token becomes due."""
     fleet = VirtualFleet(expires_in_s=_YEAR_S)
     fleet.mint_first_token()
     due = START_EPOCH_S + _YEAR_S - lifetime.refresh_margin_s(_YEAR_S)
     issuers = [fleet.new_instance() for _ in range(instances)]
     for number, issuer in enumerate(issuers):
-        # Each has last looked at the table at its own moment of the minute before.
+        # Each instance last read the item at its own moment of the minute before.
         fleet.at(due - 60 + 59 * number / instances, partial(fleet.ask, issuer))
     fleet.run()
     fleet.tally = Tally()
@@ -104,7 +104,7 @@ def _event(instances: int, tally: Tally, mints: int) -> Event:
     return Event(
         instances=instances,
         mints=mints,
-        # An exchange takes the lock once and publishes once; what is more came second.
+        # An exchange takes the lock once and publishes once; every further write has lost the race for the lock.
         lost_lock_races=tally.calls["dynamodb.update_item"] - 2 * mints,
         reads=tally.calls["dynamodb.get_item"],
         busiest_second_of_reads=tally.busiest_second("dynamodb.get_item"),

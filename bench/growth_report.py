@@ -1,4 +1,4 @@
-"""The tables of docs/growth.md: what is simulated, and what follows from it by the price list."""
+"""The tables of docs/growth.md: what is simulated, and what it costs by the price list."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bench.markdown import table
 from bench.prices import READ, Load, cost_per_million, monthly_cost
 
 LOADS: Final = ((1, 0.1), (2, 10.0), (100, 1_000.0), (1_000, 10_000.0), (10_000, 100_000.0))
-"""Instances and calls a second, all together: from a quiet team to the most that ten thousand instances may answer."""
+"""Instances, and calls a second to all of them: from a quiet team to the most that ten thousand may answer."""
 _WARM_S, _COLD_S = 0.002, 0.7
 """Billed durations on 0.6 of a processor: assumed, about three times the measured processor time."""
 _AUDIT_LINE_BYTES: Final = 700
-"""Where the run has not measured it."""
+"""Used where the run has not measured it."""
 _MINTS_A_MONTH: Final = 4 / 36
 
 
 def growth_tables(results: dict[str, Any]) -> dict[str, str]:
-    """Return the tables by the names of their places."""
+    """Return the tables, by the names of their places in the page."""
     part = _part(results)
     return {
         "cold_fleet": _events(part["cold_fleet"]),

@@ -24,7 +24,7 @@ _INSTRUCTIONS: Final = re.compile(r"I\s+refs:\s+([\d,]+)")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A handler as it is deployed: everything that its process may import from, the interpreter, the environment."""
+    """A handler as it is deployed: the folders that its process may import from, the interpreter, the environment."""
 
     name: str
     handler: str
@@ -35,14 +35,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start of a process to its first answer, in seconds."""
+    """From the start of a process to its first answer, in seconds."""
 
     wall_s: float
     cpu_s: float
 
 
 class Instance:
-    """A context manager: the process runs from `with` to its end, and is killed then, for it has no state to lose.
+    """A context manager: the process runs during the `with` block, and is killed then, because it has no state to lose.
 
     Args:
         stage: what runs.
@@ -90,7 +90,7 @@ class Instance:
 
     def processor_s(self) -> float:
         """Return the processor time in seconds that the process has used, its ended threads included."""
-        # The clock of another process, as clock_getcpuclockid(3) makes its number on Linux.
+        # The number of another process's clock, as clock_getcpuclockid(3) computes it on Linux.
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def log_lines(self) -> list[str]:

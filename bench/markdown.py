@@ -19,7 +19,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def bars(values: Mapping[str, float], unit: str) -> str:
-    """Return a bar of blocks for each value, as a block of code: it shows wherever text does."""
+    """Return a bar of block characters for each value, as a block of code, which every viewer of the page can show."""
     width, most = max(map(len, values)), max(values.values())
     lines = [
         f"{name:{width}}  {'█' * round(_LONGEST_BAR * value / most)} {value:,.0f} {unit}"
@@ -29,7 +29,7 @@ def bars(values: Mapping[str, float], unit: str) -> str:
 
 
 def filled(page: str, tables: Mapping[str, str]) -> str:
-    """Return the page with these tables in their places; its own words stay."""
+    """Return the page with these tables in their places; its own text does not change."""
     for name, text in tables.items():
         block = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
         page = block.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)  # type: ignore[misc]

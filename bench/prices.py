@@ -35,7 +35,7 @@ ALARMS: Final = 4
 LAMBDA_LINES_BYTES: Final = 350
 """START, END and REPORT, which Lambda writes for each invocation."""
 LOG_ENTRY_BYTES: Final = 26
-"""CloudWatch Logs counts so many more for each event."""
+"""CloudWatch Logs adds so many bytes to each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Load:
     Attributes:
         instances: execution environments that are alive.
         calls_per_s: answers a second, all together.
-        instance_life_s: after which one is replaced by a cold one.
+        instance_life_s: after this time a cold instance replaces one.
         warm_s, cold_s: billed duration of an answer from memory, and of a start with its first answer.
         audit_line_bytes: of the line that each answer writes.
         mints_per_month: exchanges.
@@ -61,10 +61,10 @@ class Load:
 
 
 def monthly_cost(load: Load) -> dict[str, float]:
-    """Return dollars a month by what they are paid for."""
+    """Return dollars a month for each kind of cost."""
     calls = load.calls_per_s * SECONDS_A_MONTH
     starts = load.instances * SECONDS_A_MONTH / load.instance_life_s
-    # One a minute for each instance that is called at least as often; each call, where it is called less often.
+    # One read a minute for each instance; if an instance is called less often than that, one for each call.
     reads = min(load.instances / 60, load.calls_per_s) * SECONDS_A_MONTH + starts
     decrypts = starts + load.instances * load.mints_per_month
     log_bytes = load.audit_line_bytes + LAMBDA_LINES_BYTES + 4 * LOG_ENTRY_BYTES
@@ -84,6 +84,6 @@ def monthly_cost(load: Load) -> dict[str, float]:
 
 
 def cost_per_million(load: Load) -> dict[str, float]:
-    """Return dollars for a million answers, by what they are paid for."""
+    """Return dollars for a million answers, for each kind of cost."""
     millions = load.calls_per_s * SECONDS_A_MONTH / MILLION
     return {name: dollars / millions for name, dollars in monthly_cost(load).items()}

@@ -1,4 +1,4 @@
-"""From the measured figures to what people read: tables and bars inside the docs, a summary on the screen."""
+"""Writes the measured figures as tables and bars into the docs, and as a summary to the screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# What docs/bench.json holds: written and read by this package only.
+# The content of docs/bench.json, which only this package writes and reads.
 Results = dict[str, Any]
 
 ORDER: Final[tuple[str, ...]] = ("bare", "floor", "ours", "conventional", "naive")
@@ -26,7 +26,7 @@ TARGETS: Final = {
 
 
 def write(results: Results, docs: Path) -> None:
-    """Write every table that the results have figures for."""
+    """Write every table for which the results have figures."""
     tables = {name: make(results[name]) for name, make in _TABLES.items() if name in results}
     if "growth" in results:
         tables |= growth_tables(results)
@@ -36,7 +36,7 @@ def write(results: Results, docs: Path) -> None:
 
 
 def summary(results: Results) -> str:
-    """Return the targets and what was measured against them, for the screen."""
+    """Return the targets and what was measured, for the screen."""
     lines = []
     for (part, measure), targets in TARGETS.items():
         for other, target in targets.items() if part in results else ():
@@ -46,7 +46,7 @@ def summary(results: Results) -> str:
 
 
 def name_python(version: str) -> str:
-    """Return what runs the handlers, and whether Lambda runs the same; `version` such as "3.13.0"."""
+    """Return the interpreter of this version (such as "3.13.0"), and whether Lambda runs the same."""
     same = version.startswith(f"{LAMBDA_PYTHON}.")
     return f"CPython {version} ({'as Lambda' if same else f'Lambda runs {LAMBDA_PYTHON}'})"
 

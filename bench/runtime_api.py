@@ -1,7 +1,7 @@
-"""Lambda's Runtime API for one process on loopback: hands out events, takes answers, notes when they came.
+"""Lambda's Runtime API for one process on loopback: sends events, receives answers, records when they came.
 
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. AWS's own emulator would do, but it is a process
-between the clock and the handler; this one reads the handler's processor clock while it waits for the receipt.
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. AWS's own emulator would be one more process between the
+clock and the handler; this server reads the handler's processor clock while the handler waits for the receipt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FUNCTION_ARN: Final = "arn:aws:lambda:eu-west-3:000000000000:function:broker:live"
-_RUN_TIME_MS: Final = 600_000  # instruction counters slow a handler down fifty times
+_RUN_TIME_MS: Final = 600_000  # an instruction counter makes a handler fifty times slower
 
 
 class HandlerFailedError(Exception):
@@ -27,7 +27,7 @@ class HandlerFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one event, and when: wall clock and, of the handler's process, processor time, in seconds."""
+    """The answer to one event, and when it came: wall clock and the handler's processor time, in seconds."""
 
     body: bytes
     at_s: float
@@ -54,14 +54,14 @@ class RuntimeApi(LoopbackServer):
         super().close()
 
     def put_event(self, event: bytes, *, sampled: bool = False) -> None:
-        """Offer an event to the next that asks; `sampled` is X-Ray's flag in its trace header."""
+        """Offer an event for the next request; `sampled` is X-Ray's flag in its trace header."""
         self.events.put((event, f"Root=1-69244100-0123456789abcdef01234567;Sampled={int(sampled)}"))
 
     def take_answer(self, timeout_s: float) -> Answer:
         """Wait for the next answer.
 
         Raises:
-            HandlerFailedError: there will be none.
+            HandlerFailedError: the handler has failed, or did not answer in time.
         """
         try:
             answer = self.answers.get(timeout=timeout_s)
@@ -82,7 +82,7 @@ class _Handler(LoopbackHandler):
         at_s = time.perf_counter()
         body = self.read_body()
         if self.path.endswith("/response"):
-            # The process waits for the receipt: what its clock says now is what the answer has cost.
+            # The process waits for the receipt, so its clock now says what the answer has cost.
             self.server.answers.put(Answer(body, at_s, self.server.processor_s()))
         else:
             self.server.answers.put(HandlerFailedError(body.decode(errors="replace")[:2_000]))

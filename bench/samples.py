@@ -1,4 +1,4 @@
-"""Medians with their spread, and ratios that refuse to be read out of noise."""
+"""Medians with their spread, and ratios, which are refused if the samples are too noisy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TooNoisyError(Exception):
-    """Two samples overlap too much for their ratio to mean anything; the text holds both."""
+    """Two samples overlap too much for their ratio to mean anything; the text contains both."""
 
 
 @dataclass(frozen=True, slots=True)

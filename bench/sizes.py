@@ -1,4 +1,4 @@
-"""What is deployed, in bytes: unpacked and zipped, and what is in it."""
+"""The size of what is deployed, in bytes: unpacked and zipped, and its largest parts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure_size(artefact: Path) -> Size:
 
 
 def read_budgets_bytes() -> dict[str, int]:
-    """Return the largest size that the build lets each artefact have, as its Makefile says."""
+    """Return the largest size that the build allows for each artefact, from its Makefile."""
     functions, layer = (
         _largest_kb(PROJECT / folder / "Makefile") for folder in ("functions", "layers/common")
     )

@@ -1,7 +1,7 @@
 """Lays out handlers as Lambda would see them: copies of the built artefacts, with byte code for this interpreter.
 
-The artefacts carry byte code for Lambda's Python, or none; the copies get it for the Python that measures, in the same
-form (unchecked hash), so that the comparison is of what is deployed and not of the compiler.
+The artefacts have byte code for Lambda's Python, or none. The copies get it for the Python that measures, in the same
+form (unchecked hash), so that what is deployed is compared, without the time of compiling it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 PROJECT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = PROJECT / ".aws-sam/build"
 _RUNTIME_PACKAGES: Final = ("awslambdaric", "simplejson", "snapshot_restore_py.py", "runtime_client")
-# As published: cutting packages down is one of the broker's means, and not the tutorials'.
+# As published: only the broker cuts packages down; tutorials do not.
 _PUBLISHED_PACKAGES: Final = (
     "aws_lambda_powertools", "aws_xray_sdk", "boto3", "botocore", "certifi", "charset_normalizer", "dateutil", "idna",
     "jmespath", "requests", "s3transfer", "six.py", "typing_extensions.py", "urllib3", "wrapt",
@@ -33,8 +33,8 @@ class Artefacts:
         function: the broker's own code.
         layer: the shared layer's `python` folder.
         runtime: the runtime interface client, which Lambda has in its image.
-        python, packages: the interpreter, and where its environment keeps its packages.
-        harness: what runs inside a measured process and is ours.
+        python, packages: the interpreter, and the folder of its environment's packages.
+        harness: our own code that runs inside a measured process.
         references: the reference handlers, and the packages that they need, as published.
     """
 
@@ -69,10 +69,10 @@ class Artefacts:
         self.add_byte_code(folder)
 
     def add_byte_code(self, folder: Path) -> None:
-        """Compile everything in a folder for the interpreter, to be trusted without a look at the sources."""
+        """Compile everything in a folder for the interpreter; it uses the result without checking the sources."""
         compiler = ("-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
         command = [str(self.python), *compiler, str(folder)]
-        # Its status is not looked at: some packages carry templates that no Python compiles.
+        # Its status is ignored, because some packages contain templates that no Python compiles.
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 

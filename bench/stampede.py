@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 INSTANCES: Final = 64
 DELAYS_S: Final = {"dynamodb": 0.004, "kms": 0.008, "secretsmanager": 0.015}
-"""Added to the local AWS's own time, to be about as slow as the real one within a region."""
+"""Added to the local AWS's own time, so that it is about as slow as the real one within a region."""
 EXCHANGE_DELAY_MS: Final = 400
 _TIMEOUT_S: Final = 90.0
 _HEAD_START_S: Final = 0.5
 _PREPARE: Final = {
     "ours": "",
-    "conventional": (  # makes one client when it is loaded, and this one at the first secret
+    "conventional": (  # it makes one client when it is loaded, and this one when it reads the first secret
         "from aws_lambda_powertools.utilities.parameters import SecretsProvider, base\n"
         "base.DEFAULT_PROVIDERS['secrets'] = SecretsProvider()"
     ),
@@ -35,7 +35,7 @@ _PREPARE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Stampede:
-    """What came of it.
+    """What was measured.
 
     Attributes:
         mints: tokens that the upstream issued.

@@ -1,4 +1,4 @@
-"""Each means of a quick start, alone: the broker as it is deployed, with one means taken away or one habit added."""
+"""What each optimization of the start saves: the deployed broker without one of them, or with one common habit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ botocore.session.Session = lambda *_, **__: session
 
 
 def variants(world: World) -> dict[str, Stage]:
-    """Lay out every variant, by what is different in it; takes some seconds for the copies."""
+    """Lay out every variant and return them by their difference; takes some seconds for the copies."""
     ours, folder = world.ours, world.artefacts.folder / "variants"
     made = {
         "no byte code in the artefact": _without_byte_code(ours, folder / "bytecode"),
@@ -74,13 +74,13 @@ def variants(world: World) -> dict[str, Stage]:
     }
     place = folder / "habits"
     place.mkdir(parents=True)
-    # boto3 does not start without what the layer's SDK has stand-ins for.
+    # boto3 does not start with the layer's replacements of the SDK's modules.
     whole_sdk = _with_published("botocore/docs", ours, folder, world)
     for number, (meaning, source) in enumerate(_HABITS.items()):
         handler = f"{source}\nfrom functions.broker.handler import lambda_handler\n"
         (place / f"habit_{number}.py").write_text(handler)
         stage = whole_sdk if "import boto3" in source else ours
-        # Behind the layer: what the layer lacks (boto3, X-Ray's SDK) comes from the published packages.
+        # After the layer on the path: what the layer lacks (boto3, X-Ray's SDK) comes from the published packages.
         path = (*stage.path, place, world.artefacts.references)
         made[meaning] = replace(ours, handler=f"habit_{number}.lambda_handler", path=path)
     world.artefacts.add_byte_code(place)

@@ -1,6 +1,7 @@
-"""Many instances of the real policy on a virtual clock: every call to AWS takes its time, and quotas refuse.
+"""Many instances of the real policy on a virtual clock: every call to AWS takes time, and quotas refuse calls.
 
-The policy is the one that is deployed, put together as it is there (`assemble_policy`); in memory are only the services. A second of ten thousand instances takes a second or so of ours.
+The policy is the deployed one, assembled in the same way (`assemble_policy`); only the services are in memory. To
+simulate a second of ten thousand instances takes about a second.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ QUOTAS_PER_S: Final = {
     "kms.encrypt": 10_000,
     "secretsmanager.get_secret_value": 10_000,
 }
-"""One DynamoDB partition, which one item is, without its saved-up burst; KMS where its quota is smallest."""
+"""DynamoDB: one partition (one item is in one), without burst capacity; KMS: where its quota is smallest."""
 _RUN_TIME_S: Final = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 
 
@@ -66,7 +67,7 @@ class VirtualFleet(VirtualTime):
     """Instances that share one connection's token.
 
     Args:
-        seed: of everything that chance decides.
+        seed: of all random numbers.
         expires_in_s: as the upstream says.
 
     Attributes:
@@ -99,7 +100,7 @@ class VirtualFleet(VirtualTime):
         return self._services.new_issuer(self._ports)
 
     def ask(self, issuer: TokenIssuer) -> None:
-        """Ask an instance for a token, and note what came of it."""
+        """Ask an instance for a token, and count the outcome."""
         started = self.now
         try:
             issued = issuer.issue(TokenWanted(CONNECTION, caller="caller"), started + _RUN_TIME_S)
@@ -110,7 +111,7 @@ class VirtualFleet(VirtualTime):
         self.tally.waits_s.append(self.now - started)
 
     def mint_first_token(self) -> None:
-        """Put a token in place, and forget that it took time."""
+        """Mint and publish a token before the measurement."""
         issuer = self.new_instance()
         self.at(self.now, lambda: self.ask(issuer))
         self.run()
@@ -119,7 +120,7 @@ class VirtualFleet(VirtualTime):
     def call_on(
         self, issuer: TokenIssuer, *, begin_epoch_s: float, end_epoch_s: float, pause_s: float
     ) -> None:
-        """Let an instance be asked again and again, each time a pause after its last answer."""
+        """Ask an instance repeatedly, each time after a pause."""
 
         def work() -> None:
             while self.now < end_epoch_s:
@@ -129,7 +130,7 @@ class VirtualFleet(VirtualTime):
         self.at(begin_epoch_s, work)
 
     def _pass_time(self, operation: Operation) -> None:
-        """Let one call take its time; refuse it where a quota is used up."""
+        """Let one call take its latency; refuse it where a quota is used up."""
         name = operation.name
         self.sleep(LATENCIES_S[name] * (0.75 + 0.5 * self._chance.random()))
         second = int(self.now)

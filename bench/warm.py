@@ -24,14 +24,14 @@ _COUNTED_CALLS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """AWS calls of one instance over a few minutes of its own clock, a call to it every second.
+    """AWS calls of one instance over a few minutes of its own clock; it is called every second.
 
     Attributes:
         first: at the first answer.
         within: in the rest of the first 60 s.
         per_window: in each minute after.
-        line_bytes: of the last line that it has written: what an answer puts into the log.
-        tls_contexts: that have loaded root certificates in all that time, and how many certificates each.
+        line_bytes: of the last line that it has written, which is what an answer writes to the log.
+        tls_contexts: how many certificates each TLS context has, of those that have loaded root certificates.
     """
 
     first: dict[str, int]
@@ -44,7 +44,7 @@ class Windows:
 def measure_calls(
     stages: Iterable[Stage], *, blocks: int, calls_per_block: int, counted: bool
 ) -> dict[str, Cost]:
-    """Call one living instance of every stage in turns, a block of calls at a time."""
+    """Call one running instance of every stage in turns, a block of calls at a time."""
     stages = list(stages)
     wall, cpu = defaultdict(list), defaultdict(list)
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def measure_calls(
 
 
 def watch_windows(world: World, stage: Stage, minutes: int = 3) -> Windows:
-    """Count the AWS calls and TLS contexts of one instance whose clock is moved by hand."""
+    """Count the AWS calls and TLS contexts of one instance whose clock the events move."""
     watched = world.watched(stage)
     world.front.take_calls()
     with Instance(watched) as instance:

@@ -1,4 +1,4 @@
-"""The world that all handlers are measured in: one local cloud, the same tokens in the same tables, over TLS."""
+"""The environment in which all handlers are measured: one local cloud, the same tokens in the same tables, over TLS."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _CACHE_TABLE: Final = "conventional-cache"
 
 
 class World:
-    """A context manager. On entry the token is in both tables already, minted once by each handler that keeps one.
+    """A context manager. On entry both tables have a token already, minted by each handler that stores one.
 
     Attributes:
         cloud: the local cloud.
-        front: what the handlers take for AWS.
-        artefacts: what they are loaded from.
+        front: the proxy that the handlers call in place of AWS.
+        artefacts: what the handlers are loaded from.
         ours, bare, floor, conventional, naive: the handlers.
     """
 
@@ -52,7 +52,7 @@ class World:
             self.front = stack.enter_context(AwsProxy(self.cloud.aws_endpoint_url))
             self.front.speak_tls(self._authority.issue_cert(HOST))
             self._ca_bundle = folder / "roots.pem"
-            # As many roots as a real process loads, and our two besides.
+            # As many root certificates as a real process loads, and our two.
             self._ca_bundle.write_bytes(
                 Path(certifi.where()).read_bytes()
                 + self._authority.cert_pem.bytes()
@@ -71,7 +71,7 @@ class World:
         return self.bare, self.floor, self.conventional, self.naive
 
     def with_all_roots(self, stage: Stage) -> Stage:
-        """Return the stage with every public root for its SDK."""
+        """Return the stage with every public root certificate for its SDK."""
         environment = {**stage.environment, "AWS_CA_BUNDLE": str(self._ca_bundle)}
         return replace(stage, environment=environment)
 
@@ -136,7 +136,7 @@ class World:
         )
 
     def _sdk_bundle(self, configured: str | None) -> Path:
-        """Return the roots that the deployed broker's SDK loads, with that of the local AWS in addition."""
+        """Return the root certificates that the deployed broker's SDK loads, and that of the local AWS."""
         if configured is None:
             return self._ca_bundle
         deployed = self.artefacts.layer / Path(configured).relative_to("/opt/python")

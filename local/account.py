@@ -24,7 +24,7 @@ class Account:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which the SDKs find this account; a key must be added."""
+        """The variables that point the SDKs at this account; a key must be added."""
         return {
             "AWS_ENDPOINT_URL": self.aws_endpoint_url,
             "AWS_REGION": self.region,
@@ -32,7 +32,7 @@ class Account:
         }
 
     def client(self, service: str, credentials: Credentials = ROOT) -> Any:
-        """Return an SDK client of the local AWS; the operator's, unless `credentials` say otherwise."""
+        """Return an SDK client of the local AWS, with these credentials; default: the operator's."""
         return new_client(service, credentials, self.region, self.aws_endpoint_url)
 
     def create_caller(self, name: str, managed_policy_arns: Iterable[str] = ()) -> Credentials:

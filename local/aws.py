@@ -1,8 +1,8 @@
 """The local AWS in one process: ministack behind its gateway, and a Function URL front for each stack beside it.
 
-Runs in its own environment (`.local/aws/bin/python -m local.aws`), because only inside ministack's process are keys,
-sessions and policies at hand. The version is pinned in local/requirements/cloud.txt, so leaning on its internals is
-safe: those of INTERNALS are looked up at start, and a missing one stops the start.
+Runs in its own environment (`.local/aws/bin/python -m local.aws`), because keys, sessions and policies can be read only
+inside ministack's process. The version is pinned in local/requirements/cloud.txt, so using its internals is safe. Those
+of INTERNALS are looked up at start, and a missing one ends the start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FUNCTION_URL_PATH = "/_local/function-url/"
 """`GET <gateway>/_local/function-url/STACK`: `{"function_url": …}`, the address of the stack's Function URL.
 
-It may be asked for before the stack is deployed: until there is a URL, the address answers 404.
+The address exists before the stack is deployed: until the stack has a URL, it answers 404.
 """
 
 RETIRE_INSTANCES_PATH = "/_local/retire-instances/"
@@ -57,7 +57,7 @@ INTERNALS = {
     "services.scheduler": "_SCHEDULE_TICK_INTERVAL _schedule_last_fired _tick_schedules _at_time_epoch",
     "services.eventbridge": "_invoke_target _parse_rate_seconds _parse_cron_fields _cron_next_fire",
 }
-"""What this module and aws_gaps.py use of ministack: names of a module, by the module."""
+"""The names that this module and aws_gaps.py use of ministack, by the module that has them."""
 
 
 class MinistackBackend:
@@ -89,7 +89,7 @@ class MinistackBackend:
     def find_caller(self, access_key_id: str) -> Caller | None:
         iam = self._internals["core.iam_evaluator"]
         if iam.is_root_access_key(access_key_id):
-            return None  # ministack takes root's requests unchecked
+            return None  # ministack does not check root's requests
         try:
             account_id = iam.find_iam_access_key_account(access_key_id)
         except iam.AmbiguousAccessKeyError:
@@ -134,7 +134,7 @@ class MinistackBackend:
             reference, account_id=target.account_id, region=target.region
         )
         if record is None or config is None:
-            raise FunctionFailed(f"{target.function_arn} is gone")
+            raise FunctionFailed(f"{target.function_arn} does not exist any more")
         functions = lambda_svc._functions  # noqa: SLF001 - listed above
         unqualified = functions.get_scoped(target.account_id, target.region, reference.partition(":")[0])
         if unqualified.get("concurrency") == 0:  # the function is switched off
@@ -155,7 +155,7 @@ class MinistackBackend:
         self._internals["core.lambda_runtime"].invalidate_worker(function_name)
 
     def _functions_of(self, stack_name: str) -> set[tuple[str, str, str]]:
-        """Return account, region and name of each function of the stack; names alone do not tell whose they are."""
+        """Return account, region and name of each function of the stack; a name alone may be in several accounts."""
         stacks = self._internals["services.cloudformation"]._stacks.all_items()  # noqa: SLF001 - listed above
         return {
             (account_id, region, resource["PhysicalResourceId"])
@@ -219,15 +219,15 @@ def main() -> None:
     )
     ready_file = parser.parse_args().ready_file
     gateway_socket = _listen()
-    # ministack reads its port when imported, and hands it to the functions that it starts.
+    # ministack reads its port when it is imported, and passes it to the functions that it starts.
     os.environ["GATEWAY_PORT"] = str(gateway_socket.getsockname()[1])
     threading.Thread(target=_end_with_input, daemon=True).start()
     asyncio.run(_serve(gateway_socket, ready_file))
 
 
 def _end_with_input() -> None:
-    """Once the supervisor is gone, end this process and the functions that it has started, also those at work."""
-    # Not through sys.stdin: a thread that sits in its buffer's lock breaks the interpreter's exit.
+    """Once the supervisor has ended, end this process and the functions that it has started, also busy ones."""
+    # Not through sys.stdin: a thread that has its buffer's lock breaks the interpreter's exit.
     while os.read(0, 4096):
         pass
     os.killpg(os.getpid(), signal.SIGKILL)  # and no other group, where this process leads none
@@ -256,7 +256,7 @@ async def _serve_one(application: Any, listener: socket.socket) -> None:
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = 75
     config.include_server_header = False
-    # Without a trigger, the server would take the process's signals for itself.
+    # Without a trigger, the server would handle the process's signals itself.
     await hypercorn.serve(application, config, shutdown_trigger=asyncio.Event().wait)
 
 
@@ -281,7 +281,7 @@ def _load_internals() -> dict[str, Any]:
 
 
 def _listen() -> socket.socket:
-    """Return a socket that takes connections at once, so that its address can be told before it is served."""
+    """Return a socket that accepts connections at once, so that its address can be given out before it is served."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     listener.listen()

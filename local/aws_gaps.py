@@ -1,4 +1,4 @@
-"""What ministack lacks of AWS and the project needs: condition keys, policies of functions, inputs of schedules.
+"""What the project needs of AWS and ministack lacks: condition keys, policies of functions, inputs of schedules.
 
 Each function takes modules of ministack and replaces one thing in them. local/aws.py lists every name that is used here.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def close_gaps(internals: Mapping[str, Any]) -> None:
     """Replace what is missing in ministack's modules, by their names below `ministack`."""
-    # Seconds between two looks at the schedules; the default of 10 makes everybody wait.
+    # Seconds between two checks of the schedules; the default of 10 makes tests wait.
     internals["services.scheduler"]._SCHEDULE_TICK_INTERVAL = 1  # noqa: SLF001 - listed in aws.py
     _supply_condition_keys(internals["core.iam_actions"], internals["services.dynamodb"])
     _name_principals_as_aws_does(internals["core.iam_evaluator"], internals["services.iam"])
@@ -31,7 +31,7 @@ def _deploy_policies_of_functions(provisioners: Any) -> None:
     def replace(properties: Any, statements: list[Any]) -> str:
         arn = str(properties["ResourceArn"])
         function, *_ = provisioners._lambda_function_for_cfn_ref(arn)  # noqa: SLF001 - listed in aws.py
-        # ministack keeps the statements of a function, its versions and aliases in one list.
+        # ministack has the statements of a function, its versions and aliases in one list.
         others = [
             each for each in function["policy"]["Statement"] if each.get("BelongsTo", each["Resource"]) != arn
         ]
@@ -56,7 +56,7 @@ def _deploy_policies_of_functions(provisioners: Any) -> None:
 
 
 def _find_policies_of_functions(lambda_svc: Any) -> None:
-    """Let a function's policy be found for callers of other accounts, too: ministack looks in the caller's account."""
+    """Let a function's policy be found for callers of other accounts, too: ministack reads the caller's account only."""
 
     def find(resource_arn: str) -> tuple[Any, str] | None:
         _, _, _, region, account_id, _, name = resource_arn.split(":")[:7]
@@ -114,7 +114,7 @@ def _name_principals_as_aws_does(iam_evaluator: Any, iam: Any) -> None:
 
 
 def _name_described_bus(iam_actions: Any) -> None:
-    """Let policies see which bus `events:DescribeEventBus` asks for; ministack takes its name for a rule's."""
+    """Let policies see which bus `events:DescribeEventBus` names; ministack takes the name for a rule's."""
     extract_resource_arn = iam_actions.extract_resource_arn
 
     def with_bus(service: str, method: str, path: str, headers: Any, body: bytes, *rest: Any) -> Any:
@@ -130,7 +130,7 @@ def _name_described_bus(iam_actions: Any) -> None:
 def _fill_in_schedule_inputs(scheduler: Any, eventbridge: Any) -> None:
     """Let a schedule's `Input` have context attributes, such as `<aws.scheduler.scheduled-time>`.
 
-    ministack hands them to the target as they stand. There is one attempt at each run.
+    ministack passes them to the target unchanged. There is one attempt at each run.
     """
     tick_schedules, invoke_target = scheduler._tick_schedules, eventbridge._invoke_target  # noqa: SLF001 - listed in aws.py
     fired_before: dict[tuple[str, str, str], float] = {}

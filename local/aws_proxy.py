@@ -1,7 +1,7 @@
 """A proxy between the SDK and the local AWS: it counts the calls, can delay their answers and can spoil them.
 
-The SDK is pointed at it by AWS_ENDPOINT_URL. It passes the signed Host header on, so that signatures stay right. With
-TLS, it makes a start pay for certificates as in front of the real AWS: the local one speaks plain HTTP.
+AWS_ENDPOINT_URL points the SDK at it. It passes the signed Host header on, so that signatures stay valid. With TLS, a
+start loads and checks certificates as for the real AWS: the local one speaks plain HTTP.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class AwsFault:
 
     Attributes:
         kind: `error`: AWS answers `status` and `code`, nothing has happened. `silent`: nothing happens, and no answer
-            comes. `reset`, `close`: the connection ends, nothing has happened. `garbled`: a well-framed half of the
-            true answer. `cut`: half of it, and the connection ends. `lost`: it took effect, the connection is reset.
+            comes. `reset`, `close`: the connection ends, nothing has happened. `garbled`: half of the true answer, with
+            its own length. `cut`: half of it, and the connection ends. `lost`: it took effect, the connection is reset.
         service: "dynamodb", "kms" or "secretsmanager"; "" for all.
         operation: as in "GetItem"; "" for all.
-        containing: what must stand in the request's body.
+        containing: what the request's body must contain.
         times: how many calls it spoils; None: all.
     """
 
@@ -88,13 +88,13 @@ class AwsProxy(LoopbackServer):
             self._faults.clear()
 
     def take_calls(self) -> dict[str, int]:
-        """Return how often each operation was called since the last time this was asked, by "service.Operation"."""
+        """Return how often each operation was called since the last call of this, by "service.Operation"."""
         with self._lock:
             calls, self._calls = self._calls, Counter()
         return dict(calls)
 
     def note_call(self, service: str, operation: str, body: bytes) -> AwsFault | None:
-        """Count a call; return what is to go wrong with it."""
+        """Count a call; return the fault that spoils it."""
         with self._lock:
             self._calls[f"{service}.{operation}"] += 1
             for fault in self._faults:
@@ -160,5 +160,5 @@ class _Handler(LoopbackHandler):
             self.close_connection = True
             self.send(status, headers | {"Content-Length": str(len(content))}, half)
         else:
-            # Without its checksum, which would give it away.
+            # Without its checksum, by which the SDK would notice.
             self.send(status, {name: headers[name] for name in headers if "crc32" not in name.lower()}, half)

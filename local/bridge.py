@@ -49,7 +49,7 @@ def find_address(interface: str) -> str:
 
 
 async def forward(address: str, ports: list[int]) -> list[asyncio.Server]:
-    """Listen on these ports of `address`, and hand every connection on to the same port of 127.0.0.1.
+    """Listen on these ports of `address`, and forward every connection to the same port of 127.0.0.1.
 
     Raises:
         OSError: one of them is taken.
@@ -61,7 +61,7 @@ async def _connect(port: int, reader: asyncio.StreamReader, writer: asyncio.Stre
     try:
         cloud_reader, cloud_writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
-        writer.close()  # the caller sees what it would see without us: nobody answers
+        writer.close()  # the caller sees what it would see without this bridge: nobody answers
         return
     try:
         await asyncio.gather(_copy(reader, cloud_writer), _copy(cloud_reader, writer))
@@ -71,7 +71,7 @@ async def _connect(port: int, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):  # one side is gone; the other finds out by the close that follows
+    with contextlib.suppress(OSError):  # one side has closed; the close that follows tells the other
         while chunk := await reader.read(_CHUNK_BYTES):
             writer.write(chunk)
             await writer.drain()
@@ -81,7 +81,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def _serve(address: str, ports: list[int], ready_file: Path) -> None:
     await forward(address, ports)
     await asyncio.to_thread(ready_file.write_text, json.dumps({"address": address}))
-    await asyncio.to_thread(sys.stdin.read)  # it ends with its supervisor
+    await asyncio.to_thread(sys.stdin.read)  # the end of the supervisor ends it
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`make build`: runs `sam build`, and says it where an artefact has no byte code. The local cloud builds the same way."""
+"""`make build`: runs `sam build`, and says which artefacts have no byte code. The local cloud builds the same way."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def alone_with_the_build(project: Path = PROJECT) -> Iterator[None]:
 
 def build(run: Run, project: Path = PROJECT) -> None:
     """Have `run` build the folder's template into its `.aws-sam/build`; quick when nothing has changed."""
-    # SAM's makefile builder runs whatever `python3` is first on the path.
+    # SAM's makefile builder runs the first `python3` on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     lambda_python = find_python(LAMBDA_PYTHON) or ""
-    # What was built without byte code is not taken for what has it: the Python that makes it names the cache.
+    # The Python that makes byte code names the cache, so that an artefact without byte code is not taken from it.
     cache = f"{project}/.aws-sam/cache{lambda_python}"
     folders = ("--build-dir", f"{project}/.aws-sam/build", "--cache-dir", cache)
     with alone_with_the_build(project):
@@ -71,7 +71,7 @@ def describe_missing_byte_code(project: Path = PROJECT) -> str:
 def _run_with_log(command: Sequence[str], **variables: str) -> None:
     with _LOG.open("wb") as log:
         environment = {**os.environ, **variables}
-        # With the lock, too: if this process is killed, nobody else builds before that program has ended.
+        # The program inherits the lock: if this process is killed, nobody else builds before the program has ended.
         subprocess.run(command, env=environment, stdout=log, stderr=log, close_fds=False, check=True)
 
 

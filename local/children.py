@@ -22,14 +22,14 @@ _LOG_TAIL_LINES = 25
 
 
 class LocalCloudError(Exception):
-    """A part of the local cloud did not start, has ended or did not do its job; the text holds its last log lines."""
+    """A part of the local cloud did not start, has ended or has failed; the text contains its last log lines."""
 
 
 class Children:
-    """The programs of one local cloud. All of them end with it, and so does what `reaper` lists besides."""
+    """The programs of one local cloud. All of them end with it, and so does everything else on the reaper's list."""
 
     def __init__(self, project: Path, folder: Path, reaper: Reaper) -> None:
-        """Take the working directory of all programs, the folder for their logs, and the list that they go on."""
+        """Take the working directory of all programs, the folder for their logs, and the reaper that lists them."""
         self._project = project
         self._folder = folder
         self._reaper = reaper
@@ -60,7 +60,7 @@ class Children:
     def run(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
     ) -> None:
-        """Run a program to its end, behind whatever else wants the machine: SAM takes seconds of a core, tests measure time.
+        """Run a program to its end, with low priority: SAM takes seconds of a core, while tests measure time.
 
         Raises:
             LocalCloudError: it failed or took longer than `timeout_s`.
@@ -80,12 +80,12 @@ class Children:
             if child.poll() is not None:
                 raise self._failure(name, f"has ended with status {child.returncode}")
         if not self._reaper.is_alive:
-            raise LocalCloudError("local.reaper has ended, which ends all this if it is killed")
+            raise LocalCloudError("local.reaper has ended, which ends everything if this process is killed")
 
     def end(self) -> None:
         """End all programs with what they have started, and then have the reaper do the rest."""
         for child in self._running.values():
-            # Also where the child itself has ended: something that it has started may be left.
+            # Also if the child itself has ended: something that it has started may still run.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
@@ -119,7 +119,7 @@ class Children:
 
 
 def clean_environment(folder: Path, **more: str) -> dict[str, str]:
-    """Return an environment without anything of the host's but PATH: no AWS settings, no home folder, no proxies."""
+    """Return an environment with nothing of the host's but PATH: no AWS settings, no home folder, no proxies."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(folder),
@@ -131,9 +131,9 @@ def clean_environment(folder: Path, **more: str) -> dict[str, str]:
 
 def host_environment(folder: Path, **more: str) -> dict[str, str]:
     """Return the host's environment (package installers need its proxies and caches) without its AWS settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    return {**kept, **nowhere, "TMPDIR": str(folder), **more}
+    return {**own, **nowhere, "TMPDIR": str(folder), **more}
 
 
 def _read_json(path: Path) -> dict[str, str] | None:

@@ -6,7 +6,7 @@
         caller = cloud.create_caller("reports", [cloud.outputs["CallerPolicyArn"]])
         test = cloud.deploy("token-broker-test")    # a second stack, with a Function URL of its own
 
-`make local` (local/up.py) keeps one up with the stack deployed; `make demo` (local/demo.py) shows the main job.
+`make local` (local/up.py) runs one with the stack deployed; `make demo` (local/demo.py) shows the main job.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 STACK_NAME = "token-broker"
-"""The main stack, the one that is meant where no other is named."""
+"""The main stack, which is meant where no other is named."""
 ENV_FILE = PROJECT / ".local/env"
-"""KEY=VALUE lines of the cloud that `make local` keeps up."""
+"""KEY=VALUE lines of the cloud that `make local` runs."""
 
 BUILD_TIMEOUT_S = 240.0
 DEPLOY_TIMEOUT_S = 120.0
@@ -57,13 +57,13 @@ class Stack:
 
 
 class LocalCloud(Account):
-    """One local cloud; a context manager. Everything it made is gone when it ends, also after a crash.
+    """One local cloud; a context manager. Everything that it made is removed when it ends, also after a crash.
 
     Attributes:
-        region, account_id: where the stacks live; see `Account` for what can be done there.
+        region, account_id: where the stacks are; see `Account` for what can be done there.
         aws_endpoint_url: the local AWS; signatures and policies are enforced.
         function_url: the main stack's Function URL (no slash at the end); 404 until the stack is deployed.
-        digishare_url, digishare_admin_url, ca_file: the fake Digishare, its controls, and the CA that it speaks with.
+        digishare_url, digishare_admin_url, ca_file: the fake Digishare, its admin API, and the CA of its certificate.
         outputs: the main stack's outputs, once it is deployed.
     """
 
@@ -93,7 +93,7 @@ class LocalCloud(Account):
             self._reaper = Reaper(PROJECT, self._name)
         except AlreadyRunningError as error:
             raise LocalCloudError(str(error)) from None
-        # Short: a path below it, also in the long folder of a Mac, is a parameter of at most 80 characters.
+        # Short, because a path below it is a parameter of at most 80 characters, also in a Mac's long folder.
         self._folder = Path(tempfile.mkdtemp(prefix="token-broker-"))
         self._reaper.remove_at_end(self._folder)
         self._children = Children(PROJECT, self._folder, self._reaper)
@@ -108,7 +108,7 @@ class LocalCloud(Account):
         self._children.end()
 
     def wait_for_an_end(self) -> NoReturn:
-        """Block until a part of this cloud has ended, or what has started this process, such as make.
+        """Block until a part of this cloud has ended, or the program that has started this process, such as make.
 
         Raises:
             LocalCloudError: always; it says what has ended.
@@ -116,14 +116,14 @@ class LocalCloud(Account):
         while os.getppid() == self._parent_pid:
             self._children.check()
             time.sleep(_LOOK_EVERY_S)
-        raise LocalCloudError("what has started this has ended")
+        raise LocalCloudError("the program that has started this has ended")
 
     def remove_at_end(self, path: Path) -> None:
-        """Remove this file together with the cloud, whatever ends it."""
+        """Remove this file when the cloud ends, also after a crash."""
         self._reaper.remove_at_end(path)
 
     def build(self) -> None:
-        """Run `sam build`; quick when nothing changed. The result lies in `.aws-sam/build` beside the template."""
+        """Run `sam build`; quick when nothing changed. The result is in `.aws-sam/build` beside the template."""
         started_s = time.monotonic()
         self._say("· sam build")
         build(
@@ -170,7 +170,7 @@ class LocalCloud(Account):
         return str(_ask("GET", f"{self.aws_endpoint_url}{path}").json()["function_url"])
 
     def open_to_containers(self, bridge: str) -> None:
-        """Let containers reach AWS, the main Function URL and Digishare by this network interface; its admin server, not.
+        """Let containers reach AWS, the main Function URL and Digishare, without its admin API, by this interface.
 
         Raises:
             LocalCloudError: it is no bridge of this machine.
@@ -181,11 +181,7 @@ class LocalCloud(Account):
         self._children.start("bridge", command, clean_environment(self._folder))
 
     def function_environment(self, name: str) -> dict[str, str]:
-        """Return what a deployed function needs to run as a process, with the rights of its own role and no others.
-
-        Args:
-            name: the main stack's output that names the function.
-        """
+        """Return a function's environment, with its own role's keys; `name` is the main stack's output that names it."""
         configuration = self.client("lambda").get_function_configuration(FunctionName=self.outputs[name])
         key = self.assume(configuration["Role"])
         return {**configuration["Environment"]["Variables"], **self.environment, **key.environment}
@@ -216,10 +212,10 @@ class LocalCloud(Account):
         Args:
             within_s: how long to wait for it.
             stack_name: the stack whose job it is.
-            members: what the schedule's input says besides.
+            members: further members of the schedule's input.
 
         Raises:
-            LocalCloudError: it has not logged anything in time.
+            LocalCloudError: the job has not logged anything in time.
         """
         scheduler, outputs = self.client("scheduler"), self._stacks[stack_name].outputs
         name = outputs["CampaignsFunctionName"]

@@ -1,8 +1,8 @@
 """`make compatibility`: the wheel in empty environments, with the oldest versions that it allows and the locked ones.
 
-The tests are those of this checkout; the package that they import is the wheel's, and this is looked at each time. The locked
-versions are tried where `make test` has not done it: on the other Python. There the command line is tested beside the
-functions, which many of its tests compare it with.
+The tests are those of this checkout. The package that they import is the wheel's, which each trial checks. The locked
+versions are tried where `make test` has not tried them: on the other Python. There the command line is tested beside the
+functions, because many of its tests compare it with them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PYTHONS: Final = ("3.11", "3.13")
 _UV: Final = str(Path(sys.executable).with_name("uv"))
 _LOWEST: Final = "tests/client/lowest.txt"
 _LOCKED: Final = "tests/requirements.txt"
-# Older SDKs call what Python deprecated after them.
+# Older SDKs call what Python has deprecated since.
 _OF_OLD_SDKS: Final = ("-W", "ignore:datetime.datetime.utcnow() is deprecated:DeprecationWarning")
 
 
@@ -67,7 +67,7 @@ LOCKED_TRIALS: Final = (
 
 
 class TrialFailed(Exception):
-    """The text is what the program that failed has written."""
+    """A program failed; the text is what it has written."""
 
 
 def try_out(trial: Trial, wheel: Path, python: str, folder: Path) -> str:

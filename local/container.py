@@ -1,14 +1,14 @@
-"""What SAM's containers need of a local cloud, in `.local/container/` while `make local` is up.
+"""What SAM's containers need of a local cloud, in `.local/container/` while `make local` runs.
 
     template.json   the built template, for this machine's architecture
     env.json        each function's variables, its role's keys among them: for its owner's eyes only
-    NAME/           the built code of each function and of the layer; a function's holds the local Digishare's CA, too
+    NAME/           the built code of each function and of the layer; a function's also has the local Digishare's CA
 
-SAM drops every variable that a template does not declare, and gives a declared one that its file lacks the shell's
-value: a function without its variables would have the developer's keys and no endpoint. So each function declares what
-`env.json` sets, no more and no less.
+SAM drops every variable that a template does not declare. A declared variable that its file lacks gets the shell's
+value, so that a function without its variables would have the developer's keys and no endpoint. So each function
+declares exactly what `env.json` sets.
 
-`python -m local.container` brings a new build to a cloud that is up; `make build` does.
+`python -m local.container` brings a new build to a cloud that runs; `make build` calls it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def lambda_architecture() -> str:
 def write_container_files(
     variables: Mapping[str, Mapping[str, str]], ca: str, folder: Path = CONTAINER_FOLDER
 ) -> None:
-    """Write everything, of what `sam build` has made.
+    """Write all files from what `sam build` has made.
 
     Args:
-        variables: of each function, by its logical id. A function that is not here is left out of the template.
+        variables: of each function, by its logical id. A function without any is left out of the template.
         ca: the local Digishare's CA, in PEM.
-        folder: where to write. Files that stay the same are not touched: something may be running them.
+        folder: where to write. Files that stay the same are not written, because something may be running them.
     """
     variables = {function: _as_seen_inside(its) for function, its in variables.items()}
     with alone_with_the_build():
@@ -83,13 +83,13 @@ def derive_template(template: dict[str, Any], variables: Mapping[str, Mapping[st
 
 
 def read_properties(function: str, folder: Path = CONTAINER_FOLDER) -> dict[str, Any]:
-    """Return what the template says of a function; raises FileNotFoundError while no local cloud is up."""
+    """Return what the template says of a function; raises FileNotFoundError while no local cloud runs."""
     template = json.loads((folder / _TEMPLATE).read_text())
     return dict(template["Resources"][function]["Properties"])
 
 
 def read_variables(folder: Path = CONTAINER_FOLDER) -> dict[str, dict[str, str]]:
-    """Return each function's variables; raises FileNotFoundError while no local cloud is up."""
+    """Return each function's variables; raises FileNotFoundError while no local cloud runs."""
     return dict(json.loads((folder / _VARIABLES).read_text()))
 
 

@@ -120,7 +120,7 @@ class Demo:
         self._note("exchanges at Digishare in the end", "1", self._count_mints())
 
     def _show_that_nothing_leaked(self) -> None:
-        kept_secret = [
+        secret_texts = [
             self._client_secret,
             self._wrong_client_secret,
             self._personal_access_token,
@@ -129,11 +129,11 @@ class Demo:
         ]
         functions = (self._broker, self._cloud.outputs["CampaignsFunctionName"])
         log = "\n".join(line for name in functions for line in self._cloud.function_logs(name))
-        leaks = sum(text in log for text in kept_secret)
+        leaks = sum(text in log for text in secret_texts)
         self._note(f"secrets and tokens in {log.count(chr(10))} log lines", "0", leaks)
 
     def _call(self, caller: Credentials | None, connection: str = "digishare") -> Reply:
-        """Ask the broker for a token; a refusal must not carry anything secret."""
+        """Ask the broker for a token; a refusal must not contain anything secret."""
         url, body = f"{self._cloud.function_url}/token", json.dumps({"connection": connection})
         request = AWSRequest("POST", url, headers={"content-type": "application/json"}, data=body)
         if caller is not None:
@@ -155,11 +155,11 @@ class Demo:
         if reply.token:
             self._tokens.append(reply.token)
         elif any(text in reply.text for text in (self._wrong_client_secret, self._client_secret)):
-            raise LocalCloudError("an error answer holds a client secret")
+            raise LocalCloudError("an error answer contains a client secret")
         return reply
 
     def _next_source(self, lines_before: int) -> str:
-        """Return what the next line of the log says; a busy machine writes it after the answer."""
+        """Return what the next line of the log says; on a busy machine it comes after the answer."""
         if audit := wait_until(lambda: self._audit_lines()[lines_before:], LOG_TIMEOUT_S):
             return str(audit[-1].get("source", "none"))
         raise LocalCloudError(f"no line of the last answer in the log within {LOG_TIMEOUT_S:.0f} s")

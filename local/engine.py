@@ -1,7 +1,7 @@
 """A container engine and an image like Lambda's, from Debian's packages, in a folder: nothing is installed.
 
 apt and debootstrap check the signatures; the runtime interface client comes from tests/requirements.txt, by its hash.
-The image stands for AWS's own, with the same name, so that SAM finds it: what differs is in docs/running-locally.md.
+The image replaces AWS's own under the same name, so that SAM finds it: docs/running-locally.md says what differs.
 
 Needs root, `unshare`, and the network while it prepares. `Engine` runs in namespaces of its own (local/sam_local.py).
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NAMESPACES: Final = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""Before a command: what it mounts, starts and connects is its own, and ends with it."""
+"""Put before a command: its mounts, processes and networks are its own, and end with it."""
 RUNTIME: Final = "python3.13"
 BRIDGE: Final = "docker0"
 _DEBIAN_WITH_RUNTIME: Final = "trixie"
@@ -38,14 +38,14 @@ _START_TIMEOUT_S: Final = 30.0
 _END_S: Final = 30.0
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _UNUSED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
-# Where an engine writes unless it is kept from it.
+# Where an engine writes by default.
 _USUAL_PATHS: Final = tuple(map(Path, ("/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker")))
 _IMAGE_OF_SAM: Final = """
 import sys
 from samcli.local.docker.lambda_image import LambdaImage, Runtime
 print(LambdaImage._INVOKE_REPO_PREFIX + "/" + Runtime.get_image_name_tag(*sys.argv[1:]))
 """
-# As AWS's image has it: the function's code, then layers, then what the runtime brings; none of it can be written to.
+# In the order of AWS's image: the function's code, layers, the runtime's own packages; none of them can be written to.
 _BOOTSTRAP: Final = f"""#!/bin/sh
 export PYTHONDONTWRITEBYTECODE=1
 export PYTHONPATH=/var/task:/opt/python/lib/{RUNTIME}/site-packages:/opt/python:/var/runtime
@@ -61,8 +61,8 @@ class OutOfReachError(EngineError):
     """Debian's mirror does not answer."""
 
 
-def find_obstacle() -> str | None:
-    """Return why no engine can run here, in one sentence; None if nothing is in the way."""
+def why_not_possible() -> str | None:
+    """Return why no engine can run here, in one sentence; None if one can."""
     missing = [program for program in _NEEDED if shutil.which(program) is None]
     if missing:
         return f"this is no Debian with {', '.join(missing)}"
@@ -71,7 +71,7 @@ def find_obstacle() -> str | None:
     if subprocess.run(
         ["unshare", "-n", "-m", "-p", "-f", "true"], capture_output=True, check=False
     ).returncode:
-        return "this machine lets nobody make namespaces"
+        return "this machine does not allow namespaces"
     return None
 
 
@@ -83,7 +83,7 @@ def prepare(folder: Path) -> list[str]:
 
     Raises:
         OutOfReachError: the mirror does not answer.
-        EngineError: something cannot be had, or its signature or hash is wrong.
+        EngineError: something cannot be downloaded, or its signature or hash is wrong.
     """
     packages = _fetch_packages(folder)
     root = folder / "image"
@@ -95,7 +95,7 @@ def prepare(folder: Path) -> list[str]:
 
 
 def lasting_paths(folder: Path) -> list[Path]:
-    """Return what does not end with the namespaces of an engine: its control groups, and its folder.
+    """Return what the end of an engine's namespaces does not remove: its control groups, and its folder.
 
     There is a group for each controller, or (version 2) one for all of them.
     """
@@ -109,7 +109,7 @@ def find_leftovers(folder: Path) -> list[str]:
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if mark in line]
     processes = []
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended while we looked
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             if mark.encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes():
                 processes.append(f"process {process.name}")
     files = [path for path in (*lasting_paths(folder), *_USUAL_PATHS) if path.exists()]
@@ -207,14 +207,14 @@ def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> s
 
 
 def _cover_system_folders(folder: Path) -> None:
-    """Let the engine write where it always does, but into our folder: the mounts are seen in its namespace only."""
+    """Let the engine's usual places be in our folder: the mounts are visible in its namespace only."""
     shutil.copytree("/etc", folder / "etc", symlinks=True, ignore_dangling_symlinks=True)
     run("mount", "--bind", folder / "etc", "/etc")
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
 
 
 def _fetch_packages(folder: Path) -> list[str]:
-    # With lists of our own: the machine's may be old or missing, and stay as they are.
+    # With our own lists: the machine's may be old or missing, and are not changed.
     for name in ("lists/partial", "apt/archives/partial"):
         (folder / name).mkdir(parents=True)
     options = [f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/apt"]

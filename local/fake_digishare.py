@@ -1,7 +1,7 @@
 """Run the fake Digishare as a process of its own: `python -m local.fake_digishare --ready-file F --tls-dir D`.
 
-It starts without any client; `PUT /clients` of the admin API (see `local.digishare.admin`) gives it some, so that
-no secret stands on a command line. It ends when its standard input does, or on SIGTERM or SIGINT.
+It starts without any client; `PUT /clients` of the admin API (see `local.digishare.admin`) adds them, so that no secret
+is on a command line. It ends at the end of its standard input, or on SIGTERM or SIGINT.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     request ─▶ signature ─▶ both permissions ─▶ payload-2.0 event ─▶ function ─▶ answer
                403          403                                       429, 502    200 …
 
-The local AWS has Function URLs of its own, but they accept a signature for any service and region, ask for one
-permission of the two, and tell the function nothing about who called. This front closes those gaps. It knows the
-local AWS only as a `Backend`. Presigned query strings are refused.
+The local AWS has Function URLs of its own, but they accept a signature for any service and region, require one
+permission of the two, and do not tell the function who called. This front does all that. It uses the local AWS only as
+a `Backend`. Presigned query strings are refused.
 
 Sources: the Lambda guide's "Control access to Function URLs" and "Invoking Function URLs" (payload format 2.0).
 """
@@ -76,7 +76,7 @@ class FunctionUrlFront:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if scope["type"] != "http":
-            return  # the server's own start and end need nothing here
+            return  # the server's own start and end
         request_id = str(uuid.uuid4())
         body = await _read_body(receive)
         if body is None:
@@ -156,7 +156,7 @@ def _source_ip(scope: Mapping[str, object]) -> str:
 
 
 async def _read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
-    """Return the whole body, or None once it is larger than AWS takes."""
+    """Return the whole body, or None once it is larger than AWS accepts."""
     body = bytearray()
     while True:
         message = await receive()

@@ -1,6 +1,6 @@
-"""Instances of a handler as real processes: many at once, cold, ready on one mark, stopped at a step, killed.
+"""Instances of a handler as real processes: many at once, cold, started at one moment, stopped at a step, killed.
 
-A nursery process imports the handler once and forks an instance for every socket that it is handed::
+A nursery process imports the handler once and forks an instance for every socket that it receives::
 
     this process                 nursery                       instance
       | socket, environment        |                              |
@@ -13,7 +13,7 @@ A nursery process imports the handler once and forks an instance for every socke
       |<----------------------------------------- answer ---------|
       | closes the socket --------------------------------------->| ends
 
-The nursery has one thread, so that forking is safe whatever the process that asks for it has running.
+The nursery has one thread, so that forking is safe even if the process that asks for it has several.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Instance:
     def send(
         self, event: Mapping[str, Any], *, at_epoch_s: float = 0.0, run_time_s: float = FUNCTION_TIMEOUT_S
     ) -> None:
-        """Hand over an event to be answered from `at_epoch_s` on; the answers come in order."""
+        """Send an event to be answered from `at_epoch_s` on; the answers come in order."""
         order = {"event": event, "at_epoch_s": at_epoch_s, "run_time_s": run_time_s}
         self._connection.sendall(json.dumps(order).encode() + b"\n")
 
@@ -94,14 +94,14 @@ class Instance:
         """Block until it is at the step that it was told to stop at. Raises InstanceLostError."""
         line = self._receive(STOP_TIMEOUT_S)
         if "stopped" not in line:
-            raise InstanceLostError(f"instance {self.pid} has answered without coming to its step")
+            raise InstanceLostError(f"instance {self.pid} has answered without reaching its step")
 
     def go_on(self) -> None:
         """Let it go on from the step that it stopped at."""
         self._connection.sendall(b"\n")
 
     def kill(self) -> None:
-        """SIGKILL: nothing of what it is doing is ended in order."""
+        """Send SIGKILL: it ends at once, in the middle of what it is doing."""
         os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ BROKER: Final = Code()
 
 
 class Nursery:
-    """Starts instances; a context manager, at whose end all of them are gone.
+    """Starts instances; a context manager, at whose end all of them have ended.
 
     Args:
         environment: the function's environment variables and what the SDK needs; nothing else is passed on.
@@ -200,7 +200,7 @@ class Nursery:
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            # It leads a group of its own, with nothing in it but its instances.
+            # It leads its own process group, which contains only its instances.
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
@@ -210,8 +210,8 @@ class Nursery:
         Args:
             count: how many.
             environment: overrides variables for these. STOP_AT names a step at which each of them stops, the first
-                time that it gets there: "before adapters.token_store:TokenStore.write" or "after ...", a method of a module
-                of `functions.broker`.
+                time that it reaches it: "before adapters.token_store:TokenStore.write" or "after ...", a method of a
+                module of `functions.broker`.
 
         Raises:
             InstanceLostError: one did not get ready.

@@ -45,11 +45,7 @@ class InvokeError(Exception):
 
 @contextmanager
 def emulated(logical_id: str, log: int) -> Iterator[str]:
-    """Run the function in the emulator; yield the URL that takes events.
-
-    Args:
-        logical_id: of the function in the template.
-        log: a file descriptor for what the function writes.
+    """Run the function of this logical id in the emulator, which writes to the descriptor `log`; yield its URL.
 
     Raises:
         InvokeError: no local cloud is running, or the function did not start.
@@ -93,7 +89,7 @@ def emulated(logical_id: str, log: int) -> Iterator[str]:
         _wait_until_it_listens(port, process)
         yield f"http://127.0.0.1:{port}{_PATH}"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # it has no state to lose, and its child must go with it
+        os.killpg(process.pid, signal.SIGKILL)  # it has no state to lose, and its child must end with it
         process.wait()
 
 

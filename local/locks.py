@@ -1,7 +1,7 @@
-"""The locked requirements, of pyproject.toml: `--write` resolves them again, `--check` fails when a lock does not answer it.
+"""The locked requirements of pyproject.toml: `--write` resolves them again, `--check` fails when a lock does not fit it.
 
-The locks hold hashes and neither an index nor a path: they install from whatever index pip or uv is set up for.
-The check resolves nothing new (what is locked is preferred), so that a release elsewhere cannot break it.
+The locks contain hashes and neither an index nor a path: they install from the index that pip or uv is set up for.
+The check prefers the locked versions, so that a new release of a package cannot break it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Every lock, and what of pyproject.toml it locks, as uv says it: paths from the project's root.
+# Every lock, and the part of pyproject.toml that it locks, in uv's terms; paths from the project's root.
 LOCKS: Final = {
     "local/requirements/uv.txt": ("--group", "uv"),
     "local/requirements/sam.txt": ("--group", "sam"),
@@ -33,7 +33,7 @@ _OPTIONS = (
 
 
 def resolve(lock: str, output: Path) -> None:
-    """Resolve one of LOCKS into `output`; what the file at `output` pins already stays where it can."""
+    """Resolve one of LOCKS into `output`; versions that the file at `output` pins already stay if they fit."""
     subprocess.run(
         [Path(sys.executable).with_name("uv"), "pip", "compile", *_OPTIONS, *LOCKS[lock], "-o", output],
         cwd=PROJECT,
@@ -69,7 +69,7 @@ def main() -> int:
         return 0
     drifted = find_drift()
     for name in drifted:
-        print(f"{name} does not answer pyproject.toml: run `make lock`", file=sys.stderr)
+        print(f"{name} does not fit pyproject.toml: run `make lock`", file=sys.stderr)
     return 1 if drifted else 0
 
 

@@ -1,4 +1,4 @@
-"""The one HTTP server on loopback: every fake and every proxy is this server with a handler that says what is its own.
+"""The one HTTP server on loopback: every fake and every proxy is this server with a handler of its own.
 
 It needs the standard library only: the client's tests run where nothing but the client is installed.
 """
@@ -73,7 +73,7 @@ class LoopbackServer(ThreadingHTTPServer):
         self.close()
 
     def close(self) -> None:
-        """Stop listening, cut every connection, wait (5 s at most) until their threads are gone."""
+        """Stop listening, cut every connection, wait (5 s at most) until their threads have ended."""
         self.stopping.set()
         self.shutdown()
         self._acceptor.join()
@@ -93,7 +93,7 @@ class LoopbackServer(ThreadingHTTPServer):
         connection, address = super().get_request()
         if self._tls is not None:
             try:
-                # The handshake is left to the connection's thread: a slow client must not stop the others.
+                # The connection's thread does the handshake, because a slow client must not stop the others.
                 connection = self._tls.wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
@@ -111,14 +111,14 @@ class LoopbackServer(ThreadingHTTPServer):
             self._changed.notify_all()
 
     def handle_error(self, *_: object) -> None:
-        """Note what a connection's thread died of: clients that leave are expected, anything else is a bug."""
+        """Log the error that ended a connection's thread: clients that leave are expected, anything else is a bug."""
         error = sys.exception()
         if not isinstance(error, OSError):
             _log.error("bug in a handler: %s", type(error).__name__)  # its text could quote a request
 
 
 class LoopbackHandler(BaseHTTPRequestHandler):
-    """Serves the requests of one connection: HTTP/1.1, one write an answer, and no word about any of it."""
+    """Serves the requests of one connection: HTTP/1.1, one write for each answer, no log."""
 
     server: LoopbackServer
     connection: socket.socket
@@ -127,7 +127,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def serve(self) -> None:
-        """Answer one request, of whatever method."""
+        """Answer one request, of any method."""
         raise NotImplementedError
 
     def _serve(self) -> None:
@@ -141,7 +141,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
             self.connection.do_handshake()
 
     def read_body(self) -> bytes:
-        """Return the request's body, of a length that is told or in chunks."""
+        """Return the request's body, of the length that its header says, or in chunks."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
@@ -151,7 +151,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         return body
 
     def send(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Send an answer whole; it is cut where `headers` promise a larger Content-Length."""
+        """Send a whole answer; it is cut short if `headers` have a larger Content-Length."""
         head = self.head(status, {"Content-Length": str(len(body)), **headers})
         self.wfile.write(head if self.command == "HEAD" else head + body)
 
@@ -183,8 +183,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         """End the connection with a TCP reset."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()  # it keeps the socket open
+        self.rfile.close()  # else the socket would stay open
         self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Say nothing: a line would show the query, and costs time."""
+        """Log nothing: a line would show the query, and costs time."""

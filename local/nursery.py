@@ -1,4 +1,4 @@
-"""The nursery of `local.instances`: loads a handler once, and forks an instance for every socket that it is handed.
+"""The nursery of `local.instances`: loads a handler once, and forks an instance for every socket that it receives.
 
 `python -m local.nursery FD HANDLER PREPARE`: the control socket, `module.function`, and statements to run before the
 first fork. It needs the standard library only, so that the bench can run it beside any handler.
@@ -61,7 +61,7 @@ def _run_instance(
     connection: socket.socket, environment: Mapping[str, str], module: ModuleType, name: str
 ) -> None:
     os.environ.update(environment)
-    # The broker's cold start, without a request; other handlers have had theirs when they were imported.
+    # The broker's cold start, without a request; other handlers made theirs when they were imported.
     getattr(module, "_broker", lambda: None)()
 
     def send(value: object) -> None:
@@ -120,7 +120,7 @@ _LOADED_BY_AN_EXCHANGE = (
 
 
 def load_broker() -> None:
-    """Load here what an exchange needs, and the SDK's service models: most of a start's CPU time, and no part of any race."""
+    """Load what an exchange needs, and the SDK's service models: most of a start's CPU time, without effect on a race."""
     for module in _LOADED_BY_AN_EXCHANGE:
         importlib.import_module(module)
     from botocore.loaders import JSONFileLoader  # noqa: PLC0415 - only the nursery loads the SDK

@@ -23,7 +23,7 @@ _TEXT_TYPES = frozenset({"application/json", "application/javascript", "applicat
 
 @dataclass(frozen=True)
 class FunctionUrl:
-    """The URL that this front serves, and what it invokes: the ARN carries the alias, where there is one."""
+    """The URL that this front serves, and what it invokes: the ARN includes the alias, where there is one."""
 
     url_id: str
     account_id: str
@@ -136,7 +136,7 @@ def _event_body(request: Request) -> tuple[str | None, bool]:
         try:
             return request.body.decode(), False
         except UnicodeDecodeError:
-            pass  # not the text that it claims to be: base64 keeps every byte
+            pass  # not the text that it claims to be: base64 preserves every byte
     return base64.b64encode(request.body).decode(), True
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One promise and what became of it: kept, if what was seen begins with it, word by word."""
+    """One promise and what was seen; the promise holds if what was seen begins with its words."""
 
     what: str
     promised: str

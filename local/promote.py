@@ -1,4 +1,4 @@
-"""`make promote FROM=STACK`: deploys what another stack runs, its very artefacts, with this stage's parameters.
+"""`make promote FROM=STACK`: deploys the same artefacts that another stack runs, with this stage's parameters.
 
 Nothing is built: the template that CloudFormation has of the other stack names the code in S3 that was uploaded for it.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PromotionError(Exception):
-    """The template of the other stack cannot be had, or is not one whose code was uploaded; the text says what to do."""
+    """The other stack's template cannot be read, or names no uploaded code; the text says what to do."""
 
 
 def template_of(cloudformation: Any, stack_name: str) -> str:
@@ -60,7 +60,7 @@ def _cloudformation() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="local.promote", description=__doc__.partition("\n")[0])
     parser.add_argument("stack", help="the stack that runs what is to be deployed")
-    parser.add_argument("--stage", default="default", help="which part of samconfig.toml says where to")
+    parser.add_argument("--stage", default="default", help="the part of samconfig.toml to deploy with")
     options, arguments = parser.parse_known_args()
     template = PROJECT / ".local/promoted.yaml"
     try:

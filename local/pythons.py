@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 LAMBDA_PYTHON: Final = "3.13"
-"""What the deployed functions run on; what runs here may be another."""
+"""What the deployed functions run on; this machine may run another."""
 
 
 def find_python(version: str) -> str | None:
     """Return the path of an interpreter of a minor version, None where there is none; nothing is downloaded.
 
-    The one that has made this environment is at hand, too, wherever it is.
+    The interpreter of this environment is found, too, wherever it is.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     found = subprocess.run(

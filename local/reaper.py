@@ -1,7 +1,7 @@
-"""Ends the processes and removes the files of a run once it is over, however it went: SIGKILL included.
+"""Ends the processes and removes the files of a run once it has ended, also by SIGKILL.
 
-A run lists what must not outlive it in a file of `.local/runs`, which it locks. A process of its own, the reaper, has
-the lock, too, and waits for the end of its standard input, which the operating system closes when the run dies.
+A run lists what must not outlive it in a file of `.local/runs`, which it locks. A separate process, the reaper, has the
+lock, too, and waits for the end of its standard input, which the operating system closes when the run ends.
 
     the run ends                    it does what its list says
     the run is killed               the reaper does
@@ -40,11 +40,11 @@ class Reaper:
     """The list of one run, and the process that waits for its end. Every listed process must lead its own group."""
 
     def __init__(self, project: Path, name: str = "") -> None:
-        """Do first what the lists of dead runs say.
+        """Clean up after dead runs first.
 
         Args:
             project: the folder whose `.local/runs` has the lists.
-            name: which only one live run can have at a time; "" for a run beside which there may be any others.
+            name: only one live run can have it at a time; "" for a run beside which there may be any others.
 
         Raises:
             AlreadyRunningError: a live run has this name.
@@ -76,14 +76,14 @@ class Reaper:
         self._add("process", child.pid, _start_time(child.pid))
 
     def remove_at_end(self, path: Path) -> None:
-        """Remove this file or folder, after the processes are gone."""
+        """Remove this file or folder at the end, after the processes have been killed."""
         self._add("path", path)
 
     def act(self) -> None:
         """Do everything now; returns when it is done."""
         _obey(self._list)
         self._list.close()
-        # It has nothing left to do, and may never see the end of the pipe: somebody may have duplicated our end.
+        # It has nothing left to do, and may never see the end of the pipe, because our end may have been duplicated.
         self._process.kill()
         self._process.communicate()
 
@@ -99,7 +99,7 @@ def sweep(project: Path) -> None:
 
 @contextmanager
 def _alone(project: Path) -> Iterator[Path]:
-    """Yield the folder of the lists; nobody else makes or looks for any meanwhile."""
+    """Yield the folder of the lists; nobody else makes or reads any meanwhile."""
     runs = project / ".local/runs"
     runs.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(runs, os.O_RDONLY)
@@ -112,7 +112,7 @@ def _alone(project: Path) -> Iterator[Path]:
 
 def _sweep(runs: Path) -> None:
     for path in runs.iterdir():
-        # Locked: the run or its reaper is alive. Not there any more: it has just ended.
+        # If it is locked, the run or its reaper is alive. If it is missing, the run has just ended.
         with contextlib.suppress(BlockingIOError, FileNotFoundError), path.open() as listed:
             fcntl.flock(listed, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _obey(listed)
@@ -132,7 +132,7 @@ def _obey(listed: IO[str]) -> None:
 
 
 def _kill_group(pid: str, started: str) -> None:
-    # By now, the number alone may be somebody else's.
+    # By now, another process may have this number.
     if started and _start_time(int(pid)) == started:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(int(pid), signal.SIGKILL)
@@ -150,7 +150,7 @@ def _start_time(pid: int) -> str:
 
 
 def _remove(path: Path) -> None:
-    """A killed process can still be writing for an instant: try again until the path stays gone."""
+    """Remove a path, again and again, because a killed process can still be writing for an instant."""
 
     def is_gone() -> bool:
         if path.is_dir():

@@ -1,6 +1,6 @@
 """`make sam-local`: every sample event by `sam local`, in real containers, from nothing; a table of what was seen.
 
-    prove               starts a child, and removes whatever it leaves
+    prove               starts a child, and removes everything that it leaves
     prepare_and_enter   engine and image, in a temporary folder (local/engine.py)
     prove_inside        in network, mount and process namespaces: engine, local cloud, SAM as the README has it
 
@@ -36,10 +36,10 @@ from local.engine import (
     EngineError,
     OutOfReachError,
     find_leftovers,
-    find_obstacle,
     lasting_paths,
     prepare,
     run,
+    why_not_possible,
 )
 from local.promises import Line, render, verdict
 from local.reaper import Reaper, sweep
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NOT_POSSIBLE: Final = 77
-# As the README has them.
+# As in the README.
 LOCAL_CLOUD: Final = f"make local BRIDGE={BRIDGE}"
 INVOKE: Final = "sam local invoke {function} --event events/{event}.json"
 START_LAMBDA: Final = "sam local start-lambda"
@@ -59,7 +59,7 @@ _LOG_TIMEOUT_S: Final = 15.0
 _SERVER: Final = "http://127.0.0.1:3001"
 _SELF: Final = (sys.executable, "-m", "local.sam_local")
 _MARK: Final = "OFADEVELOPER"
-# What a developer's shell may hold; the namespaces have no way to any AWS but the local one.
+# What a developer's shell may have; from the namespaces only the local AWS can be reached.
 _DEVELOPER: Final = {
     "AWS_ACCESS_KEY_ID": f"AKIA{_MARK}0000",
     "AWS_SECRET_ACCESS_KEY": f"{_MARK}{'s' * 28}",
@@ -96,7 +96,7 @@ class Proof:
             "HOME": str(folder / "home"),
             "TMPDIR": str(folder / "tmp"),
             "SAM_CLI_TELEMETRY": "0",
-            "SAM_SKIP_PULL_IMAGE": "1",  # no registry is in reach: the image is here under its name
+            "SAM_SKIP_PULL_IMAGE": "1",  # no registry can be reached: the image is here under its name
         }
         self.lines: list[Line] = []
 
@@ -158,7 +158,7 @@ class Proof:
 
     @contextmanager
     def _background(self, command: str, environment: Mapping[str, str], ready: str) -> Iterator[None]:
-        """Have a command run until the end of the block, from the moment at which it has written `ready`."""
+        """Run a command until the end of the block, which begins once the command has written `ready`."""
         log_file = self._log_file(command)
         with log_file.open("wb") as log:
             process = subprocess.Popen(
@@ -212,7 +212,7 @@ def prove_inside(folder: Path) -> int:
 
 
 def prepare_and_enter(folder: Path) -> NoReturn:
-    """Prepare, and go on in namespaces of our own."""
+    """Prepare, and go on in new namespaces."""
     started_s = time.monotonic()
     print("· engine and image, from Debian's packages", flush=True)
     print("\n".join(f"  {package}" for package in prepare(folder)))
@@ -221,9 +221,9 @@ def prepare_and_enter(folder: Path) -> NoReturn:
 
 
 def prove() -> int:
-    """Have everything done by a child, and remove all of it, also if we are killed; return the exit status."""
-    if obstacle := find_obstacle():
-        print(f"not possible here: {obstacle}", file=sys.stderr)
+    """Let a child do everything, and remove all that it leaves, also if we are killed; return the exit status."""
+    if reason := why_not_possible():
+        print(f"not possible here: {reason}", file=sys.stderr)
         return NOT_POSSIBLE
     sweep(PROJECT)  # also what a `make local` that was killed has left
     if CONTAINER_FOLDER.exists():

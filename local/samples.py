@@ -1,4 +1,4 @@
-"""What each file of `events/` is answered with, where the connection `digishare` has a right client secret."""
+"""The answer to each file of `events/`, where the connection `digishare` has a right client secret."""
 
 from __future__ import annotations
 

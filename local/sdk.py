@@ -1,4 +1,4 @@
-"""SDK sessions and HTTP requests for the local cloud, which read none of the host's settings."""
+"""SDK sessions and HTTP requests for the local cloud, without any of the host's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Credentials:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which the SDKs take this key, and no session token of another one."""
+        """The variables that give the SDKs this key, and no session token of another one."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key_id,
             "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
@@ -35,7 +35,7 @@ ROOT = Credentials("test", "test")
 
 
 def new_session(credentials: Credentials, region: str) -> boto3.Session:
-    """Return a session with exactly these credentials; no profile or file of the host is looked at."""
+    """Return a session with exactly these credentials; no profile or file of the host is read."""
     nowhere = (None, None, os.devnull, None)
     settings = {"profile": (None, None, None, None), "config_file": nowhere, "credentials_file": nowhere}
     return boto3.Session(

@@ -1,7 +1,7 @@
-"""Signature version 4 as the front door of a Function URL checks it: on the bytes that arrived, without leniency.
+"""Signature version 4 as a Function URL checks it: on the bytes that arrived, without leniency.
 
-Source: the AWS IAM guide's "Signature Version 4 for API requests". Nothing here knows the local AWS; it looks keys
-up through the function that it is given.
+Source: the AWS IAM guide's "Signature Version 4 for API requests". Nothing here knows the local AWS; a function that
+the caller passes looks up keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AUTHORIZATION = re.compile(
 
 
 class Rejected(Exception):
-    """The request does not prove who sent it. `error_type` is AWS's name for the reason; `str()` says it."""
+    """The request does not prove who sent it. `error_type` is AWS's name for the reason; `str()` is AWS's sentence."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ def _read_claim(request: Request, region: str, now: datetime) -> dict[str, str]:
 
 
 def _check_signed_headers(request: Request, signed: list[str]) -> None:
-    """AWS wants host and every x-amz- header under the signature, and each signed header present."""
+    """Check that host and every x-amz- header are signed, and that each signed header was sent, as AWS does."""
     required = {"host", "x-amz-date"} | {name for name in request.headers if name.startswith("x-amz-")}
     unsigned = sorted(required - set(signed))
     if unsigned:
@@ -167,13 +167,13 @@ def _string_to_sign(request: Request, claim: dict[str, str]) -> str:
 
 
 def _without_dot_segments(path: str) -> str:
-    kept: list[str] = []
+    segments: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
-            kept = kept[:-1]
+            segments = segments[:-1]
         elif segment not in {"", "."}:
-            kept.append(segment)
-    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+            segments.append(segment)
+    return "/" + "/".join(segments) + ("/" if segments and path.endswith("/") else "")
 
 
 def _canonical_query(raw_query: str) -> str:

@@ -1,12 +1,12 @@
-"""`make local`: keeps a local cloud up with the stack deployed, a client secret in place and two callers.
+"""`make local`: runs a local cloud with the stack deployed, a client secret stored and two callers.
 
-While it is up there are, for their owner's eyes only, and gone at the end:
+While it runs, there are these files, which only their owner can read, and which are removed at the end:
 
     .local/env          KEY=VALUE lines: `set -a; . .local/env; set +a` makes the shell the granted caller
     .local/container/   what `make invoke` and `sam local` need (local/container.py)
 
-Both belong to one cloud: a second `make local` of the same checkout is refused. It ends with the process that has
-started it, and when a part of it ends.
+Both belong to one cloud: a second `make local` of the same checkout is refused. It ends when the process that has
+started it ends, or when a part of it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def keep_up(bridge: str | None) -> NoReturn:
         bridge: the network interface by which containers reach the cloud, such as "docker0"; only Linux needs one.
 
     Raises:
-        LocalCloudError: there is one in this checkout; or a part of it did not start, or has ended.
+        LocalCloudError: this checkout has one already, or a part of it did not start, or has ended.
     """
     with LocalCloud(name="make-local") as cloud:
         if bridge:

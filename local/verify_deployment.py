@@ -1,7 +1,7 @@
 """`make verify-deployment`: ten checks of a deployed stack, with the AWS identity of the environment.
 
 They read, and make calls that must be refused; nothing is changed, nothing is exchanged, and no secret is read. The
-identity has to be an operator's that holds the CallerPolicy. docs/deploying.md has each check as a command.
+identity has to be an operator's with the CallerPolicy. docs/deploying.md has each check as a command.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GOOD: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"
 
 
 class Deployment:
-    """A stack of this account and region, as the ten checks look at it."""
+    """A stack of this account and region, for the ten checks."""
 
     def __init__(self, stack_name: str) -> None:
         # boto3 itself reads AWS_DEFAULT_REGION alone.
@@ -101,7 +101,7 @@ class Deployment:
         return BrokerClient(self.url, session=self._session)
 
     def direct_invocation(self) -> str:
-        """Ask Lambda whether it would run the function past its URL: a dry run runs nothing."""
+        """Ask Lambda whether it would run the function without its URL: a dry run runs nothing."""
         client, function = self.client("lambda"), self._outputs["BrokerFunctionName"]
         version = client.get_alias(FunctionName=function, Name="live")["FunctionVersion"]
         targets = [f"{function}{qualifier}" for qualifier in ("", ":$LATEST", ":live", f":{version}")]
@@ -131,7 +131,7 @@ class Deployment:
         return "denied, key enabled" if state == "Enabled" else f"denied, the key is {state}"
 
     def roles(self) -> str:
-        """Ask IAM what the functions' roles may not: nothing is called."""
+        """Ask IAM what the functions' roles may do; nothing is called."""
         client = self.client("lambda")
         broker, campaigns = (
             client.get_function_configuration(FunctionName=self._outputs[name])["Role"]
@@ -223,7 +223,7 @@ CHECKS: Final = (
 
 
 def look(deployment: Deployment, what: str, promised: str, check: Callable[[Deployment], str]) -> Line:
-    """Return the line of one check; what this identity may not look at is told, too."""
+    """Return the line of one check, also where this identity may not read what it checks."""
     try:
         return Line(what, promised, check(deployment))
     except ClientError as error:

@@ -1,7 +1,7 @@
-"""`make wheel`: builds what callers install, the same bytes each time, and prints how to install just these bytes.
+"""`make wheel`: builds what callers install, the same bytes each time, and prints how to install exactly these bytes.
 
-The name `token-broker` on the public index belongs to somebody else or to nobody: an installation by the bare name can
-bring anything. So the wheel is installed by its hash.
+The name `token-broker` on the public index belongs to somebody else or to nobody, so an installation by the bare name
+can install anything. So the wheel is installed by its hash.
 """
 
 from __future__ import annotations

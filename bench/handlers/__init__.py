@@ -1,1 +1,1 @@
-"""The handlers to compare with: honest versions of what a floor, a sum of tutorials and a first try look like."""
+"""The handlers to compare with: the lowest possible cost, what tutorials recommend, and a simple first version."""

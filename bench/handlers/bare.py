@@ -1,4 +1,4 @@
-"""The floor: what the runtime itself costs. Answers a constant of the broker's shape."""
+"""What the runtime itself costs: answers a constant in the broker's form."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the tutorials add up to: every utility of the toolbox, and a DynamoDB cache without a lock.
+"""What tutorials recommend, all together: every utility of Powertools, and a DynamoDB cache without a lock.
 
-It keeps the token in memory as well, which not every tutorial does: the warm call is compared at its best.
+It has the token in memory as well, which not every tutorial recommends, so that the warm call is compared at its best.
 """
 
 from __future__ import annotations

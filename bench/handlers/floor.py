@@ -1,4 +1,4 @@
-"""The limit of what any handler with a table and a key could reach: two calls over TLS, signed by hand, no error foreseen."""
+"""The least that a handler with a table and a key can cost: two calls over TLS, signed by hand, no error handled."""
 
 from __future__ import annotations
 

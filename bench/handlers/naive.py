@@ -1,4 +1,4 @@
-"""A first try: reads the secret and mints on every cold start, and remembers the token in a dictionary."""
+"""A simple first version: reads the secret and mints at every cold start, and stores the token in a dictionary."""
 
 from __future__ import annotations
 

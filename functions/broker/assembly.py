@@ -43,10 +43,10 @@ class Broker(NamedTuple):
 
 
 def new_session() -> botocore.session.Session:
-    """Return an SDK session for JSON services that need no special treatment, which is all that the broker calls.
+    """Return an SDK session without botocore's built-in handlers, which the broker's services do not need.
 
-    Without the handlers for other services' oddities (S3, EC2, Glacier ...): registering them costs a start as much as
-    its two AWS calls together.
+    They are for other services (S3, EC2, Glacier ...), and registering them costs a start as much as its two AWS calls
+    together.
     """
     return botocore.session.Session(include_builtin_handlers=False)
 
@@ -54,11 +54,11 @@ def new_session() -> botocore.session.Session:
 def assemble(
     environment: Mapping[str, str], audit: Audit, session: botocore.session.Session | None = None
 ) -> Broker:
-    """Return the broker that the environment describes; `audit` is told of what happens in it.
+    """Return the broker that the environment describes.
 
     Args:
         environment: as `template.yaml` sets it.
-        audit: told of every event.
+        audit: records every event.
         session: where clients come from; default: one of botocore's usual kind.
 
     Raises:
@@ -67,7 +67,7 @@ def assemble(
     """
     settings = Settings.from_environment(environment)
     session = session or botocore.session.get_session()
-    # Nothing is repeated by the SDK: the policy knows what a repetition would cost, and how much time is left.
+    # The SDK repeats nothing: the policy knows what a repetition would cost, and how much time is left.
     config = botocore.config.Config(
         connect_timeout=AWS_CONNECT_TIMEOUT_S,
         read_timeout=AWS_READ_TIMEOUT_S,
@@ -96,7 +96,7 @@ def assemble(
 
 
 class Clients(NamedTuple):
-    """What reaches AWS and the upstream, or stands in for it.
+    """What calls AWS and the upstream, or replaces them in tests.
 
     Attributes:
         make_secretsmanager, make_exchange: called at the first exchange, because most instances never see one.
@@ -116,7 +116,7 @@ def assemble_policy(settings: Settings, clients: Clients, ports: Ports) -> Token
 
     @functools.cache
     def replacer() -> TokenReplacer:
-        # Only exchanges need these modules: they are no part of a start.
+        # Only exchanges need these modules, so a start does not load them.
         from functions.broker.adapters.client_secret import ConnectionSecrets  # noqa: PLC0415
         from functions.broker.adapters.mint_ledger import MintLedger  # noqa: PLC0415
         from functions.broker.replace_token import TokenReplacer  # noqa: PLC0415

@@ -1,6 +1,6 @@
-"""What one attempt to replace a token makes of the connection's record: `locked`, then `published`, `given_back` or `unlocked`.
+"""The record after each step of an attempt to replace a token: `locked`, then `published`, `given_back` or `unlocked`.
 
-Pure functions: no I/O, no clock, no SDK. `replace_token.py` makes the attempt, and alone needs this module.
+Pure functions: no I/O, no clock, no SDK. Only `replace_token.py`, which makes the attempt, loads this module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
-    """The version of the secret that is next.
+    """The version of the secret to exchange next.
 
     Attributes:
         refused_after: VersionIds that the upstream has refused in this round once this one is refused, too.
@@ -43,12 +43,12 @@ def next_candidate(readable: Sequence[StoredCredential], refused: Sequence[str])
 
 
 def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: float) -> TokenRecord:
-    """Return a record under a lock, with one exchange taken from the pace and the failure that it is if nothing follows."""
+    """Return a record with a lock, one exchange less in the pace, and the failure that counts if the holder is lost."""
     until = lock.until_epoch_s
     failed = MintFailedError(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED)
     lost = failure_after(free, need, failed, until, randomness)
     if lost.count == 1:
-        lost = lost._replace(not_before_epoch_s=until)  # the one who waits longest needs the time
+        lost = lost._replace(not_before_epoch_s=until)  # the longest wait leaves no time for more
     return free._replace(
         fence=free.fence + 1,
         lock=lock,
@@ -58,32 +58,32 @@ def locked(free: TokenRecord, need: Need, lock: Lock, now: float, randomness: fl
     )
 
 
-def unlocked(held: TokenRecord, seen: TokenRecord) -> TokenRecord:
+def unlocked(locked_record: TokenRecord, seen: TokenRecord) -> TokenRecord:
     """Return a record without its lock, as if nothing had been tried since `seen` was read."""
-    return held._replace(
+    return locked_record._replace(
         lock=None, pace=seen.pace, failure=seen.failure, refresh_at_epoch_s=seen.refresh_at_epoch_s
     )
 
 
 def published(
-    held: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
+    locked_record: TokenRecord, token: SealedToken, pace: Pace, reporter: str | None, now: float
 ) -> TokenRecord:
     """Return a record with a new token: no lock, no failures. `reporter` is the caller whose report caused it."""
-    reports = {caller: reports_within_a_day(held, caller, now) for caller in held.reports}
+    reports = {caller: reports_within_a_day(locked_record, caller, now) for caller in locked_record.reports}
     if reporter is not None:
         reports.setdefault(reporter, []).append(now)
     return TokenRecord(
-        held.connection,
+        locked_record.connection,
         token,
-        generation=held.generation + 1,
-        fence=held.fence,
+        generation=locked_record.generation + 1,
+        fence=locked_record.fence,
         pace=pace,
         reports={caller: moments for caller, moments in reports.items() if moments},
     )
 
 
 def given_back(
-    held: TokenRecord,
+    locked_record: TokenRecord,
     seen: TokenRecord,
     need: Need,
     failed: MintFailedError,
@@ -93,14 +93,14 @@ def given_back(
     randomness: float,
 ) -> TokenRecord:
     """Return a record without its lock, with what the failure means for the next attempt."""
-    record = unlocked(held, seen)
+    record = unlocked(locked_record, seen)
     failure, refresh_at = failure_after(seen, need, failed, now, randomness), _refresh_after(seen, need, now)
     if candidate and failed.kind is FailureKind.REFUSED:
         refresh_at, record = 0.0, record._replace(refused_versions=candidate.refused_after)
         if not candidate.is_last:
-            # The next version, at once. Waits grow by rounds: this one counts when its last version is refused.
+            # The next version is tried at once. Waits grow with rounds; a round counts once its last version is refused.
             failure = failure._replace(count=failure.count - 1, not_before_epoch_s=now)
-    pace = held.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
+    pace = locked_record.pace if failed.kind is FailureKind.MAY_HAVE_ISSUED else seen.pace
     return record._replace(pace=pace, failure=failure, refresh_at_epoch_s=refresh_at)
 
 
@@ -109,8 +109,8 @@ def failure_after(
 ) -> Failure:
     """Return what is to be remembered of a failure at that moment (epoch s)."""
     before, kind, old = seen.failure, failed.kind, seen.token
-    # A refresh that fails has a time of its own for the next attempt, and must not make those wait who come when the
-    # token has expired. Refusals are counted apart: their waits are minutes.
+    # A failed refresh has its own time for the next attempt (`refresh_at_epoch_s`), and must not delay callers once the
+    # token has expired. Refusals are counted separately, because their waits are minutes.
     is_refusal = kind is FailureKind.REFUSED
     is_next = before is not None and (before.kind is FailureKind.REFUSED) == is_refusal
     is_ahead_of_time = need is Need.REFRESH and not is_refusal
@@ -123,10 +123,10 @@ def failure_after(
     return Failure(failed.code, kind, count, not_before)
 
 
-def lacks(
+def why_not_better(
     new: Token, seen: TokenRecord, wanted: TokenWanted, need: Need, now: float
 ) -> MintFailedError | None:
-    """Return why a token that was issued brings nobody any further; None where it does."""
+    """Return why a token that was issued is no better than the old one; None if it is better."""
     old = seen.token.token if seen.token else None
     if new.left_s(now) < lifetime.SHORTEST_USABLE_S:
         return MintFailedError("already_expired", FailureKind.MAY_HAVE_ISSUED)

@@ -1,4 +1,4 @@
-"""The account of every answer: one line, metric and audit record at once; and a log line for each notable event."""
+"""One line for every answer, which is metrics and audit record at once, and one log line for every event."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class Audit:
         self._logger.warning(event, extra={"request_id": self._facts.get("request_id"), **facts})
 
     def notice_bug(self, error: Exception) -> None:
-        """Write down where an unforeseen error came from; its text may hold anything, so it is left out."""
+        """Log where an unforeseen error came from, without its text, which may contain anything."""
         frames = [
             f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})"
             for frame in traceback.extract_tb(error.__traceback__)
         ]
         facts: dict[str, object] = {"exception": type(error).__name__, "frames": frames}
         if isinstance(error, SettingsError | GrantsError):
-            facts["problem"] = str(error)  # ours: it says what the deployment lacks, and nothing secret
+            facts["problem"] = str(error)  # our own text: what the deployment lacks, nothing secret
         self.notice("Bug", facts)
 
     def write(self, outcome: str, status: int, duration_ms: float) -> None:

@@ -1,7 +1,7 @@
-"""The rules: what one look at a connection's record calls for.
+"""The rules: what a connection's record calls for.
 
-Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` says; what an attempt to replace the
-token writes is in `attempt.py`.
+Pure functions: no I/O, no clock, no SDK. `issue_token.py` carries out what `decide` returns; `attempt.py` computes what
+an attempt to replace the token writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _DAY_S = 86_400.0
 _OPERATOR_MUST_ACT = frozenset({"secret_malformed", "token_url_malformed", "token_url_not_allowed"})
-"""Codes of failures that no waiting mends."""
+"""Codes of failures that waiting does not end."""
 
 
 class Need(StrEnum):
@@ -55,7 +55,7 @@ class Serve(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Look again, at the latest at this moment (epoch s)."""
+    """Read the record again, at this moment (epoch s) at the latest."""
 
     until_epoch_s: float
 
@@ -67,7 +67,7 @@ class Replace(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Tell the caller."""
+    """Answer with this error."""
 
     error: TokenBrokerError
 
@@ -85,15 +85,15 @@ def decide(
         wanted: whose request it is.
         now: epoch s.
         deadline: epoch s; the answer has to be there by then.
-        versions: VersionIds of the secret that this instance saw at its last look, if the upstream refuses it.
+        versions: VersionIds of the secret when this instance last read it, if the upstream refuses the secret.
     """
     need = need_of(record, wanted, now)
     if need is None:
         return Serve()
-    obstacle = next(_obstacles(record, wanted, need, now, deadline, versions), None)
-    if obstacle is None:
+    instead = next(_wait_or_refuse(record, wanted, need, now, deadline, versions), None)
+    if instead is None:
         return Replace(need)
-    return Serve() if is_usable(record, wanted, now) else obstacle
+    return Serve() if is_usable(record, wanted, now) else instead
 
 
 def need_of(record: TokenRecord, wanted: TokenWanted, now: float) -> Need | None:
@@ -112,7 +112,7 @@ def need_of(record: TokenRecord, wanted: TokenWanted, now: float) -> Need | None
 def is_due_at(token: Token, now: float, min_ttl_s: float = 0.0) -> bool:
     """Return whether less is left than the refresh margin, or than a caller needs.
 
-    `min_ttl_s` counts up to half of the lifetime. A token without an expiry is always due, for a look at its secret.
+    `min_ttl_s` counts up to half of the lifetime. A token without an expiry is always due, so that its secret is read.
     """
     needed_s = max(lifetime.refresh_margin_s(token.span_s), min(min_ttl_s, token.span_s / 2))
     return token.expires_at_epoch_s is None or token.left_s(now) < needed_s
@@ -129,7 +129,7 @@ def is_usable(record: TokenRecord, wanted: TokenWanted, now: float) -> bool:
 
 
 def error_of(failure: Failure, now: float) -> TokenBrokerError:
-    """Return what a caller is told who has to do without a token because of a failure."""
+    """Return the error for a caller that gets no token because of a failure."""
     if failure.code == "secret_missing":
         # The same answer as for a connection that is not granted.
         return AccessDenied("no grant for this connection, or no such connection")
@@ -138,7 +138,7 @@ def error_of(failure: Failure, now: float) -> TokenBrokerError:
             f"the credential of this connection is refused ({failure.code}): an operator must act"
         )
     wait_s = failure.not_before_epoch_s - now
-    return TemporarilyUnavailable(f"no token can be had now ({failure.code})", retry_after_s=whole(wait_s))
+    return TemporarilyUnavailable(f"no token is available now ({failure.code})", retry_after_s=whole(wait_s))
 
 
 def whole(seconds: float) -> int:
@@ -156,38 +156,40 @@ def reports_within_a_day(record: TokenRecord, caller: str, now: float) -> list[f
     return [at for at in record.reports.get(caller, ()) if 0 <= now - at < _DAY_S]
 
 
-def _obstacles(
+def _wait_or_refuse(
     record: TokenRecord, wanted: TokenWanted, need: Need, now: float, deadline: float, versions: Sequence[str]
 ) -> Iterator[Wait | Refuse]:
-    """Yield what stands in the way of an exchange, in the order in which it counts."""
+    """Yield the decisions that rule out an exchange now; the first one counts."""
     if record.lock and is_locked(record, now):
-        # Somebody is already replacing the token: nobody needs to be refused, as long as there is time to look again.
+        # Somebody is already replacing the token: the caller waits as long as there is time for another read.
         is_time_left = deadline - now >= lifetime.AWS_CALL_S
         busy = TemporarilyUnavailable("the token is being replaced: ask again", retry_after_s=1)
         yield Wait(record.lock.until_epoch_s) if is_time_left else Refuse(busy)
 
     failure = record.failure
-    is_mended = (
+    is_changed = (
         failure is not None
         and failure.kind is FailureKind.REFUSED
         and not set(versions) <= set(record.refused_versions)
     )
-    if failure and not is_mended and 0 < failure.not_before_epoch_s - now <= lifetime.LONGEST_NOT_BEFORE_S:
+    if failure and not is_changed and 0 < failure.not_before_epoch_s - now <= lifetime.LONGEST_NOT_BEFORE_S:
         is_time_left = deadline - failure.not_before_epoch_s >= lifetime.TO_LOCK_S
         yield Wait(failure.not_before_epoch_s) if is_time_left else Refuse(error_of(failure, now))
 
     if (left := record.exchanges_left(now)) < 1:
-        problem = "too many exchanges for this connection: an operator should look why"
+        problem = "too many exchanges for this connection: an operator should find out why"
         wait_s = (1 - left) * record.exchange_interval_s
         yield Refuse(TemporarilyUnavailable(problem, retry_after_s=whole(wait_s)))
 
     reports = reports_within_a_day(record, wanted.caller, now)
     if need is Need.REPORTED and len(reports) >= lifetime.REPORTS_PER_DAY:
-        problem = "too many tokens were replaced for this caller within a day: is something else the reason?"
+        problem = (
+            "too many tokens were replaced for this caller within a day: do the 401s have another cause?"
+        )
         wait_s = min(lifetime.RETRY_AFTER_LIMIT_S, reports[0] + _DAY_S - now)
         yield Refuse(SlowDown(problem, retry_after_s=whole(wait_s)))
 
-    if deadline - now < lifetime.TO_LOCK_S:  # nobody begins what he cannot finish
+    if deadline - now < lifetime.TO_LOCK_S:  # an exchange that cannot be finished is not begun
         problem = "no time is left to replace the token: ask again"
         yield Refuse(TemporarilyUnavailable(problem, retry_after_s=1))
 
@@ -198,6 +200,6 @@ def _is_reported(token: Token, wanted: TokenWanted, now: float) -> bool:
 
 
 def _refresh_not_before(record: TokenRecord, token: Token, now: float) -> float:
-    """Return the record's refresh time, unless it claims more than any failure sets."""
+    """Return the record's refresh time; 0 if it is later than any failure sets it."""
     latest = token.expires_at_epoch_s or now + lifetime.REFRESH_RETRY_UNDATED_S
     return record.refresh_at_epoch_s if record.refresh_at_epoch_s <= latest else 0.0

@@ -1,12 +1,12 @@
 """Who may use which connection: `grants.json`, deployed with the function and reviewed like code.
 
 A rule names principals as `ACCOUNT:role/NAME` or `ACCOUNT:user/NAME`, where ACCOUNT is twelve digits or `self` (the
-broker's own account) and NAME may hold `*`; `campaigns` is the role of this stack's campaigns job. Matching is on
-account and role (or user) name, never on the session name, which the caller chooses, and never on the path, which an
-assumed role's ARN does not carry. The first rule that names both the principal and the connection decides. Account
-000000000000, the local cloud's, is nobody where it is not the broker's own.
+broker's own account) and NAME may contain `*`. `campaigns` is the role of this stack's campaigns job. Account and role
+(or user) name are compared; the session name is not, because the caller chooses it, and the path is not, because an
+assumed role's ARN does not contain it. The first rule that names both the principal and the connection decides.
+Principals of account 000000000000, the local cloud's, match nobody unless it is the broker's own account.
 
-`python -m functions.broker.grants FILE` checks a file; the build does, so that a broken one cannot be deployed.
+`python -m functions.broker.grants FILE` checks a file. The build runs it, so that a broken file cannot be deployed.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _parse(content: bytes, fail: Any) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [name for name, _ in pairs]
         for name in names:
-            if names.count(name) > 1:  # the parser would drop all but the last, unseen by a reviewer
-                raise fail(f"{name!r} stands twice in one object", _quoted(name))
+            if names.count(name) > 1:  # the parser would silently drop all but the last
+                raise fail(f"{name!r} appears twice in one object", _quoted(name))
         return dict(pairs)
 
     try:
@@ -146,13 +146,13 @@ def _parse(content: bytes, fail: Any) -> object:
 
 
 class _Stack(NamedTuple):
-    """What the rules do not spell out, because it differs from one deployment to the next."""
+    """What `self` and `campaigns` stand for in the rules of this deployment."""
 
     own_account: str
     campaigns_role: str
 
     def principals(self, texts: list[str]) -> list[str]:
-        """Return the principals that these are here, each as `ACCOUNT:KIND/NAME`."""
+        """Return those of these principals that exist here, each as `ACCOUNT:KIND/NAME`."""
         named = (f"self:role/{self.campaigns_role}" if text == "campaigns" else text for text in texts)
         full = (re.sub("^self:", f"{self.own_account}:", text) for text in named)
         nobody = f"{_LOCAL_ACCOUNT}:" if self.own_account != _LOCAL_ACCOUNT else "-"
@@ -160,7 +160,7 @@ class _Stack(NamedTuple):
 
 
 def _compile(rule: Any, stack: _Stack, fail: Any) -> _Rule:
-    """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` stand."""
+    """Compile one rule; `fail(reason, *near)` makes the error, with the line on which the texts in `near` are."""
     if not isinstance(rule, dict) or not isinstance(rule.get("name"), str) or not rule["name"]:
         raise fail("every rule must be an object with a name")
     name = rule["name"]
@@ -197,8 +197,8 @@ def _texts(rule: dict[str, Any], member: str, form: re.Pattern[str], meaning: st
 
 
 def _pattern(texts: list[str]) -> re.Pattern[str]:
-    # fnmatch knows more wildcards than `*`, but no principal or connection can hold them; and it never tries a star
-    # twice, where `.*` for each would take exponential time over a name that does not match.
+    # fnmatch knows more wildcards than `*`, but the patterns above allow none of them. Its expression never tries a star
+    # twice, whereas `.*` for each star would take exponential time for a name that does not match.
     return re.compile("|".join(fnmatch.translate(text) for text in texts), re.ASCII)
 
 
@@ -207,7 +207,7 @@ def _quoted(value: object) -> str:
 
 
 def _line_of(text: str, near: tuple[str, ...]) -> int:
-    """Return the line on which the last of the texts stands, each searched for after the one before."""
+    """Return the line of the last of the texts; each is searched for after the one before."""
     at = 0
     for part in near:
         at = max(at, text.find(part, at))

@@ -1,6 +1,6 @@
-"""One request, from top to bottom: read it, check the grant, issue the token, answer, account for it."""
+"""One request: read it, check the grant, issue the token, answer it, and write its audit record."""
 
-# ruff: noqa: E402 - garbage collection rests while the modules below are loaded
+# ruff: noqa: E402 - garbage collection is off while the modules below are loaded
 from __future__ import annotations
 
 import functools
@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-# What a start loads stays for good: looking for garbage in it, now or at any later collection, is lost time.
+# What a start loads is never freed: a garbage collection, now or later, would search it for nothing.
 gc.disable()
 
 from functions.broker.assembly import Broker, assemble, new_session
@@ -41,7 +41,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         outcome = "ok"
     except TokenBrokerError as error:
         answer, outcome = failure(error, context.aws_request_id), error.code
-    except Exception as error:  # noqa: BLE001 - written down, and the caller gets no stack trace, ever
+    except Exception as error:  # noqa: BLE001 - logged; the caller never gets a stack trace
         audit.notice_bug(error)
         unforeseen = TemporarilyUnavailable("the broker failed", retry_after_s=_BUG_RETRY_AFTER_S)
         answer, outcome = failure(unforeseen, context.aws_request_id), "bug"
@@ -84,7 +84,7 @@ def _lease(
     if token.expires_at_epoch_s is not None:
         lease_s = min(lease_s, int(token.left_s(time.time())))
     if lease_s < 1:
-        raise TemporarilyUnavailable("the token expires this very second: ask again", retry_after_s=1)
+        raise TemporarilyUnavailable("the token expires within a second: ask again", retry_after_s=1)
     broker.audit.add(
         source=issued.source, token_id=token.token_id, generation=issued.generation, lease_seconds=lease_s
     )
@@ -114,8 +114,8 @@ def _report_status(broker: Broker, request: StatusRequest, caller: Caller) -> di
 
 
 def _caller(event: dict[str, Any]) -> Caller:
-    # Only the Function URL writes this; who may invoke the function directly could forge it, which is why the
-    # caller policy forbids that (template.yaml).
+    # The Function URL writes this. A caller that invokes the function directly could forge it, so the caller policy
+    # forbids direct invocation (template.yaml).
     caller = read_caller(object_at(event, "requestContext", "authorizer", "iam").get("userArn"))
     if caller is None:
         raise AccessDenied("call the Function URL as an IAM role or user")

@@ -1,6 +1,6 @@
 """The broker's HTTP interface: from a Function URL event to a typed request, and from a result to its answer.
 
-Everything that a caller sends is checked here, before anything is looked up.
+Everything that a caller sends is checked here, before the broker reads anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TokenRequest(NamedTuple):
 
 
 class StatusRequest(NamedTuple):
-    """`GET /status`; all connections that are granted by name where none is asked for."""
+    """`GET /status`; without a connection: all connections that the caller's grants name."""
 
     connection: str | None = None
 
@@ -63,7 +63,7 @@ def read_request(event: Mapping[str, Any]) -> TokenRequest | StatusRequest:
 
 
 def object_at(event: object, *path: str) -> Mapping[str, Any]:
-    """Return the object at a path of an event; an empty one where there is none, or null, or something else."""
+    """Return the object at a path of an event; an empty one where there is no object."""
     value = event
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
@@ -133,7 +133,7 @@ def _json(body: str) -> Mapping[str, object]:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         members = dict(pairs)
         if len(members) != len(pairs):
-            raise InvalidRequest("a member stands twice in the body")
+            raise InvalidRequest("a member appears twice in the body")
         return members
 
     def no_constant(name: str) -> NoReturn:
@@ -157,7 +157,7 @@ def _form(body: str) -> Mapping[str, object]:
         raise InvalidRequest("the body is not a form") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise InvalidRequest("a field stands twice in the body")
+        raise InvalidRequest("a field appears twice in the body")
     return fields
 
 

@@ -1,6 +1,6 @@
 """The policy's loop: memory, then the item, until `decide` says what the caller gets.
 
-What a look calls for is in `decide.py`, the figures in `lifetime.py`, lock and exchange in `replace_token.py`.
+The rules are in `decide.py`, the figures in `lifetime.py`, lock and exchange in `replace_token.py`.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class _Known:
 
     Attributes:
         copy: the token that it serves.
-        left_alone: id of a usable token that it does not refresh, and until when (epoch s): a check or a refresh has
-            failed, or a personal access token is unchanged.
-        reported_token_id: the last one that a caller reported to it.
-        looked_at_epoch_s: when it last looked at the secret without an exchange to follow.
-        versions: what it saw then of a secret that the upstream refuses, and the item's fence: they are good for one
-            attempt, which raises the fence.
-        unchanged_token_id: the personal access token that it saw then, if the item has the same.
+        left_alone: id of a usable token that it does not refresh, and until when (epoch s), because a check or a refresh
+            has failed or a personal access token is unchanged.
+        reported_token_id: the last token that a caller reported to it.
+        looked_at_epoch_s: when it last read the secret without an exchange after it.
+        versions: the item's fence at that moment and the secret's VersionIds, if the upstream refuses the secret. They
+            count for one attempt, because an attempt raises the fence.
+        unchanged_token_id: id of the personal access token in the secret at that moment, if it is the item's.
     """
 
     copy: _Copy | None = None
@@ -75,11 +75,11 @@ class _Known:
     unchanged_token_id: str | None = None
 
     def has_looked(self, now: float) -> bool:
-        """Return whether the last look at the secret is recent enough."""
+        """Return whether the secret was read within the last minute."""
         return 0 <= now - self.looked_at_epoch_s < lifetime.TRUST_S
 
     def decide(self, record: TokenRecord, wanted: TokenWanted, now: float, deadline: float) -> Decision:
-        """Decide with this instance's refresh time, if it is later and the token lives as long, and what it saw."""
+        """Decide, with what only this instance knows: a later refresh time and the secret's versions."""
         token_id, until = self.left_alone
         if record.token and record.token.token.token_id == token_id:
             until = min(until, record.token.token.expires_at_epoch_s or until)
@@ -94,7 +94,7 @@ class TokenIssuer:
     Args:
         store: the shared copy, and the lock.
         replacer: how a token is replaced; put together at the first call.
-        longest_lease_s: more than this `min_ttl_s` does not count.
+        longest_lease_s: a larger `min_ttl_s` is reduced to this.
 
     Attributes:
         known: what this instance knows, by connection.
@@ -114,14 +114,14 @@ class TokenIssuer:
             AccessDenied: there is no such connection.
             SlowDown: this caller has had too many tokens replaced.
             UpstreamRejected: the upstream refuses our credential.
-            TemporarilyUnavailable: no valid token is left, and none can be had now.
+            TemporarilyUnavailable: no valid token is left, and no new one is available now.
         """
         if wanted.min_ttl_s > self.longest_lease_s:
             wanted = wanted._replace(min_ttl_s=self.longest_lease_s)
         known = self.known.get(wanted.connection) or _Known()
         now = self.ports.clock()
         if wanted.rejected_token_id is not None:
-            known.reported_token_id = wanted.rejected_token_id  # and the item is looked at
+            known.reported_token_id = wanted.rejected_token_id  # memory cannot answer: the item is read
         elif (
             known.copy
             and 0 <= now - known.copy.checked_at_epoch_s < lifetime.TRUST_S
@@ -135,7 +135,7 @@ class _Request:
     """One request that memory does not answer.
 
     Attributes:
-        looked_at_epoch_s: when the item was looked at, for requests to come: by the wall clock.
+        looked_at_epoch_s: when the item was last read, by the wall clock, which later requests compare with.
         broken: a sealed token that does not open.
         pause_s: the next pause while it waits.
         trouble_since_epoch_s: when AWS began to fail in a row.
@@ -159,7 +159,7 @@ class _Request:
                 issued = self._serve_memory(error)
         return issued
 
-    # --- one look -----------------------------------------------------------------------------------------------
+    # --- one read of the item -----------------------------------------------------------------------------------
 
     def _look(self) -> Issued | None:
         """Read the item and carry out what it calls for; None if it has to be read again."""
@@ -179,16 +179,18 @@ class _Request:
     def _read(self) -> TokenRecord:
         known, record = self.known, self.issuer.store.read(self.wanted.connection)
         if record.fence:
-            self.issuer.known[record.connection] = known  # an invented name leaves nothing behind
+            self.issuer.known[record.connection] = known  # a name without an item must not fill memory
         if record.token is None or record.token == self.broken:
             return record._replace(token=None)
         copied = known.copy.clear.token.token_id if known.copy else None
         if copied == known.reported_token_id != record.token.token.token_id:
-            known.copy = None  # reported and replaced: nobody gets it from here, whatever fails next
+            known.copy = (
+                None  # reported and replaced: memory never serves it again, even if the next step fails
+            )
         return record
 
     def _decide(self, record: TokenRecord) -> Decision:
-        """Decide; where only a refused secret stands in the way, look first whether it has been changed."""
+        """Decide. If the answer may be due to a refused secret, read whether it has a new version, and decide again."""
         known, now = self.known, self.clock.now()
         decision = known.decide(record, self.wanted, now, self.clock.deadline)
         is_refused = record.failure is not None and record.failure.kind is FailureKind.REFUSED
@@ -207,17 +209,19 @@ class _Request:
         assert record.token is not None  # noqa: S101 - the caller has seen it
         copy = self.known.copy
         if copy and copy.record.token == record.token:
-            return self._keep(record, copy.clear, "table")
+            return self._remember(record, copy.clear, "table")
         try:
             access_token = self.issuer.store.open(record.connection, record.token)
         except SealBrokenError as error:
-            self.broken = record.token  # somebody has written into the item: it holds no token
+            self.broken = (
+                record.token
+            )  # somebody else has written into the item: it counts as without a token
             self._notice("SealBroken", error)
             return None
-        return self._keep(record, ClearToken(record.token.token, access_token), "table")
+        return self._remember(record, ClearToken(record.token.token, access_token), "table")
 
     def _replace(self, record: TokenRecord, need: Need) -> Issued | None:
-        """Make one attempt; where it comes to nothing for a token that is only due, serve that and leave it alone."""
+        """Make one attempt; if it fails and the old token is usable, serve that and do not refresh it for a while."""
         known, token_id = self.known, record.token.token.token_id if record.token else ""
         is_report = need is Need.REPORTED
         if is_report and known.unchanged_token_id == token_id and known.has_looked(self.clock.now()):
@@ -232,7 +236,7 @@ class _Request:
                 raise _personal_token_refused() from None
             return self._serve(record)
         except Exception as error:
-            # Whatever goes wrong: a token that is valid is served.
+            # A valid token is served, whatever has failed.
             now = self.clock.now()
             if not is_usable(record, self.wanted, now):
                 raise
@@ -246,14 +250,14 @@ class _Request:
             return None
         clear, published = replaced
         if published:
-            return self._keep(published, clear, "mint")
+            return self._remember(published, clear, "mint")
         is_alive = clear.token.left_s(self.clock.now()) >= lifetime.SHORTEST_USABLE_S
         return Issued(clear, 0, "mint") if is_alive else None
 
-    # --- means --------------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _keep(self, record: TokenRecord, clear: ClearToken, source: Source) -> Issued | None:
-        """Keep a token in memory and return it; None if opening or publishing it took longer than it may be served."""
+    def _remember(self, record: TokenRecord, clear: ClearToken, source: Source) -> Issued | None:
+        """Store a token in memory and return it; None if opening or publishing it took so long that it is not usable."""
         self.known.copy = _Copy(record, clear, self.looked_at_epoch_s)
         self.issuer.known[record.connection] = self.known
         return self.known.copy.issued(source) if is_usable(record, self.wanted, self.clock.now()) else None
@@ -264,7 +268,7 @@ class _Request:
         self.pause_s = min(2 * self.pause_s, lifetime.LONGEST_POLL_S * (0.75 + 0.25 * ports.randomness()))
 
     def _serve_memory(self, error: AwsError) -> Issued | None:
-        """Bear an AWS call that failed: serve memory; without a usable token there, pause, and look again in time."""
+        """Serve memory after an AWS call that failed; without a usable token there, pause, so that `run` tries again."""
         known, ports, now = self.known, self.issuer.ports, self.clock.now()
         self._notice(error.event, error)
         if known.copy and is_usable(known.copy.record, self.wanted, now):

@@ -22,18 +22,18 @@ REFRESH_FRACTION, REFRESH_LIMIT_S = 0.20, 30 * 86_400.0
 """A token is due once less is left than this part of its lifetime, and than 30 days."""
 SHORTEST_USABLE_S = 1.0
 YOUNG_TOKEN_S = 60.0
-"""A rejection of a younger token is put down to an upstream node whose clock is behind."""
+"""A younger token is not replaced for a report: an upstream node whose clock is behind may reject it."""
 PERSONAL_TOKEN_LOOK_S = 3_600.0
-"""How often an instance looks whether a personal access token is still the one in the secret."""
+"""How often an instance reads whether a personal access token is still the one in the secret."""
 SAME_TOKEN_GAIN_S = 60.0
 """The same token is published again only if it lives at least this much longer."""
 
 # --- time budgets: tests/unit/test_time_table.py derives the worst case from them ----------------------------------
 FUNCTION_TIMEOUT_S = 31.0
 ANSWER_S = 0.6
-"""Kept of the function's time for writing the answer."""
+"""The part of the function's time that is reserved for writing the answer."""
 LOCK_TO_SEND_S = 1.0
-"""From the lock to the first byte of the exchange: only the row `begun` stands between."""
+"""From the lock to the first byte of the exchange: in between, only the row `begun` is written."""
 EXCHANGE_S = 10.0
 PUBLISH_S = 2.0
 """Row `issued`, seal and publish."""
@@ -43,9 +43,9 @@ TO_SEND_S = EXCHANGE_S + PUBLISH_S
 TO_LOCK_S = LOCK_TO_SEND_S + TO_SEND_S
 LOCK_S = TO_LOCK_S + CLOCK_DIFFERENCE_S
 SLOW_AWS_S = 1.0
-"""By how much a lock is longer at most where AWS is slow. The worst waiter of a healthy AWS leaves this much over."""
+"""By how much a lock is longer at most where AWS is slow. The longest wait with a healthy AWS leaves this much time."""
 LONGEST_POLL_S = 0.4
-"""The longest pause between two looks of one who waits."""
+"""The longest pause between two reads of the item by a request that waits."""
 AWS_CONNECT_TIMEOUT_S, AWS_READ_TIMEOUT_S = 1.0, 1.5
 AWS_CALL_S = AWS_CONNECT_TIMEOUT_S + AWS_READ_TIMEOUT_S
 """One AWS call; the SDK does not repeat it, the policy does."""
@@ -53,7 +53,7 @@ AWS_TROUBLE_S = 10.0
 """How long AWS may fail in a row before the caller is told."""
 TRUST_S = 60.0
 """How long a copy in an instance's memory is served before it is compared with the item; also how long an instance
-leaves check and refresh alone after one that failed, and how often it looks at a secret that was refused."""
+makes no check and no refresh after one that failed, and how often it reads a secret that was refused."""
 
 # --- what a record may claim ---------------------------------------------------------------------------------------
 LONGEST_LOCK_S = 60.0

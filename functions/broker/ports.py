@@ -1,4 +1,4 @@
-"""What the policy needs of the world besides its adapters: time, chance, ids, and how asking AWS or the upstream can fail."""
+"""What the policy needs besides its adapters: time, randomness, ids, and the errors of AWS and the upstream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Ports(NamedTuple):
-    """Everything that a test moves by hand.
+    """Everything that a test controls.
 
     Attributes:
         clock: epoch seconds; may step in both directions.
@@ -19,10 +19,10 @@ class Ports(NamedTuple):
         sleep: blocks for seconds.
         randomness: from 0 to 1, drawn at each call.
         new_id: a text that nobody else has, drawn at each call.
-        notice: told of every event worth counting, by name, with facts that are safe to log: "Mint", "MintFailed",
+        notice: called for every event that is counted, with facts that are safe to log: "Mint", "MintFailed",
             "PublishLost", "PreviousSecretUsed", "SealBroken", "SecretUnreadable", "AwsUnavailable", "AwsBusy",
             "AwsRefused".
-        notice_bug: told of an error that nobody has foreseen, while it is handled.
+        notice_bug: called with an unforeseen error, while it is handled.
     """
 
     clock: Callable[[], float]
@@ -70,11 +70,11 @@ class RequestClock:
 
 
 class AwsError(Exception):
-    """An AWS call did not do its part; the text is AWS's error code or the SDK's error class, safe to log.
+    """An AWS call failed; the text is AWS's error code or the SDK's error class, safe to log.
 
     Attributes:
-        event: the name of the event that it is.
-        retry_after_s: when a caller is to ask again.
+        event: the name of the event that is counted.
+        retry_after_s: after how many seconds a caller should ask again.
     """
 
     event = "AwsUnavailable"
@@ -82,24 +82,24 @@ class AwsError(Exception):
 
 
 class AwsUnavailableError(AwsError):
-    """Nobody answered, or the service failed: the call may have taken effect all the same."""
+    """No answer, or a server error: the call may nevertheless have taken effect."""
 
 
 class AwsBusyError(AwsError):
-    """Throttled: the service is there, and will answer in a moment."""
+    """Throttled: the service is available, and will answer in a moment."""
 
     event = "AwsBusy"
 
 
 class AwsRefusedError(AwsError):
-    """AWS refuses the call (a missing right, a disabled key, a missing table): the deployment is broken."""
+    """AWS refuses the call (a missing permission, a disabled key, a missing table): the deployment is broken."""
 
     event = "AwsRefused"
     retry_after_s = 60
 
 
 class MintFailedError(Exception):
-    """No token that can be used: the secret holds no credential, the upstream issued nothing, or nothing of use.
+    """No usable token: the secret has no credential, or the upstream issued nothing, or nothing usable.
 
     Attributes:
         code: an RFC 6749 error code, or one of ours; safe to log and to show.
@@ -119,4 +119,4 @@ class MintFailedError(Exception):
 
 
 class PersonalTokenUnchangedError(Exception):
-    """The secret still holds the personal access token that the item has: there is nothing to replace it with."""
+    """The personal access token in the secret is still the item's: there is nothing to replace it with."""

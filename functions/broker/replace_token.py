@@ -1,7 +1,7 @@
-"""One attempt to replace a connection's token: what can fail first, then lock, row, exchange, publish or give back.
+"""One attempt to replace a connection's token: credential, lock, row, exchange, then publish or give back.
 
-Read `_Attempt.run` from the top. What never happens: an exchange without a row in the ledger, without the lock, or
-without the time to finish it; a token served without its row. What each step writes into the item is in `attempt.py`.
+Read `_Attempt.run` from the top. There is never an exchange without a row in the ledger, without the lock, or without
+the time to finish it, and no token is served without its row. What each step writes into the item is in `attempt.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PAUSE_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class TokenReplacer:
-    """Replaces tokens. Decides nothing about who is served what; `TokenIssuer` does."""
+    """Replaces tokens; `TokenIssuer` decides who is served what."""
 
     store: TokenStore
     ledger: MintLedger
@@ -62,14 +62,14 @@ class TokenReplacer:
             clock: the request's.
 
         Returns:
-            The new token and the record with it, None for the record where another holder's token is everybody's.
-            None if the record has to be looked at again: somebody else was faster, time went by, or the attempt
-            failed and the record says so.
+            The new token and the record with it; None for the record if another attempt has taken the lock meanwhile.
+            None if the record has to be read again: somebody else was faster, too little time was left, or the
+            attempt failed and the record says so.
 
         Raises:
             PersonalTokenUnchangedError: there is nothing to replace it with.
             TokenBrokerError: there is no usable credential, and no item to write that into.
-            AwsError: AWS did not do its part; nothing was issued.
+            AwsError: an AWS call failed; nothing was issued.
         """
         return _Attempt(self, seen, wanted, need, clock).run()
 
@@ -88,26 +88,26 @@ class _Attempt:
             return None
         began = self.clock.now()
         self.by.store.probe_key(self.seen.connection)
-        # Lock and row come before the exchange: where AWS is slow, the lock is that much longer. For three such calls,
-        # because no two take exactly as long as each other.
+        # Lock and row are written before the exchange. Where AWS is slow, the lock is longer: by the time of three calls
+        # like the probe, not two, because calls do not all take equally long.
         extra_s = min(lifetime.SLOW_AWS_S, 3 * (self.clock.now() - began) - lifetime.LOCK_TO_SEND_S)
         if self.clock.left_s() < lifetime.TO_LOCK_S:
             return None
-        held = self._acquire(lifetime.LOCK_S + max(0.0, extra_s))
-        if held is None:
+        locked = self._acquire(lifetime.LOCK_S + max(0.0, extra_s))
+        if locked is None:
             return None
         try:
-            clear = self._mint(held, candidate)
+            clear = self._mint(locked, candidate)
         except MintFailedError as failed:
-            self._give_back(held, failed, candidate)
+            self._give_back(locked, failed, candidate)
             return None
         except AwsError:
-            self._try(lambda: self.by.store.write(held, attempt.unlocked(held, self.seen)))
+            self._try(lambda: self.by.store.write(locked, attempt.unlocked(locked, self.seen)))
             raise  # nothing was sent
-        return self._publish(held, candidate, clear)
+        return self._publish(locked, candidate, clear)
 
     def _prepare(self) -> Candidate | None:
-        """Return the credential that is next, with all loaded that its exchange needs; None if there is none."""
+        """Return the next credential, ready for its exchange; None if there is none and the item says so now."""
         try:
             readable = self.by.secrets.read(self.seen.connection)
             candidate = attempt.next_candidate(readable, self.seen.refused_versions)
@@ -119,9 +119,9 @@ class _Attempt:
                 if old and old.token.token_id == token_id and self.need is not Need.EXPIRED:
                     raise PersonalTokenUnchangedError
         except MintFailedError as failed:
-            if self.seen.fence:  # otherwise an invented name would leave an item
-                if held := self._acquire(lifetime.LOCK_S):
-                    self._give_back(held, failed)
+            if self.seen.fence:  # else a name that a caller invents would make an item
+                if locked := self._acquire(lifetime.LOCK_S):
+                    self._give_back(locked, failed)
                 return None
             self._notice("MintFailed", error=failed.code, problem=failed.problem)
             now = self.clock.now()
@@ -143,43 +143,43 @@ class _Attempt:
                 return self.by.store.write(before, locked)
             except AwsUnavailableError:
                 if before is not self.seen or self.need is Need.REFRESH:
-                    raise  # with a usable token, nobody is slowed down any further
+                    raise  # a usable token is served without another try
                 before = self.by.store.read(self.seen.connection)
                 if before.lock is None or before.lock.owner != owner:
                     raise
-                # It is taken, and nothing was tried under it: it is taken again, with all its time ahead, and without
-                # a second exchange from the pace.
+                # The write has taken the lock, though its answer was lost. The lock is taken again, for its full time,
+                # but the pace does not lose a second exchange.
 
-    def _mint(self, held: TokenRecord, candidate: Candidate) -> ClearToken:
-        """Make the one exchange, between its two rows; return a token that brings us further."""
+    def _mint(self, locked: TokenRecord, candidate: Candidate) -> ClearToken:
+        """Make the exchange, between the two writes of its row; return a token that is better than the old one."""
         row = Mint(
-            connection=held.connection,
-            fence=held.fence,
-            owner=_lock_of(held).owner,
+            connection=locked.connection,
+            fence=locked.fence,
+            owner=_lock_of(locked).owner,
             begun_at_epoch_s=self.clock.now(),
             reason=str(self.need),
             caller=self.wanted.caller,
             secret_version=candidate.stored.version_id,
         )
         try:
-            clear = self._exchange(held, row, candidate.stored)
+            clear = self._exchange(locked, row, candidate.stored)
         except MintFailedError as failed:
             if failed.kind is not FailureKind.MAY_HAVE_ISSUED:
                 self._mark_failed(row, failed.code)
             raise
         except AwsError as error:
-            self._mark_failed(row, str(error))  # it may be there all the same
+            self._mark_failed(row, str(error))  # the row may have been written nevertheless
             raise
         try:
             self._repeat(lambda: self.by.ledger.complete(row.issued(clear)))
         except AwsError:
-            # Without its row a token is served to nobody.
+            # A token without its row is served to nobody.
             raise MintFailedError("ledger_unavailable", FailureKind.MAY_HAVE_ISSUED) from None
-        if lack := attempt.lacks(clear.token, self.seen, self.wanted, self.need, self.clock.now()):
-            raise lack
+        if reason := attempt.why_not_better(clear.token, self.seen, self.wanted, self.need, self.clock.now()):
+            raise reason
         return clear
 
-    def _exchange(self, held: TokenRecord, row: Mint, stored: StoredCredential) -> ClearToken:
+    def _exchange(self, locked: TokenRecord, row: Mint, stored: StoredCredential) -> ClearToken:
         """Return the credential's token: exchanged, or a personal one as it is."""
         credential, now = stored.credential, self.clock.now()
         expires_at, lifetime_s, scope = None, None, None
@@ -187,7 +187,7 @@ class _Attempt:
             access_token = credential.access_token
         else:
             self.by.ledger.begin(row)
-            now, end = self.clock.now(), _lock_of(held).until_epoch_s - lifetime.CLOCK_DIFFERENCE_S
+            now, end = self.clock.now(), _lock_of(locked).until_epoch_s - lifetime.CLOCK_DIFFERENCE_S
             if min(end, self.clock.deadline) - now < lifetime.TO_SEND_S or self.clock.was_set_back():
                 raise MintFailedError("too_late_to_send", FailureKind.NOTHING_ISSUED)
             answer = self.by.exchange.exchange(credential, lifetime.EXCHANGE_S)
@@ -200,21 +200,23 @@ class _Attempt:
     # --- publish, or give back ------------------------------------------------------------------------------------
 
     def _publish(
-        self, held: TokenRecord, candidate: Candidate, clear: ClearToken
+        self, locked: TokenRecord, candidate: Candidate, clear: ClearToken
     ) -> tuple[ClearToken, TokenRecord | None]:
         store, seen, token = self.by.store, self.seen, clear.token
         reporter = self.wanted.caller if self.need is Need.REPORTED else None
-        unsealed = SealedToken(token, b"", held.fence)
+        unsealed = SealedToken(token, b"", locked.fence)
         is_exchanged = not isinstance(candidate.stored.credential, PersonalAccessToken)
-        pace = held.pace if is_exchanged else seen.pace
-        record = attempt.published(held, unsealed, pace, reporter, self.clock.now())
-        facts = {"token_id": token.token_id, "fence": held.fence}
+        pace = locked.pace if is_exchanged else seen.pace
+        record = attempt.published(locked, unsealed, pace, reporter, self.clock.now())
+        facts = {"token_id": token.token_id, "fence": locked.fence}
         try:
-            # Sealed once: a publish whose answer was lost knows its own work by the ciphertext.
-            sealed = self._repeat(lambda: store.seal(seen.connection, held.fence, token, clear.access_token))
-            there = self._repeat(lambda: store.write(held, record._replace(token=sealed)))
+            # Sealed once: a publish that is repeated after a lost answer recognizes its own write by the ciphertext.
+            sealed = self._repeat(
+                lambda: store.seal(seen.connection, locked.fence, token, clear.access_token)
+            )
+            there = self._repeat(lambda: store.write(locked, record._replace(token=sealed)))
         except AwsError:
-            # Whether it is published is not known. Starting over would cost another token; its caller is served.
+            # It may or may not be published. Starting over would cost another token, so this caller is served.
             self._notice("PublishLost", **facts)
             return clear, record
         self._notice("Mint" if there else "PublishLost", **facts)
@@ -223,22 +225,22 @@ class _Attempt:
         return clear, there
 
     def _give_back(
-        self, held: TokenRecord, failed: MintFailedError, candidate: Candidate | None = None
+        self, locked: TokenRecord, failed: MintFailedError, candidate: Candidate | None = None
     ) -> None:
         """Remove the lock, and write down what the failure means for everybody's next attempt."""
         randomness = self.by.ports.randomness()
         record = attempt.given_back(
-            held, self.seen, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
+            locked, self.seen, self.need, failed, candidate, now=self.clock.now(), randomness=randomness
         )
         failures = record.failure.count if record.failure else 0
         self._notice("MintFailed", error=failed.code, problem=failed.problem, failures=failures)
-        # If this fails, the lock ends by itself, and the item says already what it means that nothing followed.
-        self._try(lambda: self.by.store.write(held, record))
+        # If this write fails, the lock ends by itself, and the item has the failure that was written with the lock.
+        self._try(lambda: self.by.store.write(locked, record))
 
-    # --- means ----------------------------------------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------------------------
 
     def _repeat(self, write: Callable[[], Answer]) -> Answer:
-        """Repeat a write, with the token in hand, while AWS is busy or unavailable and there is time."""
+        """Repeat a write for a token that was issued, while AWS is busy or unavailable and there is time."""
         while True:
             try:
                 return write()
@@ -250,14 +252,14 @@ class _Attempt:
             self.by.ports.sleep(pause_s)
 
     def _try(self, write: Callable[[], object]) -> None:
-        """Write what others can do without."""
+        """Try a write that may fail."""
         try:
             write()
         except AwsError as error:
             self._notice(error.event, error=str(error))
 
     def _mark_failed(self, row: Mint, error: str) -> None:
-        """Say that no token was made; a row that stays `begun` is the safe side."""
+        """Write that no token was made; if that fails, the row stays `begun`, which is safe: a token may exist."""
         self._try(lambda: self.by.ledger.complete(row.failed(error)))
 
     def _notice(self, event: str, **facts: object) -> None:
@@ -265,6 +267,6 @@ class _Attempt:
         self.by.ports.notice(event, facts)
 
 
-def _lock_of(held: TokenRecord) -> Lock:
-    assert held.lock is not None  # noqa: S101 - from _Attempt._acquire
-    return held.lock
+def _lock_of(locked: TokenRecord) -> Lock:
+    assert locked.lock is not None  # noqa: S101 - from _Attempt._acquire
+    return locked.lock

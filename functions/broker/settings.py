@@ -1,4 +1,4 @@
-"""What the broker is told by its environment: read once, complete or refused."""
+"""The broker's settings, from the environment: read once, and refused unless they are complete."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
 
         def whole(name: str) -> int:
             value = text(name)
-            # CloudFormation hands a Number on as it was typed: 900, 900.0 and 9e2 are the same.
+            # CloudFormation passes a Number on as it was typed: 900, 900.0 and 9e2 are the same.
             number = float(value) if _NUMBER.fullmatch(value) else 0.0
             if value and not (1 <= number <= _LARGEST and number.is_integer()):
                 problems.append(f"{name} must be a whole number above 0, not {value!r}")

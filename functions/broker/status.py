@@ -1,4 +1,4 @@
-"""What `GET /status` tells of a connection: everything but the token."""
+"""What `GET /status` says of a connection: everything but the token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def describe(record: TokenRecord, now: float) -> dict[str, object]:
     )
     error, failures = (failure.code, failure.count) if failure else (None, 0)
     if error == HOLDER_LOST and is_locked(record, now):
-        error, failures = None, failures - 1  # it has not happened yet
+        error, failures = None, failures - 1  # written with the lock in advance: it has not happened
     if token and token.version_stage != "AWSCURRENT":
         error = error or "current_secret_refused"
     return {

@@ -1,6 +1,6 @@
-"""What contains a token: sealed, and the record that all instances share. Data only, no SDK.
+"""The sealed token, and the record that all instances share. Data only, no SDK.
 
-Nothing copies a token's fields: whatever needs one holds the `Token` itself. Times are epoch seconds.
+A token's fields are never copied: what needs one has the `Token` itself. Times are epoch seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from token_broker.issued_token import Token
 
 HOLDER_LOST = "holder_lost"
-"""Code of the failure that every lock writes down in advance: what it will have been if nothing follows."""
+"""Code of the failure that is written with every lock: it counts if the lock's holder writes nothing after it."""
 MOST_EXCHANGES_AT_ONCE = 24.0
 EXCHANGE_INTERVAL_S = 900.0
 
@@ -27,14 +27,14 @@ class FailureKind(StrEnum):
     REFUSED = "refused"
     """The upstream refuses this version of the secret. No token was made."""
     NOTHING_ISSUED = "nothing_issued"
-    """The upstream was not reached, or said no for another reason. No token was made."""
+    """The upstream was not reached, or refused for another reason. No token was made."""
     MAY_HAVE_ISSUED = "may_have_issued"
     """A token may exist upstream that nobody has seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """A token as the item holds it: encrypted for its connection, fence and expiry."""
+    """A token as it is in the item: encrypted for its connection, fence and expiry."""
 
     token: Token
     sealed: bytes = field(repr=False)
@@ -42,7 +42,7 @@ class SealedToken:
 
 
 class Lock(NamedTuple):
-    """Somebody's right to make one exchange, which ends by itself."""
+    """The right of one attempt to make one exchange; it ends by itself."""
 
     owner: str
     until_epoch_s: float
@@ -74,9 +74,7 @@ class Pace(NamedTuple):
     def left_at(self, now: float, interval_s: float) -> float:
         """Return how many exchanges may be made at `now`, one more coming in every `interval_s`."""
         elapsed_s = now - self.since_epoch_s
-        come_in = (
-            elapsed_s / interval_s if elapsed_s >= 0 else 1.0
-        )  # a clock that is ahead costs no more than this
+        come_in = elapsed_s / interval_s if elapsed_s >= 0 else 1.0  # the clock that wrote `since` was ahead
         return min(MOST_EXCHANGES_AT_ONCE, max(0.0, self.left) + come_in)
 
 
@@ -84,7 +82,7 @@ class TokenRecord(NamedTuple):
     """What the item said when it was read; 0 where nothing is set.
 
     Attributes:
-        generation: number of the published token. Beside the token, so that it goes on without one.
+        generation: number of the published token; not a part of the token, so that the count goes on without one.
         fence: number of the last lock; 0 if there is no item.
         refresh_at_epoch_s: a usable token is not refreshed before this.
         refused_versions: VersionIds that the upstream has refused since the last publish.

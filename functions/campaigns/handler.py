@@ -1,6 +1,6 @@
-"""The campaigns job: on a schedule, reads all campaigns, tells others what has changed, and reports in one line.
+"""The campaigns job: reads all campaigns on a schedule, publishes what has changed, and reports in one line.
 
-An ordinary caller of the broker: its token comes on a lease, by the function's own AWS identity.
+It is an ordinary caller of the broker: it gets its lease with the function's own AWS identity.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _setting(name: str) -> str:
 
 
 class _Tokens:
-    """The tokens of one run. It has one token replaced at most: another refusal is waited for."""
+    """The tokens of one run. It has one token replaced at most; after another refusal the run waits."""
 
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
@@ -111,7 +111,7 @@ class _Tokens:
 
     def refused(self) -> None:
         if self.lease and not self._was_replaced:
-            # The broker may give the same one again, because it holds it for too young to be bad.
+            # The broker gives the same token again while that is too young to be replaced.
             self._was_replaced = (
                 self._client.report_rejected(self.lease.token_id).token_id != self.lease.token_id
             )
@@ -138,7 +138,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, o
         _write_report(outcome, duration_ms, report)
         if not outcome.problem:
             return report
-        outcome = RunFailed(f"events_not_sent: {outcome.problem}; they are kept, and the next run sends them")
+        outcome = RunFailed(f"events_not_sent: {outcome.problem}; the next run sends them")
     new_logger(SERVICE).error("the campaigns job failed", extra={"reason": str(outcome), **facts})
     raise outcome
 
@@ -149,7 +149,7 @@ def _follow(event: object, context: LambdaContext, facts: dict[str, object]) -> 
     Args:
         event: as Lambda gives it.
         context: Lambda's.
-        facts: what else there is to tell is added.
+        facts: the run's name and its token id are added.
     """
     try:
         run = _run_of(event, time.time())
@@ -171,14 +171,14 @@ def _follow(event: object, context: LambdaContext, facts: dict[str, object]) -> 
     except OtherCampaignsError as error:
         write_metric_line(SERVICE, {}, {}, {"reason": str(error), **facts}, {"OtherCampaigns": 1})
         return RunFailed(
-            f"other_campaigns: {error}: another company's list, or a token with other scopes? If it is as it should be, "
+            f"other_campaigns: {error}: another company's list, or a token with other scopes? If the list is right, "
             'invoke the function once with {"accept_missing": true}'
         )
     except OutOfTimeError as error:
         return RunFailed(f"nothing could be read: {error}")
     except (TokenBrokerError, CampaignsUnreadable, PageTooLargeError, SnapshotError, RunFailed) as error:
         return RunFailed(str(error))
-    except Exception as error:  # noqa: BLE001 - a bug: its own text may hold anything, so only its place is told
+    except Exception as error:  # noqa: BLE001 - a bug: only its place is reported, because its text may contain anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         file = place.filename.rpartition("/")[2]
         return RunFailed(f"internal_error: {type(error).__name__} at {file}:{place.lineno}")
@@ -212,7 +212,7 @@ def _epoch_s_of(text: object, now_epoch_s: float) -> int | None:
         moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
         return None
-    # Revisions are made of it: one from the future would stand above all that follow.
+    # Revisions are computed from it: a time in the future would give one that is above all that follow.
     return int(moment.timestamp()) if moment.timestamp() <= now_epoch_s + _CLOCKS_DIFFER_BY_S else None
 
 
@@ -230,7 +230,7 @@ def _write_report(report: Report, duration_ms: int, fields: dict[str, object]) -
 
 
 def _counts(kind: str, counts: Mapping[str, int]) -> dict[str, tuple[float, str]]:
-    """Return a metric for each of the commonest names; all of them stand in the line's fields anyway.
+    """Return a metric for each of the commonest names; the line's fields have all of them anyway.
 
     A metric name costs money for as long as it is used, and the upstream may send any text.
     """

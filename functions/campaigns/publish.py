@@ -1,4 +1,4 @@
-"""Tells others what the snapshot says they do not yet know. At least once: what was sent is taken off afterwards."""
+"""Publishes the changes that the snapshot marks as unpublished, at least once: the marks are removed afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 CHANGES_PER_EVENT: Final = 200
-"""Below 256 KB, EventBridge's limit, whatever ids and statuses hold: 64 characters each, of at most 6 bytes."""
+"""Keeps an event below 256 KB, EventBridge's limit: ids and statuses have at most 64 characters of at most 6 bytes."""
 
 
 class Bus(Protocol):
@@ -32,11 +32,7 @@ class EventsUnsent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of the events: the snapshot without what was sent, how many, and why some were not.
-
-    Attributes:
-        was: the snapshot as it was.
-    """
+    """The snapshot before (`was`) and after, how many events were sent, and why some were not."""
 
     was: Snapshot
     snapshot: Snapshot
@@ -45,13 +41,7 @@ class Published:
 
 
 def publish(snapshot: Snapshot, bus: Bus, run: Mapping[str, str]) -> Published:
-    """Send what is not yet published.
-
-    Args:
-        snapshot: what is known.
-        bus: where to.
-        run: `schedule` and `scheduled_time` of the run that sends it.
-    """
+    """Send what is not yet published; `run` is the `schedule` and the `scheduled_time` of the run that sends it."""
     sent: list[Change] = []
     events, problem, is_summary_sent = 0, "", False
     for kind, changes, members in _details(snapshot):

@@ -1,4 +1,4 @@
-"""One run of the job, in its order: publish what is left over, walk, write, publish. It can be killed anywhere."""
+"""The order of one run: publish what is left over, walk, write, publish. A run can be killed anywhere."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run is called, and what it was told.
+    """A run's name (the schedule and the time for which it was planned), and its option.
 
     Attributes:
-        schedule: whose run it is.
-        scheduled_at_epoch_s: the time for which it was planned; with the schedule its name.
-        is_other_list_accepted: an operator says that the list may be quite another one this time.
+        is_other_list_accepted: an operator says that the list may be a completely different one this time.
     """
 
     schedule: str
@@ -37,13 +35,13 @@ class Run:
 
 
 class Table(Protocol):
-    """Where the snapshot is kept."""
+    """Where the snapshot is stored."""
 
     def read(self) -> Snapshot:
-        """Return it; parts that are not there have version 0."""
+        """Return the snapshot; parts that are missing have version 0."""
 
     def write(self, before: Snapshot, after: Snapshot) -> Snapshot:
-        """Write the parts that differ and return what stands there then; raises if somebody else has written them."""
+        """Write the parts that differ and return the snapshot as stored; raises if somebody else has written them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +86,11 @@ def follow(
     clock: Callable[[], float],
     new_id: Callable[[], str],
 ) -> Report:
-    """Do it, and return what there is to report. Blocks.
+    """Make a run and return its report. Blocks.
 
     Args:
-        run: which one.
-        table: keeps the snapshot.
+        run: its name and its option.
+        table: stores the snapshot.
         bus: where events go.
         pages: where campaigns come from.
         clock: epoch seconds.
@@ -101,7 +99,7 @@ def follow(
     Raises:
         OtherCampaignsError: the list may be another company's; nothing of it was written.
         OutOfTimeError, PageTooLargeError: nothing could be read; what was known stays as it was.
-        Whatever table and pages raise.
+        All that table and pages raise.
     """
     first = publish(table.read(), bus, run.name)
     before = table.write(first.was, first.snapshot)

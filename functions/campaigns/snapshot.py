@@ -1,8 +1,8 @@
-"""What was seen of the campaigns so far, and what a walk adds to it. Pure: it knows neither AWS nor the API.
+"""What earlier walks have seen of the campaigns, and what a walk adds to it. Pure: it knows neither AWS nor the API.
 
-A campaign has a status and a revision, and what others have not yet been told of it stands beside them, so that one
-conditional write keeps both. Revisions only grow, also when the table is lost: each is at least the scheduled time of its
-run in milliseconds, and those of a new snapshot begin above all that were published before.
+A campaign's unpublished change is stored beside its status and its revision, so that one conditional write stores all.
+Revisions only grow, also when the table is lost: each is at least the scheduled time of its run in milliseconds, and
+those of a new snapshot begin above all that were published before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OtherCampaignsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unpublished:
-    """What others do not yet know: the campaign's status, when they were last told (None: never, or none)."""
+    """A change that is not yet published; `old_status` is the last published one (None: never published, or none)."""
 
     kind: Literal["created", "changed"]
     old_status: str | None
@@ -36,7 +36,7 @@ class Unpublished:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign; `missing_since_epoch_s` is the first complete walk that did not bring it."""
+    """One campaign; `missing_since_epoch_s` is the time of the first complete walk that did not find it."""
 
     status: str | None
     revision: int
@@ -57,7 +57,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is told once when a snapshot begins: from here on only changes are told."""
+    """What is published once when a snapshot begins; after it, only changes are published."""
 
     campaigns: int
     by_status: Mapping[str, int]
@@ -73,7 +73,7 @@ class Part:
         version: of the item, +1 at each write; 0 where there is none.
         snapshot_id: drawn when the snapshot began; the same in all parts.
         first_revision: of the snapshot; every revision in it is at least this one.
-        summary: what has not yet been published of it; in part 0 alone.
+        summary: until it is published; in part 0 alone.
     """
 
     number: int
@@ -86,7 +86,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A snapshot after a walk, and how many campaigns it made what."""
+    """A snapshot after a walk, and how many campaigns were created, changed and dropped."""
 
     snapshot: Snapshot
     created: int = 0
@@ -103,7 +103,7 @@ class Snapshot:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no part is lost, or left over from another snapshot (of a run that was killed while it wrote)."""
+        """Whether no part is missing or of another snapshot (a run that is killed while it writes leaves a mixture)."""
         return all(part.version and part.snapshot_id == self.parts[0].snapshot_id for part in self.parts)
 
     @property
@@ -117,7 +117,7 @@ class Snapshot:
 
     @property
     def unpublished(self) -> list[Change]:
-        """Every change that others have not yet been told, in the order of the ids."""
+        """Every unpublished change, in the order of the ids."""
         if not self.is_whole:
             return []
         return [
@@ -136,7 +136,7 @@ class Snapshot:
         """Return what is known after this walk.
 
         Raises:
-            OtherCampaignsError: the list may be another company's: nothing of the walk is to be believed.
+            OtherCampaignsError: the list may be another company's, so nothing of the walk is used.
         """
         walk = _Seen(walked, scheduled_at_epoch_s)
         if not is_other_list_accepted:
@@ -168,7 +168,7 @@ class Snapshot:
         return Update(Snapshot(parts), is_new_snapshot=True)
 
     def with_published(self, changes: Iterable[Change], *, summary: bool) -> Snapshot:
-        """Return this with what has been published taken off."""
+        """Return the snapshot without the marks of these changes and, if asked, of the summary."""
         published = {change.campaign_id for change in changes}
         parts = list(self.parts)
         if summary:
@@ -181,7 +181,7 @@ class Snapshot:
 
 
 class _Seen:
-    """One walk, held against what was known; counts what it finds."""
+    """One walk, compared with what was known; counts what it finds."""
 
     def __init__(self, walked: Walked, scheduled_at_epoch_s: int) -> None:
         self._statuses = walked.statuses
@@ -235,7 +235,7 @@ def _revisions(part: Part) -> list[int]:
 
 
 def part_of(campaign_id: str) -> int:
-    """Return the number of the part that a campaign is in, for ever: by a hash of its id."""
+    """Return the number of the part that a campaign is in, by a hash of its id: it never changes."""
     return hashlib.sha256(campaign_id.encode()).digest()[0] % PARTS
 
 

@@ -1,13 +1,14 @@
 """Reads the whole list of campaigns, page by page, and says whether it was the whole list. Knows no HTTP.
 
 Offset pages shift when campaigns come and go, and campaigns that were made in the same second have no order among
-themselves: a row moves behind the reader's back from a page that is still to come to one that was read. So one walk
-through the pages proves nothing, and "as many as the total" does not either: one may be missed and another deleted.
+themselves: a row can move from a page that is still to be read to one that was read already. So one walk through the
+pages proves nothing, and "as many as the total" does not either: one may be missed and another deleted.
 
 The proof: two passes in a row bring the same ids, as many as the total in the first pass's last answer. Every id was
 seen before that answer and again after it, so each of them was there at that moment, and the total says that there were no
 others. (The framework counts first and selects then. So the last answer must bring nothing new: what was made between its
-count and its rows is not in its total.) It takes a total that counts what the list shows, and ids that do not come back.
+count and its rows is not in its total.) The proof needs a total that counts what the list shows, and ids that are never
+used again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MOST_STATUSES: Final = 40
 MISSING: Final = "(missing)"
 OTHER: Final = "(other)"
 _MOST_PASSES: Final = 4
-# Other page limits cut the list at other places: what has slipped between two pages stands within one then.
+# Other page limits cut the list at other places: a row that was missed between two pages is then within one.
 _TENTHS_OF_LIMIT: Final = (10, 9, 8, 7)
 _MOST_SWEEPS_WITHOUT_NEWS: Final = 7
 _MOST_PAGES_WITHOUT_NEWS: Final = 2
@@ -37,7 +38,7 @@ class OutOfTimeError(Exception):
 
 
 class PageTooLargeError(Exception):
-    """The answer is longer than a reader may hold in memory: ask for fewer rows."""
+    """The answer is longer than a reader may have in memory: ask for fewer rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,10 @@ class Page:
 
     Attributes:
         statuses: by campaign id; None where the API gives none.
-        rows: how many campaigns it holds, those without a usable id included.
+        rows: how many campaigns it has, those without a usable id included.
         rows_without_id: how many of them have none.
         total: how many campaigns there are, if it says so.
-        per_page: how many rows a page holds, if it says so.
+        per_page: how many rows a page has at most, if it says so.
         is_last: whether it is the last page, if it says so.
         next_cursor: what to ask for the next page with, instead of its number.
     """
@@ -82,7 +83,7 @@ class Walked:
         statuses: of all campaigns that were seen, by id; None where the API gives none.
         is_complete: whether these are proved to be all campaigns of one moment of the walk.
         reason: why not; "" if it is complete.
-        total: the API's last word on how many there are.
+        total: how many campaigns there are, as the API said last.
         passes: how often the list was read, the last time perhaps not to its end.
         pages: how many pages were read.
     """
@@ -96,7 +97,7 @@ class Walked:
 
     @property
     def by_status(self) -> dict[str, int]:
-        """How many campaigns have which status, the commonest first; few names, because they end up in a log line."""
+        """How many campaigns have which status, the commonest first; few names, because they go into a log line."""
         counts = Counter(MISSING if status is None else status for status in self.statuses.values())
         named = dict(counts.most_common(MOST_STATUSES))
         rest = counts.total() - sum(named.values())
@@ -136,7 +137,7 @@ class Walk:
         Raises:
             OutOfTimeError: not even one page was read.
             PageTooLargeError: a single campaign is too large.
-            Whatever the source raises.
+            All that the source raises.
         """
         before: _Pass | None = None
         while True:
@@ -151,11 +152,11 @@ class Walk:
             if now.is_one_answer or (before and _is_proved(before, now)):
                 self._seen = now.statuses
                 return self._ended("")
-            if reason := self._obstacle(before, now):
+            if reason := self._reason_to_stop(before, now):
                 return self._ended(reason)
             before = now
 
-    def _obstacle(self, before: _Pass | None, now: _Pass) -> str:
+    def _reason_to_stop(self, before: _Pass | None, now: _Pass) -> str:
         """Return why another pass is not worth its calls; "" if it is."""
         if now.rows_without_id:
             return f"{now.rows_without_id} campaigns have no usable id"
@@ -182,7 +183,7 @@ class Walk:
             if len(this.statuses) >= this.total or without_news == _MOST_SWEEPS_WITHOUT_NEWS:
                 break
         if not this.is_counted_last:
-            with suppress(PageTooLargeError):  # it has grown since: nothing is proved, then
+            with suppress(PageTooLargeError):  # it has grown since, so nothing is proved
                 if page := self._source.read_page(number, limit, None):
                     self._note(this, page, limit)
 
@@ -202,7 +203,7 @@ class Walk:
             self._note(this, page, limit)
             without_news = 0 if page.statuses.keys() - found else without_news + 1
             found |= page.statuses.keys()
-            # Behind a full page there may be another one, whatever it says of itself.
+            # After a full page there may be another one, even if it says that it is the last.
             is_end = page.is_last and page.rows < _most_rows(page, limit)
             is_end = is_end or not page.rows or without_news == _MOST_PAGES_WITHOUT_NEWS
             if is_end or this.is_one_answer:
@@ -219,7 +220,7 @@ class Walk:
         self._page = rows_before // max(1, self._limit * tenths // 10) + 1
 
     def _note(self, this: _Pass, page: Page, limit: int) -> None:
-        # As many rows as fit prove nothing: what was made after the count may have been cut off.
+        # A full page proves nothing: a campaign that was made after the count may have been cut off.
         is_all = page.rows == len(page.statuses) == page.total and page.rows < _most_rows(page, limit)
         this.is_one_answer = is_all and not this.statuses
         if page.total is not None:
@@ -232,7 +233,7 @@ class Walk:
 
 
 def _most_rows(page: Page, limit: int) -> int:
-    """Return how many campaigns would have fitted."""
+    """Return how many campaigns fit on a page."""
     return min(limit, page.per_page or limit)
 
 

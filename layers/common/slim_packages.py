@@ -29,15 +29,15 @@ AMAZON_ROOTS = {
     "Amazon Root CA 4",
     "Starfield Services Root Certificate Authority - G2",
 }
-# In the place of modules that every start loads, and no function calls, or not every one.
+# Replacements of modules that every start loads although no function calls them, or not every one does.
 STAND_INS = {
     "botocore/docs/__init__.py": "",
-    # Methods of clients get one of these for a docstring.
+    # The docstring of each client method is one of these.
     "botocore/docs/docstring.py": (
         "class ClientMethodDocstring(str):\n    def __new__(cls, *_, **__):\n        return str.__new__(cls)\n\n\n"
         "PaginatorDocstring = WaiterDocstring = ClientMethodDocstring\n"
     ),
-    # Paginators and waiters parse expressions, and credentials that come with an expiry a date.
+    # Loaded when called: only paginators and waiters parse expressions, only credentials with an expiry parse a date.
     "jmespath/__init__.py": (
         "def compile(expression):\n    from jmespath.parser import Parser\n\n    return Parser().parse(expression)\n\n\n"
         "def search(expression, data, options=None):\n    return compile(expression).search(data, options=options)\n"
@@ -73,7 +73,7 @@ def keep_reachable_data(data: Path) -> None:
                 shutil.rmtree(version)
                 continue
             model = json.loads(gzip.decompress(packed.read_bytes()), object_hook=_without_documentation)
-            # Without its rule set, a service's endpoints come from endpoints.json: the same ones, without interpreting.
+            # Without its rule set, a service's endpoints come from endpoints.json: the same, but no rules are evaluated.
             for file in version.iterdir():
                 file.unlink()
             reachable = json.dumps(reachable_model(model, operations), separators=(",", ":"))
@@ -82,15 +82,15 @@ def keep_reachable_data(data: Path) -> None:
 
 def reachable_model(model: dict[str, Any], operations: set[str]) -> dict[str, Any]:
     """Return a service model with these operations and the shapes that they use."""
-    kept = {name: operation for name, operation in model["operations"].items() if name in operations}
+    reachable = {name: operation for name, operation in model["operations"].items() if name in operations}
     shapes: dict[str, Any] = {}
-    waiting = _shape_names(list(kept.values()))
+    waiting = _shape_names(list(reachable.values()))
     while waiting:
         name = waiting.pop()
         if name not in shapes:
             shapes[name] = model["shapes"][name]
             waiting |= _shape_names(shapes[name])
-    return {**model, "operations": kept, "shapes": shapes}
+    return {**model, "operations": reachable, "shapes": shapes}
 
 
 def write_amazon_roots(bundle: Path, target: Path) -> None:

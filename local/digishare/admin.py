@@ -1,4 +1,4 @@
-"""Steering the fake from another process: the same as `DigishareApi`'s methods, as JSON over loopback HTTP.
+"""Controls the fake from another process: the same as `DigishareApi`'s methods, as JSON over loopback HTTP.
 
 | request | does |
 | --- | --- |
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class AdminServer(LoopbackServer):
-    """Listens on loopback only and asks for no credential: everybody who can reach it owns the fake."""
+    """Listens on loopback only and needs no credential: everybody who can reach it controls the fake."""
 
     def __init__(self, digishare: DigishareApi, port: int = 0) -> None:
         self.digishare = digishare

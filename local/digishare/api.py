@@ -1,6 +1,6 @@
 """What Digishare answers: one request in, one answer out, no sockets. Thread-safe.
 
-Beside the API's own behaviour this keeps what tests ask about: who minted what, which paths and hosts were called.
+Beside the API's own behaviour this records what tests read: who minted what, which paths and hosts were called.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class DigishareApi:
         token = sign_access_token(client.client_id, scopes, now, now + lifetime_s)
         self._grants[token_id(token)] = _Grant(scopes, now, now + lifetime_s)
         self._mints.append(Mint(token_id(token), client.client_id, now))
-        # The real one is now and then off by a second; every second long-lived token is, so that nobody relies on it.
+        # The real value is sometimes a second too small. Here every other year-long token's is, so that nobody relies on it.
         slip_s = 1 if lifetime_s >= YEAR_S and len(self._mints) % 2 == 0 else 0
         return _json(200, {"token_type": "Bearer", "expires_in": lifetime_s - slip_s, "access_token": token})
 

@@ -203,13 +203,13 @@ class CampaignList:
         return self._sorted[order]
 
     def _select(self, rows: list[Campaign], start: int, stop: int, order: Order) -> list[Campaign]:
-        """Return rows `start` to `stop` as they are listed."""
+        """Return rows `start` to `stop` as the list shows them."""
         is_drawn = self.settings.tie_order != "stable"
         selected = self._draw(rows, start, stop, order) if is_drawn else rows[start:stop]
         return [self._with_contacts(self._spoil(row)) for row in selected]
 
     def _draw(self, rows: list[Campaign], start: int, stop: int, order: Order) -> list[Campaign]:
-        """Return what stands from `start` to `stop` if all rows that tie with one of these are put in a new order."""
+        """Return rows `start` to `stop` after all rows that tie with one of them were put in a new order."""
         first, last = start, min(stop, len(rows))
         if first >= last:
             return []

@@ -1,4 +1,4 @@
-"""The people whom a campaign goes to: personal data, made up, and easy to find wherever it ought not to be."""
+"""The people whom a campaign goes to: invented personal data, which tests can easily find where it must not be."""
 
 from __future__ import annotations
 

@@ -89,17 +89,17 @@ def redirect(*, status: int = 302, location: str = "/login") -> Fault:
 
 
 def wrong_content_type(*, content_type: str = "text/html; charset=UTF-8") -> Fault:
-    """The true answer under a false label; the mint counts."""
+    """The true answer with a wrong content type; the mint counts."""
     return Fault(name="wrong_content_type", processed=True, content_type=content_type)
 
 
 def truncated_json() -> Fault:
-    """The first half of the true answer, in a well-framed response; the mint counts."""
+    """The first half of the true answer, with its own length; the mint counts."""
     return Fault(name="truncated_json", processed=True, keep_half_of_body=True)
 
 
 def cut_body() -> Fault:
-    """The full Content-Length is promised, half of the true answer comes; the mint counts."""
+    """Half of the true answer, with the Content-Length of all of it; the mint counts."""
     return Fault(name="cut_body", processed=True, delivery="cut_body")
 
 
@@ -146,12 +146,12 @@ def close(*, processed: bool = False) -> Fault:
 
 
 def mint_then_drop() -> Fault:
-    """The token is minted and counted, and nobody ever learns it: an orphan."""
+    """The token is minted and counted, and nobody ever receives it."""
     return Fault(name="mint_then_drop", delivery="reset", processed=True)
 
 
 def huge_body(*, size_bytes: int = 50 * MEBIBYTE, chunked: bool = False) -> Fault:
-    """A JSON body of `size_bytes`, streamed; its length is promised, or not (`chunked`)."""
+    """A JSON body of `size_bytes`, streamed; with a Content-Length, or `chunked`."""
     return Fault(name="huge_body", delivery="stream", size_bytes=size_bytes, chunked=chunked)
 
 
@@ -163,14 +163,14 @@ def raw(
     pause_ms: int = 300,
     processed: bool = True,
 ) -> Fault:
-    """These very bytes in place of an answer; the connection stays open if the client wants it so.
+    """Exactly these bytes in place of an answer; the connection stays open if the client asks for it.
 
     Args:
         template: each character is a byte (Latin-1). In it `<body>` stands for the body, `<length>` for its length in
             bytes and `<hex>` for the same in hexadecimal; in it and in the body `<token>` stands for the token that
-            was issued. What stands between two `<pause>` goes out in one write, which is one TLS record up to 16 KiB.
+            was issued. The bytes between two `<pause>` are sent in one write, which is one TLS record up to 16 KiB.
         body: as the template.
-        packing: how the body is compressed; `zlib` is HTTP's `deflate`, `deflate` the one without zlib's frame.
+        packing: how the body is compressed; `zlib` is HTTP's `deflate`, `deflate` the one without zlib's header.
         pause_ms: how long a `<pause>` is.
         processed: False: nothing is issued, and `<token>` stays as it is.
     """

@@ -1,4 +1,4 @@
-"""The nouns of the fake: who may do what, what came in, what goes out."""
+"""The types of the fake: clients, tokens, settings, requests and answers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PageShape = Literal[
     "cursor",  # cursorPaginate: no total, next_cursor
     "cursor_resource",
     "bare_array",  # the page's campaigns and nothing else; [] behind the last page
-    "bare_array_unpaged",  # all campaigns, whatever page was asked for
+    "bare_array_unpaged",  # all campaigns, for every page number
     # from here on as openapi, but:
-    "repeating_page",  # every page holds the first page's campaigns, and always promises one more
+    "repeating_page",  # every page has the first page's campaigns, and says that there is one more
     "overlapping_pages",  # a page begins with the last campaign of the page before
     "growing_total",  # the first page says three fifths of the total
     "shrinking_total",  # the first page says 700 more than there are
-    "unknown_status",  # every tenth campaign has a status that nobody has heard of
+    "unknown_status",  # every tenth campaign has a status that is not documented
     "missing_fields",  # every tenth campaign lacks status, tags and created_at
 ]
 TieOrder = Literal[
@@ -44,7 +44,7 @@ BehindLastPage = Literal["empty", "404", "422"]
 
 @dataclass(frozen=True)
 class Client:
-    """An OAuth client; several secrets can be valid at once, so that a rotation can be played."""
+    """An OAuth client; several secrets can be valid at once, as during a rotation."""
 
     client_id: str
     secrets: tuple[str, ...] = field(repr=False)
@@ -64,8 +64,8 @@ class Settings:
         refuse_younger_than_s: a new token is answered with 401 for so long (a node whose clock is behind).
         campaign_shape: see `PageShape`.
         tie_order: see `TieOrder`.
-        largest_page: rows that a page holds at most, whatever `limit` says; `per_page` says it, too.
-        pages_served: the list claims to end behind so many pages, while its total counts all; None: it does not.
+        largest_page: rows that a page has at most, even if `limit` is larger; `per_page` says it, too.
+        pages_served: the list says that it ends after so many pages, while its total counts all; None: it does not.
         behind_last_page: how a page behind the last one is answered.
         contacts_per_campaign: people in `contacts_and_data`; 1,000 are about 110 KB of JSON; at most 10,000.
         change_every: before every so many-th list call one change happens, in turn: a campaign is created, one gets

@@ -1,4 +1,4 @@
-"""How a page of campaigns looks: the two documented shapes, and those that the framework's paginators produce."""
+"""The shapes of a page of campaigns: the two documented ones, and those that the framework's paginators produce."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""AWS and the upstream in memory, for the real policy under a clock and faults of our own: see `aws.py`."""
+"""AWS and the upstream in memory, for the real policy with a test's own clock and faults: see `aws.py`."""

@@ -1,8 +1,8 @@
 """In-memory KMS, Secrets Manager and EventBridge in the shape of botocore's clients, as far as they are used.
 
-They and the DynamoDB of `dynamodb.py` stand under the real adapters (TokenStore, SnapshotTable ...) where moto would be
-too slow (tens of thousands of calls a second instead of hundreds). tests/fakes holds them and moto to the same promises.
-What they do not know they refuse. The upstream's stand-in is in `upstream.py`, the hooks for faults in `wire.py`.
+The real adapters (TokenStore, SnapshotTable ...) use them and the DynamoDB of `dynamodb.py` where moto would be too slow
+(hundreds of calls a second instead of tens of thousands). tests/fakes runs the same tests on them and on moto. They
+refuse what they do not know. The upstream's fake is in `upstream.py`, the hooks for faults in `wire.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LARGEST_EVENT_BYTES = 256 * 1_024
 
 
 class FakeKMS:
-    """One symmetric key; a ciphertext opens only with its encryption context, and its plaintext does not stand in it."""
+    """One symmetric key; a ciphertext opens only with its encryption context, and does not contain its plaintext."""
 
     def __init__(
         self, wire: Wire | None = None, *, key_arn: str = "arn:aws:kms:x:000000000000:key/a"
@@ -77,10 +77,9 @@ class FakeSecretsManager:
         self._numbers = itertools.count(1)
 
     def put(self, name: str, value: object) -> str:
-        """Create the secret, or rotate it: the value (text, bytes, or what JSON can hold) becomes AWSCURRENT, the one before AWSPREVIOUS.
+        """Create or rotate the secret with a value (text, bytes, or a JSON value); return the new VersionId.
 
-        Returns:
-            The new VersionId.
+        The value becomes AWSCURRENT, the one before AWSPREVIOUS.
         """
         secret = self._secrets.setdefault(name, _Secret({}, {}))
         version_id = f"00000000-0000-4000-8000-{next(self._numbers):012d}"
@@ -117,11 +116,11 @@ class FakeSecretsManager:
 
 
 class FakeEventBridge:
-    """Buses that take events, and drop them without a word where there is no such bus.
+    """Buses that take events; events for a bus that does not exist are dropped silently, as on AWS.
 
     Attributes:
-        buses: the names of those that are there.
-        events: every entry that was taken, in its order.
+        buses: the names of those that exist.
+        events: every entry that was taken, in order.
     """
 
     def __init__(self, wire: Wire | None = None) -> None:

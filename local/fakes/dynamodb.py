@@ -23,8 +23,8 @@ class FakeDynamoDB:
     """One table whose keys are strings.
 
     Attributes:
-        items: what the table holds, by its keys' values: to look at, and to prepare.
-        page_items: how many items a page of a query has; few, so that nobody forgets to turn the page.
+        items: the table's items, by their keys' values: for tests to read, and to prepare.
+        page_items: how many items a page of a query has; few, so that a caller that reads one page only is found.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class FakeDynamoDB:
         return self._wire.run("dynamodb.query", request, take_effect)
 
     def _write(self, key: tuple[str, ...], item: Item) -> None:
-        # What a read that does not ask for consistency may still be given: the item as it was before.
+        # A read that is not consistent may still return the item as it was before.
         self._before[key], self.items[key] = self.items.get(key), _stored(item)
 
     def _check_condition(self, operation: str, request: Mapping[str, Any], item: Item | None) -> Placeholders:

@@ -1,4 +1,4 @@
-"""DynamoDB's expressions, as far as the broker uses them: refuses what DynamoDB refuses, and what it does not know.
+"""DynamoDB's expressions, as far as the broker uses them; refuses what DynamoDB refuses, and what this does not know.
 
 Conditions: `=`, `<`, AND, OR, NOT, parentheses, attribute_exists, attribute_not_exists, begins_with. Updates: SET of
 a value, REMOVE. Names only as `#placeholders`, values only as `:placeholders`, top-level attributes only.

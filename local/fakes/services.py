@@ -30,7 +30,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "LEASE_SECONDS": "900",
     "CAMPAIGNS_ROLE": "campaigns-role",
 }
-"""Of every instance."""
+"""The variables of every instance."""
 
 
 class Services:
@@ -56,8 +56,8 @@ class Services:
         """Return the policy of one more instance, cold.
 
         Args:
-            ports: its clock, chance and events.
-            new_exchange: makes what exchanges credentials; by default, `upstream` does.
+            ports: its clock, randomness and events.
+            new_exchange: makes what exchanges credentials; default: `upstream` exchanges them.
             environment: variables that differ from ENVIRONMENT.
         """
         settings = Settings.from_environment({**ENVIRONMENT, **environment})
@@ -76,7 +76,7 @@ def secret_name(connection: str) -> str:
 
 
 class VirtualTime:
-    """Lets functions run side by side, in one thread, on a clock that moves by itself while all of them wait.
+    """Lets functions run side by side, in one thread, on a clock that moves on when all of them wait.
 
     Attributes:
         now: epoch seconds.
@@ -89,11 +89,11 @@ class VirtualTime:
         self._hub = getcurrent()
 
     def at(self, epoch_s: float, work: Callable[[], object]) -> None:
-        """Let something begin at a time."""
+        """Start `work` at this time."""
         heapq.heappush(self._waiting, (epoch_s, next(self._order), greenlet(work)))
 
     def sleep(self, seconds: float) -> None:
-        """Let the function that is running wait."""
+        """Make the function that is running wait."""
         heapq.heappush(self._waiting, (self.now + seconds, next(self._order), getcurrent()))
         self._hub.switch()
 

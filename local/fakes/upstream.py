@@ -33,7 +33,7 @@ class FakeUpstream:
 
     Attributes:
         secrets: client_id to the client secrets that are valid now.
-        expires_in: what the next answers say, whatever it is.
+        expires_in: what the next answers say; may be anything.
         new_token: returns the n-th token's text; a constant makes an upstream that never makes progress.
         issued: every token, in the order of issue.
     """

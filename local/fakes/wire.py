@@ -1,4 +1,4 @@
-"""What lies between the broker and every fake: where calls are counted, and where faults and crashes happen."""
+"""Between the broker and every fake: here calls are counted, and here faults and crashes happen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDPOINT = "https://aws.invalid"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call on its way: `name` as in "dynamodb.update_item", and the parameters as they were given."""
+    """One call: `name` as in "dynamodb.update_item", and the parameters as they were given."""
 
     name: str
     request: Mapping[str, Any] = field(repr=False)
@@ -66,7 +66,7 @@ class Wire:
 
 
 def aws_error(code: str, operation: str = "Operation", **members: Any) -> ClientError:
-    """Return an AWS error such as ThrottlingException, as botocore raises it; `members` stand beside its `Error`."""
+    """Return an AWS error such as ThrottlingException, as botocore raises it; `members` are added beside its `Error`."""
     response: Any = {"Error": {"Code": code, "Message": code}, **members}
     return ClientError(response, operation)
 
@@ -82,7 +82,7 @@ def no_answer() -> BotoCoreError:
 
 
 def throw(bug: Exception) -> NoReturn:
-    """Raise what the policy would bear: where everything is a fake, it is a test's own finding."""
+    """Raise an error that the policy would catch as unforeseen: where all services are fakes, it is a real bug."""
     raise bug
 
 

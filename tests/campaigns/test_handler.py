@@ -247,7 +247,7 @@ def test_events_that_are_not_sent_fail_the_run_after_its_report(
 ) -> None:
     world.eventbridge.refuse = lambda: "InternalFailure"
 
-    with pytest.raises(RunFailed, match="events_not_sent: InternalFailure; they are kept"):
+    with pytest.raises(RunFailed, match="events_not_sent: InternalFailure; the next run"):
         world.run()
     report, logged = map(json.loads, capsys.readouterr().out.splitlines())
     assert (report["campaigns"], report["events"], report["problem"]) == (250, 0, "InternalFailure")

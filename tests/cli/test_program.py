@@ -157,7 +157,7 @@ def test_a_url_that_is_none_is_told_without_a_traceback(
     assert "fix: " in ended.err + ended.out
 
 
-TOO_LARGE = "what was answered is too large, or nested too deeply"
+TOO_LARGE = "the answer is too large, or nested too deeply"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_mirror_that_does_not_answer_is_no_failure_and_a_wrong_signature_is(
 def test_it_does_not_take_the_files_of_a_local_cloud_that_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sam_local, "find_obstacle", lambda: None)
+    monkeypatch.setattr(sam_local, "why_not_possible", lambda: None)
     monkeypatch.setattr(sam_local, "CONTAINER_FOLDER", tmp_path)
 
     assert sam_local.prove() == 1

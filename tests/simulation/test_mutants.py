@@ -197,7 +197,7 @@ MUTANTS = {
     ),
     "a refresh that brings no progress": Mutant(
         "lives no longer",
-        m.replaced(attempt, "lacks", lambda *_: None),
+        m.replaced(attempt, "why_not_better", lambda *_: None),
         (d.Run(0), d.Wait(3_000.0), d.Say(90), d.Run(0)),
     ),
     # who is served what
@@ -255,7 +255,7 @@ MUTANTS = {
     # traces that once broke a promise, each with the bug that it had found
     "memory was trusted for as much longer as a clock had been set back": Mutant(
         "memory is trusted",
-        m.wrapped(issue_token._Request, "_keep", m.trust_from_answer),
+        m.wrapped(issue_token._Request, "_remember", m.trust_from_answer),
         (
             d.Run(1, "before upstream.exchange"),
             d.SetClock(0, 10.0),
@@ -269,7 +269,7 @@ MUTANTS = {
     ),
     "memory was trusted for as much longer as unsealing took": Mutant(
         "memory is trusted",
-        m.wrapped(issue_token._Request, "_keep", m.trust_from_answer),
+        m.wrapped(issue_token._Request, "_remember", m.trust_from_answer),
         (d.Run(0), d.Run(1, "before kms.decrypt", d.Fault.SLOW), d.Run(1), d.Wait(58.0), d.Run(1)),
     ),
     "a token expired while it was unsealed, and was served": Mutant(

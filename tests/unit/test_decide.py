@@ -10,7 +10,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from functions.broker.adapters.dynamodb import plain_record, token_record
-from functions.broker.attempt import failure_after, given_back, lacks, locked, published, unlocked
+from functions.broker.attempt import failure_after, given_back, locked, published, unlocked, why_not_better
 from functions.broker.decide import (
     Need,
     Refuse,
@@ -315,11 +315,11 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
 def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refreshed(
     expires_in_s: float, need: Need, code: str | None
 ) -> None:
-    old = FRESH._replace(expires_at_epoch_s=NOW + 3_600)
+    old = SealedToken(FRESH._replace(expires_at_epoch_s=NOW + 3_600), b"", 1)
     new = FRESH._replace(token_id="b" * 16, expires_at_epoch_s=NOW + expires_in_s)
 
-    lack = lacks(new, TokenRecord("digishare", SealedToken(old, b"", 1)), TokenWanted("digishare"), need, NOW)
-    assert (lack.code if lack else None) == code
+    problem = why_not_better(new, TokenRecord("digishare", old), TokenWanted("digishare"), need, NOW)
+    assert (problem.code if problem else None) == code
 
 
 @BOUNDED

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-# As botocore's standard retries know them.
+# As in botocore's standard retry mode.
 _BUSY = frozenset(
     {
         "LimitExceededException",
@@ -53,7 +53,7 @@ _SERVER_ERRORS = 500
 
 
 class ConditionFailedError(Exception):
-    """A conditional write was refused: somebody else has written; `item` is what stands there now."""
+    """A conditional write was refused: somebody else has written; `item` is the item as it is now."""
 
     def __init__(self, item: dict[str, Any] | None) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConditionFailedError(Exception):
 
 
 def call_aws(request: Callable[[], Answer]) -> Answer:
-    """Return what `request` takes from the answer of one AWS call, its failure translated.
+    """Return what `request`, which makes one AWS call, returns; translate its failure.
 
     Raises:
         ConditionFailedError: a conditional write was refused.
@@ -71,7 +71,7 @@ def call_aws(request: Callable[[], Answer]) -> Answer:
         return request()
     except ClientError as error:
         if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-            # botocore's types do not know of the item that this error brings along, free of charge.
+            # botocore's types do not know the item that this error contains.
             item: dict[str, Any] | None = error.response.get("Item")  # type: ignore[assignment]
             raise ConditionFailedError(item) from None
         raise aws_error_of(error) from None
@@ -81,7 +81,7 @@ def call_aws(request: Callable[[], Answer]) -> Answer:
     except ResponseParserError as error:
         raise AwsUnavailableError(type(error).__name__) from None
     except KeyError:
-        # To the SDK an answer that was cut off is one without members.
+        # The SDK takes an answer that was cut off for one without members.
         raise AwsUnavailableError("MalformedAnswer") from None
 
 
@@ -91,6 +91,6 @@ def aws_error_of(error: ClientError) -> AwsError:
     if code in _BUSY:
         return AwsBusyError(code)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    # The status for a code is the SDK's word for an error that it could not read: nobody has refused anything.
+    # Where the SDK cannot read an error, it gives the HTTP status as the code: AWS has refused nothing.
     is_unavailable = code in _UNAVAILABLE or code == str(status) or status >= _SERVER_ERRORS
     return (AwsUnavailableError if is_unavailable else AwsRefusedError)(code)

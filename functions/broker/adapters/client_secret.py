@@ -1,4 +1,4 @@
-"""Reads a connection's credential from Secrets Manager. Nothing is cached here: it is read for an exchange, and only then."""
+"""Reads a connection's credential from Secrets Manager, each time that it is needed: nothing is cached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _NO_SUCH_SECRET = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
-"""A secret that is marked for deletion answers InvalidRequestException: it is as good as deleted."""
+"""InvalidRequestException is the answer for a secret that is marked for deletion; it counts as deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class ConnectionSecrets:
 
         Raises:
             MintFailedError: `secret_missing`, also where it is deleted; or `secret_malformed`, with the problem.
-            AwsUnavailableError, AwsBusyError, AwsRefusedError: Secrets Manager did not do its part.
+            AwsUnavailableError, AwsBusyError, AwsRefusedError: the call to Secrets Manager failed.
         """
         current = self._read(connection, "AWSCURRENT")
         try:
             previous = self._read(connection, "AWSPREVIOUS")
         except (MintFailedError, AwsError):
-            return (current,)  # a last resort; the current one is what counts
+            return (current,)  # the previous one is a last resort, and may be missing
         return (current,) if previous.version_id == current.version_id else (current, previous)
 
     def _read(self, connection: str, stage: str) -> StoredCredential:

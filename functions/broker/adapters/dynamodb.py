@@ -1,4 +1,4 @@
-"""Between the token item as DynamoDB holds it and its record."""
+"""Converts a record into DynamoDB's attributes and back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def token_record(connection: str, item: Mapping[str, Any] | None) -> TokenRecord
     """Return the record of an item, an empty one where there is no item.
 
     Raises:
-        AwsRefusedError: somebody has written something else into the item; an operator must look at it.
+        AwsRefusedError: somebody else has written into the item; an operator must correct it.
     """
     if not item:
         return TokenRecord(connection)

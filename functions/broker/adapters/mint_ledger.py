@@ -1,8 +1,8 @@
 """The ledger: one row for every exchange, because a token lives for a year and only a person can revoke it.
 
-The row is written *before* the exchange, and again once its outcome is known: a holder that is cut off in between
-leaves a row that says `begun`, which means that a token may exist. Whether a token is in service is not written
-down: the item says it, by token id. Every other `issued` row is a token to revoke once the longest lease has passed.
+The row is written *before* the exchange, and again once its outcome is known. A holder that is cut off in between
+leaves a row that says `begun`, which means that a token may exist. The rows do not say which token is in service: the
+item does, by token id. Every other `issued` row is a token to revoke once the longest lease has passed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One exchange at the upstream's token endpoint (RFC 6749 §4.4), and what its answer means.
 
-A token that the upstream issued and that is not used lives on for a year. So success is any 2xx with a usable token,
-whatever its label says, and the rest is sorted by what may exist upstream afterwards (`FailureKind`).
+A token that is issued and not used stays valid for a year. So every 2xx with a usable token is a success, with any
+content type, and all other answers are classified by what may exist upstream afterwards (`FailureKind`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECT_TIMEOUT_S = 2.0
 LONGEST_ANSWER_BYTES = 64 * 1024
 
 REFUSALS = frozenset({"invalid_client", "invalid_scope", "unauthorized_client"})
-"""RFC 6749 §5.2: these refuse the credential, in whatever status they come."""
+"""RFC 6749 §5.2: these refuse the credential, with any HTTP status."""
 
 _SUCCESSES = range(200, 300)
 _UNAUTHORIZED, _SERVER_ERRORS = 401, 500
@@ -50,7 +50,7 @@ class OAuthExchange:
         self._session: requests.Session | None = None
 
     def prepare(self, credential: ClientCredentials) -> None:
-        """Do all that comes before sending: check the token URL, load the HTTP stack. Sends nothing.
+        """Check the token URL and load the HTTP stack, so that `exchange` only has to send. Sends nothing.
 
         Raises:
             MintFailedError: the URL is malformed, its host may not be called, or no CA certificates can be loaded.
@@ -113,7 +113,7 @@ class OAuthExchange:
             port = parts.port
         except ValueError:
             parts = None
-        if parts is None:  # raised here, because the original error quotes the URL
+        if parts is None:  # raised here, without the original error, which quotes the URL
             raise MintFailedError("token_url_malformed", FailureKind.NOTHING_ISSUED)
         host = (parts.hostname or "").lower()
         allowed = self._allowed_hosts if port is None else self._allowed_hosts | {f"{host}:443"}
@@ -135,10 +135,10 @@ class OAuthExchange:
             raise MintFailedError(code, FailureKind.REFUSED)
         if response.status == _UNAUTHORIZED:
             raise MintFailedError("invalid_client", FailureKind.REFUSED)
-        # Any other text of the upstream's is not repeated: it goes into logs and answers.
+        # No other text of the upstream's becomes a code, because codes go into logs and answers.
         if is_success:
             raise MintFailedError("upstream_malformed", FailureKind.MAY_HAVE_ISSUED)
-        # A server error can strike after the token was issued.
+        # A server error can occur after the token was issued.
         unsure = response.status >= _SERVER_ERRORS
         raise MintFailedError(
             f"upstream_{response.status}",
@@ -156,5 +156,5 @@ def _unanswered(error: CallError) -> MintFailedError:
 
 _CODES_OF_UNSENT = {
     "certificate_refused": "upstream_certificate_refused",
-    "unusable_request": "token_url_malformed",  # nothing else in it comes from outside and is not JSON
+    "unusable_request": "token_url_malformed",  # only the URL can be unusable: the rest is JSON or constant
 }

@@ -1,7 +1,7 @@
 """The token item in DynamoDB: the shared copy of the token, sealed with KMS, and the fenced right to replace it.
 
-One item per connection holds the token, the refresh lock and the memory of failures, so that one conditional
-update suffices for each step::
+One item per connection contains the token, the lock and the last failure, so that each step is one conditional
+update::
 
     instance A                        item                              instance B
       | lock (fence = 6, free)          | fence 6                           |
@@ -19,10 +19,10 @@ update suffices for each step::
       |-------------------------------->| refused: A's token serves A's caller only; its row in the ledger says
                                         | what is to be revoked
 
-A random owner alone could not fence: A would still hold a right that looks valid. A number that only grows can. The
-owner keeps two apart who both made fence 7 because somebody deleted or restored the item in between. Publishing and
-giving back remove the owner, so that nobody publishes twice under one fence. All three are the one conditional write
-below; what each makes of the record is in `attempt.py`.
+The fence only grows, so a lock that was taken later is recognized. The owner is also compared: two attempts can have
+the same fence if somebody deleted or restored the item in between. Publishing and giving back remove the owner, so that
+nobody publishes twice under one fence. Locking, publishing and giving back are all the one conditional write below;
+what each makes of the record is in `attempt.py`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SealBrokenError(Exception):
 class TokenStore:
     """The token items of all connections.
 
-    Every method raises AwsUnavailableError, AwsBusyError or AwsRefusedError where DynamoDB or KMS does not do its part.
+    Every method raises AwsUnavailableError, AwsBusyError or AwsRefusedError where a call to DynamoDB or KMS fails.
 
     Args:
         dynamodb: a client with short time-outs that repeats nothing.
@@ -70,7 +70,7 @@ class TokenStore:
         self._key_arn = key_arn
 
     def read(self, connection: str) -> TokenRecord:
-        """Return the item as every write before now left it; an empty record where there is none."""
+        """Return the item by a consistent read; an empty record where there is none."""
         answer = call_aws(
             lambda: self._dynamodb.get_item(
                 TableName=self._table, Key=token_key(connection), ConsistentRead=True
@@ -84,7 +84,7 @@ class TokenStore:
         """Replace a record by another, if fence and lock are still `before`'s; only what differs is written.
 
         Args:
-            before: as `read` or `write` returned it. Whether its lock has ended is looked at by the caller.
+            before: as `read` or `write` returned it. The caller has checked whether its lock has ended.
             after: with another fence or lock, so that nobody writes twice.
 
         Returns:
@@ -104,7 +104,7 @@ class TokenStore:
             return self._update(before.connection, changed, sorted(removed), condition, expected)
         except ConditionFailedError as refused:
             there = token_record(before.connection, refused.item)
-        # A publish whose answer was lost is repeated, and finds its own work.
+        # A publish that is repeated after a lost answer finds its own write.
         return there if before.token != there.token == after.token else None
 
     # --- sealing ------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class TokenStore:
         return SealedToken(token, sealed, fence)
 
     def probe_key(self, connection: str) -> None:
-        """Prove that the key seals: what could not be kept is not asked for."""
+        """Prove that the key seals: a token that could not be stored is not requested."""
         call_aws(
             lambda: self._kms.encrypt(
                 KeyId=self._key_arn, Plaintext=b"probe", EncryptionContext=_context(connection, 0, None)
@@ -152,7 +152,7 @@ class TokenStore:
             raise SealBrokenError
         return access_token
 
-    # --- means ----------------------------------------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------------------------
 
     def _update(
         self,
@@ -184,12 +184,12 @@ class TokenStore:
 
 
 def _was_longer(answer: Mapping[str, Any]) -> bool:
-    """Return whether an answer had more to say than `{}`: one that was cut off has no members for the SDK, either."""
+    """Return whether an answer was longer than `{}`; the SDK reads an answer that was cut off as `{}`, too."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return int(headers.get("content-length", 0)) > len("{}")
 
 
 def _context(connection: str, fence: int, expires_at_epoch_s: float | None) -> dict[str, str]:
-    # Appears in clear in CloudTrail.
+    # CloudTrail shows this in clear.
     expires_at = "none" if expires_at_epoch_s is None else number_text(expires_at_epoch_s)
     return {"connection": connection, "fence": str(fence), "expires_at": expires_at}

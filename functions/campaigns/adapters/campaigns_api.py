@@ -1,8 +1,8 @@
-"""Digishare's list of campaigns, one page at a time: waits and repeats while the run has time. Keeps ids and statuses.
+"""Reads Digishare's list of campaigns, one page at a time; waits and repeats while the run has time.
 
-The API's two descriptions differ, and the framework below it has pages of its own, so that numbers are looked for
-wherever one of them puts them. A campaign brings phone numbers and names along (`contacts_and_data`): nothing of a row
-but its id and its status leaves this module.
+The API's two descriptions differ, and the framework below it has its own form of a page, so the numbers are read from
+every place where one of them has them. A campaign's row contains phone numbers and names (`contacts_and_data`): only
+its id and its status leave this module.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class CampaignsApi:
             OutOfTimeError: no time was left, for the page or for waiting until it can be read.
             PageTooLargeError: the answer is longer than `_MAX_ANSWER_BYTES`.
             CampaignsUnreadable: the page cannot be read.
-            Whatever `tokens` raises.
+            All that `tokens` raises.
         """
         query = {"page": str(number), "limit": str(limit), "sort_by": "created_at", "sort_direction": "asc"}
         if cursor is not None:
@@ -121,7 +121,7 @@ class CampaignsApi:
                     f"{answer.code}: {answer.problem}, and {pause_s:.6g} s to wait are more than is left"
                 )
             self.sleep(pause_s)
-            # The first may be the mistake of one node, and another token would live for a year.
+            # The first 401 may be the mistake of one node, and another token would be valid for a year.
             if refusals > 1:
                 self.tokens.refused()
 
@@ -181,7 +181,7 @@ def _back_off_s(attempt: int) -> float:
 
 
 def _page_or_failure(response: BoundedResponse, number: int) -> Page | _Failure:
-    # What is no list may be a cut answer, or a page of some server on the way: it may pass.
+    # An answer without a list may have been cut off, or come from a server in between: it may pass.
     try:
         page = page_of(response.json(), number)
     except AnswerNotJson as error:

@@ -39,8 +39,8 @@ class EventBus:
         """Send one event; return the code with which EventBridge has refused this one, "" if it has not.
 
         Raises:
-            EventsUnsent: the bus is not there, refuses all events, or does not answer.
-            ValueError: the event does not keep to its own schema: a bug.
+            EventsUnsent: the bus does not exist, refuses all events, or does not answer.
+            ValueError: the event does not match its own schema: a bug.
         """
         _check(detail)
         try:
@@ -61,12 +61,12 @@ class EventBus:
             raise EventsUnsent(f"there is no event bus {self._name}" if is_missing else code) from None
         except BotoCoreError as error:
             raise EventsUnsent(type(error).__name__) from None
-        # The call succeeds although an entry fails.
+        # The call succeeds even if its entry fails.
         (entry,) = answer["Entries"]
         return "" if entry.get("EventId") else str(entry.get("ErrorCode", "NoEventId"))
 
     def _check_that_it_exists(self) -> None:
-        # EventBridge takes events for a bus that is not there, and drops them.
+        # EventBridge accepts events for a bus that does not exist, and drops them.
         if not self._is_known_to_exist:
             self._client.describe_event_bus(Name=self._name)
             self._is_known_to_exist = True
@@ -78,7 +78,7 @@ def _check(detail: Mapping[str, object]) -> None:
         _validator()(detail)
     except fastjsonschema.JsonSchemaValueException as error:
         problem = f"{error.name} breaks the rule {error.rule}"
-    if problem:  # raised here, because the library's error holds the value
+    if problem:  # raised here, because the library's error contains the value
         raise ValueError(problem)
 
 

@@ -31,7 +31,7 @@ class SnapshotTable:
     Args:
         client: DynamoDB's.
         table: its name.
-        writer: names this run, and no other: an answer that never came can so be told from somebody else's write.
+        writer: an id of this run alone, by which it recognizes its own write after a lost answer.
     """
 
     def __init__(self, client: DynamoDBClient, table: str, writer: str) -> None:
@@ -40,7 +40,7 @@ class SnapshotTable:
         self._writer = writer
 
     def read(self) -> Snapshot:
-        """Return the snapshot; parts that are not there have version 0.
+        """Return the snapshot; parts that are missing have version 0.
 
         Raises:
             SnapshotError: AWS gives no answer, or an item is malformed.
@@ -48,7 +48,7 @@ class SnapshotTable:
         return Snapshot(tuple(self._read_part(number) for number in range(PARTS)))
 
     def write(self, before: Snapshot, after: Snapshot) -> Snapshot:
-        """Write the parts that differ, in their order, and return the snapshot as it stands then.
+        """Write the parts that differ, in their order, and return the snapshot as stored.
 
         Raises:
             SnapshotError: somebody else has written, AWS refuses, or a part is too large; earlier parts are written.
@@ -100,7 +100,7 @@ class SnapshotTable:
                 **condition,
             )
         except ClientError as error:
-            # botocore's types do not know of the item that this error brings along.
+            # botocore's types do not know the item that this error contains.
             found: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             if (found.get("writer"), found.get("version")) != (item["writer"], item["version"]):
                 raise SnapshotError(f"the snapshot could not be written: {_name_of(error)}") from None

@@ -1,4 +1,4 @@
-"""When an instance is put together: while Lambda initializes it, or at its first request."""
+"""When an instance is assembled: while Lambda initializes it, or at its first request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def build_early(build: Callable[[], object]) -> None:
     """Call `build`, which remembers what it makes, unless a snapshot is being made."""
-    # What a snapshot holds is shared by many instances: ids, seeds and connections must not be in it.
+    # Many instances share the content of a snapshot: ids, seeds and connections must not be in it.
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
-        # Raised here, a failure would make Lambda start the instance again and again; the first request can tell somebody.
+        # Raised here, an error would make Lambda start the instance again and again. The first request reports it.
         with contextlib.suppress(Exception):
             build()

@@ -1,7 +1,7 @@
 """What the functions write: one embedded-metric line per answer, and log lines for what went wrong.
 
-The metric line is at once the audit record: its fields travel as metadata in the same write (CloudWatch embedded
-metric format), so that an answer costs one line instead of two.
+The metric line is also the audit record: its fields are metadata in the same line (CloudWatch embedded metric format),
+so that an answer costs one line instead of two.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LOGGERS_THAT_PRINT_SECRETS = ("boto3", "botocore", "urllib3", "requests")
 
 
 def quiet_logging() -> None:
-    """Pin the loggers that print request bodies and secret strings in clear at DEBUG, whatever the environment says.
+    """Set a fixed level for the loggers that print request bodies and secret strings in clear at DEBUG.
 
-    Lambda's ApplicationLogLevel reaches the root logger, and with it all that are not pinned. A log line that cannot be
-    written is lost without a word: Python would print the error that is being handled meanwhile, its text included.
+    Lambda's ApplicationLogLevel sets the root logger's level, and so that of all loggers without their own. A log line
+    that cannot be written is dropped silently, because Python would print the error that is being handled with its text.
     """
     logging.raiseExceptions = False
     for name in _LOGGERS_THAT_PRINT_SECRETS:
@@ -36,7 +36,7 @@ def quiet_logging() -> None:
 
 def new_logger(service: str) -> Logger:
     """Return the JSON logger of one function, the SDK's own quieted; safe to call again (loggers are per name)."""
-    # Only what goes wrong is logged: most instances end without having loaded it.
+    # Only failures are logged, so most instances never load it.
     from aws_lambda_powertools import Logger  # noqa: PLC0415 - see above
 
     quiet_logging()
@@ -52,16 +52,16 @@ def write_metric_line(
 ) -> None:
     """Write one embedded-metric line to standard output.
 
-    By hand: a library for one line of JSON takes six times as long for it (docs/performance.md). The format is
+    Without a library, which takes six times as long for one line of JSON (docs/performance.md). The format is
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 
     Args:
         service: the function's name; becomes the `service` dimension.
         metrics: name to (value, CloudWatch unit such as "Count", "Milliseconds", "Seconds").
         dimensions: few and of few values each; every combination is a metric that costs money.
-        fields: the audit record: searchable, not charged as metrics. Must hold nothing secret.
-        events: name to count. They have the dimension `service` alone, so that an alarm can name them whatever was
-            answered meanwhile.
+        fields: the audit record: searchable, not charged as metrics. Must contain nothing secret.
+        events: name to count. They have the dimension `service` alone, so that an alarm's metric does not depend on
+            what was answered.
     """
     units = {name: unit for name, (_, unit) in metrics.items()}
     directives = [_directive([*dimensions, "service"], units)]

@@ -1,6 +1,6 @@
 """The functions' way to the upstream: `requests` prepares, `token_broker.bounded_http` sends.
 
-What the environment says (proxies, netrc, certificates) never counts here: the client secret travels on this way.
+Proxies, netrc and certificates of the environment are ignored here, because the client secret is sent this way.
 
 Importing this module imports requests, which takes long at a cold start: import it where the first call is made.
 """
@@ -81,7 +81,7 @@ def exchange_json(
 
 
 def _prepare(request: requests.Request) -> requests.PreparedRequest | None:
-    """Return the request as it is sent; None if it cannot be. Raises nothing: an error would hold what is secret."""
+    """Return the request as it is sent; None if it cannot be. Raises nothing: an error would contain secrets."""
     try:
         prepared, wanted = request.prepare(), urlsplit(request.url)
         sent = urlsplit(prepared.url)
@@ -92,9 +92,9 @@ def _prepare(request: requests.Request) -> requests.PreparedRequest | None:
 
 
 class _TlsAdapter(BaseAdapter):
-    """Where a session keeps its TLS context: loading the CA certificates is most of a handshake's cost.
+    """Stores a session's TLS context, because loading the CA certificates is most of a handshake's cost.
 
-    It sends nothing, so that the session's own methods, which bound nothing, fail.
+    It sends nothing, so that the session's own methods, which have no limit of time and size, fail.
     """
 
     def __init__(self, ca_file: str) -> None:
@@ -102,7 +102,7 @@ class _TlsAdapter(BaseAdapter):
         self.tls = new_tls_context(ca_file)
 
     def send(self, *_: object, **__: object) -> NoReturn:
-        raise UnusableRequest("exchange_json is the way to send a request")
+        raise UnusableRequest("use exchange_json to send a request")
 
     def close(self) -> None:
         """Do nothing: no connection outlives its call."""

@@ -1,4 +1,4 @@
-"""Work that cannot be ended once it has begun, such as a look-up of a name: a caller whose time is over leaves it behind."""
+"""Runs work that cannot be stopped, such as a name lookup, so that a caller whose time is over need not wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def in_background(what: str, act: Callable[[], _T], outcome: Future[_T] | None = None) -> Future[_T]:
-    """Run what cannot be ended in a thread that nobody has to wait for, not even the interpreter at its end.
+    """Run work that cannot be stopped in a thread that nobody has to wait for, not even the interpreter at its end.
 
     Args:
         what: names the thread.
@@ -25,7 +25,7 @@ def in_background(what: str, act: Callable[[], _T], outcome: Future[_T] | None =
     def run() -> None:
         try:
             answer = act()
-        except BaseException as error:  # noqa: BLE001 - handed on to the one who waits
+        except BaseException as error:  # noqa: BLE001 - passed on to the caller that waits
             future.set_exception(error)
         else:
             future.set_result(answer)

@@ -1,4 +1,4 @@
-"""One HTTP call that is over in time: the way to the broker and to the upstream, silent about secrets.
+"""One HTTP call that ends at its deadline, to the broker or to the upstream; its errors contain no secrets.
 
 Every call has a connection of its own, closed afterwards: what a server leaves on one (an interim answer, a late
 duplicate, junk behind a 204) must not become the answer to another call.
@@ -41,7 +41,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,15})?")
 
 
 class CallError(Exception):
-    """Root of what `call` raises. Never holds a URL, header, body or cause: logging one is always safe.
+    """Root of what `call` raises. Never contains a URL, header, body or cause, so logging one is always safe.
 
     Attributes:
         code: for programs and metrics.
@@ -53,7 +53,7 @@ class CallError(Exception):
 
 
 class UnusableRequest(CallError, ValueError):
-    """Nothing was sent: the URL is malformed or would show the request on the way, or a header cannot be sent."""
+    """Nothing was sent: the URL is malformed or would send the request in clear, or a header cannot be sent."""
 
     code = "unusable_request"
     may_have_been_processed = False
@@ -67,7 +67,7 @@ class ConnectFailed(CallError):
 
 
 class CertificateRefused(ConnectFailed):
-    """The host's TLS certificate is not one to trust; the request was not sent."""
+    """The host's TLS certificate is not trusted; the request was not sent."""
 
     code = "certificate_refused"
 
@@ -113,7 +113,7 @@ class BoundedResponse:
         try:
             return json.loads(self.body.decode("utf-8"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
-            pass  # raised below, outside of this block: the parser's error holds the whole body
+            pass  # raised below, outside of this block: the parser's error contains the whole body
         raise AnswerNotJson(f"status {self.status}: the body is not valid JSON")
 
     def json_object(self) -> dict[str, object]:
@@ -154,7 +154,7 @@ def epoch_s_of_date(text: str) -> float | None:
 
 
 def new_tls_context(ca_file: str) -> ssl.SSLContext:
-    """Return a context that trusts the certificates of this file alone. Keep it: loading them is slow.
+    """Return a context that trusts the certificates of this file alone. Reuse it: loading them is slow.
 
     Raises:
         OSError, ValueError: they cannot be read.
@@ -205,8 +205,8 @@ def call(
     connector = Connector(total_timeout_s, connect_timeout_s)
     outcome = _exchange((method, target, body, sent_headers), connector, tls, proxy, max_body_bytes)
     if isinstance(outcome, CallError):
-        # Raised here and not where it was found: there it would carry the original error, with the request's body
-        # and bearer, as its context, which `from None` hides but keeps.
+        # Raised here and not where it was found: there its context would be the original error, with the request's body
+        # and bearer token, and `from None` hides a context without removing it.
         raise outcome
     return outcome
 
@@ -250,7 +250,7 @@ def _exchange(
             connection.request(method, target.request_uri, body, headers)
             with connection.sock.makefile("rb") as stream:
                 answer = BoundedResponse(*read_answer(stream, max_body_bytes))
-        # If cut in the middle of what has no declared length, it looks whole.
+        # A body without a declared length looks whole when it was cut.
         return _failure(host, connector, timed_out=True) if connector.was_cut else answer
     except TooLongError:
         return AnswerTooLarge(f"{host}: the answer has more than {max_body_bytes} bytes")
@@ -285,7 +285,7 @@ def _connection(
         connector.way = f" through the proxy {host}:{port}"
         tunnel = str(target.host).strip("[]"), target.port or _PORTS["https"]
         connection.set_tunnel(*tunnel, proxy.headers, scheme=str(first.scheme))
-    connection._new_conn = partial(connector.connect, host, port)  # type: ignore[method-assign] # noqa: SLF001 - where urllib3's own SOCKS support steps in, too
+    connection._new_conn = partial(connector.connect, host, port)  # type: ignore[method-assign] # noqa: SLF001 - as urllib3's own SOCKS support does
     return connection
 
 

@@ -8,7 +8,7 @@ How a lease is used, in the time that it lives::
                                                3 s at most; all others   each within its time budget
                                                are served at once
 
-Whatever fails, a lease that is still valid is served, and the broker is left alone for a while.
+If asking fails, a lease that is still valid is served, and the broker is not asked again for a while.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FIRST_RETRY_PAUSE_S: Final = 0.2
 
 
 class _Question:
-    """What the broker is being asked by one thread, and what became of it."""
+    """What one thread asks the broker, and its outcome."""
 
     def __init__(self, need: Need) -> None:
         self.need = need
@@ -68,7 +68,7 @@ class BrokerClient:
         url: the broker's Function URL; default: TOKEN_BROKER_URL.
         connection: which upstream credential; default: TOKEN_BROKER_CONNECTION, else "digishare".
         session: botocore or boto3 session to take credentials from; default: one of botocore's own.
-        region: AWS region, needed only where neither the URL nor the session tells it.
+        region: AWS region, needed only where neither the URL nor the session has it.
         time_budget_s: the longest that a call may block when there is no valid lease: the search for credentials
             and repeats included. The default outlasts the broker's own worst case (31 s).
         connect_timeout_s: longest wait for a connection.
@@ -76,7 +76,7 @@ class BrokerClient:
         sleep: waits for a number of seconds.
 
     Raises:
-        NotConfigured: no URL, or one that is malformed or not https (loopback hosts may do without).
+        NotConfigured: no URL, or one that is malformed or not https (http is allowed on loopback hosts).
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class BrokerClient:
         """Return a valid lease; from memory where possible, else blocks for at most the time budget.
 
         Args:
-            min_ttl_s: seconds of validity that the caller needs; look at the answer, because the broker caps it, and
-                a shorter lease is served where the broker gives no other.
+            min_ttl_s: seconds of validity that the caller needs. Check the lease: the broker caps this, and a shorter
+                lease is served where the broker gives no other.
 
         Raises:
             InvalidRequest: `min_ttl_s` is no number of seconds.
@@ -126,9 +126,9 @@ class BrokerClient:
     def report_rejected(self, token_id: str) -> Lease:
         """Report that the upstream refused this token with 401, and return the lease to go on with. Blocks.
 
-        Where the lease in memory is another one by now, that is the answer and the broker hears nothing. The answer
-        has the *same* token id while the broker thinks that the token is too young to be bad: then do not repeat the
-        upstream request.
+        If the lease in memory is another one by now, it is returned and the broker is not asked. The lease has the
+        *same* token id while the token is too young for the broker to replace it: then do not repeat the upstream
+        request.
 
         Raises:
             TokenBrokerError: as for `token`; `SlowDown` after too many reports.
@@ -143,7 +143,7 @@ class BrokerClient:
         return None
 
     def status(self, connection: str | None = None) -> dict[str, object]:
-        """Return the answer of `GET /status`: state, expiry and such of the connections; never a token. Blocks.
+        """Return the answer of `GET /status`: state, expiry and so on of the connections; never a token. Blocks.
 
         Args:
             connection: ask about this one only; default: all that this identity is granted.
@@ -179,7 +179,7 @@ class BrokerClient:
                     raise _own_copy(question.error)
 
     def _is_served_at_once(self, usable: Fetched, need: Need, now: float) -> bool:
-        # A longer pause than any is the work of a clock that was ahead.
+        # A pause longer than the longest was set by a clock that was ahead.
         if 0 < self._next_attempt_at - now <= _LONGEST_ASK_AHEAD_PAUSE_S:
             return True
         return usable.lasts(need, now) and (not usable.is_due(now) or self._question is not None)
@@ -238,7 +238,7 @@ class BrokerClient:
             try:
                 return ask(deadline_s - time.monotonic())
             except errors.TokenBrokerError as error:
-                # Spread, so that many processes that failed together do not come back together.
+                # Spread, so that many processes that failed together do not ask again together.
                 pause_s = _FIRST_RETRY_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
                 pause_s = max(pause_s, error.retry_after_s or 0)
                 if not error.retryable or time.monotonic() + pause_s >= deadline_s:
@@ -247,14 +247,14 @@ class BrokerClient:
         return ask(deadline_s - time.monotonic())
 
     def _renew_after_fork(self) -> None:
-        # The parent's other threads do not exist here: what they hold or have under way would stay so for ever.
+        # The parent's other threads do not exist here: a lock of theirs would never be released, a question never end.
         self._lock = threading.Lock()
         self._question = None
         self._http.renew_after_fork()
 
 
 def _own_copy(error: Exception) -> Exception:
-    """Return what this thread may raise: a raise writes a traceback into what it raises."""
+    """Return a copy for this thread to raise, because `raise` writes a traceback into the error."""
     return copy.copy(error) if isinstance(error, errors.TokenBrokerError) else error
 
 

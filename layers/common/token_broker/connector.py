@@ -1,8 +1,8 @@
-"""One TCP connection whose time is bounded, whatever is done on it.
+"""One TCP connection whose whole time is bounded.
 
-A read time-out alone bounds nothing: it starts again with every byte, so a server that drips can hold a caller for
-as long as it likes. Here a timer shuts the connection's socket down when the whole time is over, which ends
-a handshake, a send or a read at once. A lookup of the host's name cannot be ended: it is left behind in a thread.
+A read time-out alone bounds nothing: it starts again with every byte, so a server that sends single bytes can block a
+caller without limit. Here a timer shuts the connection's socket down when the whole time is over, which ends a
+handshake, a send or a read at once. A lookup of the host's name cannot be ended: its thread is left running.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from token_broker.background import in_background
 class Connector:
     """Use as a context manager: the time runs inside of it, and only there is a connection cut.
 
-    The timer works on a duplicate of the socket's descriptor, because the socket itself passes into TLS, while shutting
-    the duplicate down ends whatever its owner is blocked in.
+    The timer works on a duplicate of the socket's descriptor, because the socket itself is handed to TLS. Shutting the
+    duplicate down ends the call in which the socket's owner is blocked.
 
     Attributes:
         stage: what takes the time at the moment, in words.
         way: added to some stages, such as " through the proxy HOST:PORT".
-        was_cut: the time was over.
+        was_cut: whether the time was over.
     """
 
     def __init__(self, total_timeout_s: float, connect_timeout_s: float) -> None:
@@ -63,7 +63,7 @@ class Connector:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.settimeout(self.left_s())
             self._watch(plain)
-            plain.getpeername()  # a TLS socket made of one that the peer has left would not be closed
+            plain.getpeername()  # raises if the peer has left: a TLS socket made of this one would not be closed
         except BaseException:
             plain.close()
             raise
@@ -93,5 +93,5 @@ class Connector:
             if not self._is_over:
                 self.was_cut = True
                 if self._watched is not None:
-                    with suppress(OSError):  # the other end was faster
+                    with suppress(OSError):  # the peer has closed it already
                         self._watched.shutdown(socket.SHUT_RDWR)

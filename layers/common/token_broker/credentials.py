@@ -1,7 +1,7 @@
-"""The caller's AWS credentials, from botocore's usual chain: bounded in time, and every failure an error of ours.
+"""The caller's AWS credentials, from botocore's usual chain: bounded in time, and every failure is a TokenBrokerError.
 
-The chain can do anything: ask the network, run a program, prompt for an MFA code. It does so in a thread that is left
-behind where it takes longer than its caller may wait. What it raises never leaves this module: it can hold secrets.
+The chain can do anything: ask the network, run a program, prompt for an MFA code. It runs in a thread, which is left
+running if it takes longer than its caller may wait. What it raises never leaves this module: it can contain secrets.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _KEY: Final = re.compile(r"[!-~]+")
 _AWS_CODE: Final = re.compile(r"[A-Za-z0-9._]{1,80}")
 _VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _NUMBERS: Final = ("AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS")
-_KEPT_IN_FILES: Final = frozenset({"env", "shared-credentials-file", "config-file"})
-"""botocore's names for sources that hand out the same keys for ever, even if there are others now."""
+_STATIC_SOURCES: Final = frozenset({"env", "shared-credentials-file", "config-file"})
+"""botocore's names for sources that return the same keys for ever, even if the environment or a file has others now."""
 _SIGNED_OUT: Final = (
     SSOError,
     TokenRetrievalError,
@@ -122,11 +122,11 @@ class CredentialSource:
         except RuntimeError:
             found = CredentialsUnavailable("no thread can be started to look for AWS credentials")
         if isinstance(found, TokenBrokerError):
-            raise copy.copy(found)  # an own one, because a raise writes a traceback into it
+            raise copy.copy(found)  # a copy, because `raise` writes a traceback into the error
         return found
 
     def get_others_than(self, refused: ReadOnlyCredentials, deadline_s: float) -> ReadOnlyCredentials | None:
-        """Return what the environment and the files say by now, if that is something else. Blocks as `get`."""
+        """Return the keys that the environment or the files have now, if they are others. Blocks as `get`."""
         if not self._can_be_read_again():
             return None
         self._made, self._is_outdated = None, self._given is not None
@@ -137,8 +137,8 @@ class CredentialSource:
         return None if found == refused else found
 
     def _can_be_read_again(self) -> bool:
-        # What somebody has put into a session of theirs cannot be found again, only another identity in its place.
-        return self._given is None or getattr(self._credentials(), "method", None) in _KEPT_IN_FILES
+        # Keys that a caller has put into its session cannot be read again: a search would find another identity.
+        return self._given is None or getattr(self._credentials(), "method", None) in _STATIC_SOURCES
 
     def _credentials(self) -> Credentials | None:
         return self._read_again or self.session.get_credentials()
@@ -150,13 +150,13 @@ class CredentialSource:
                 self._read_again = self.session.get_component("credential_provider").load_credentials()
                 self._is_outdated = False
             credentials = self._credentials()
-            # Frozen: all of one moment, even when another thread rotates them.
+            # Frozen: key, secret and token of one moment, even if another thread rotates them.
             frozen = None if credentials is None else credentials.get_frozen_credentials()
             method = str(getattr(credentials, "method", ""))
             found = _checked(frozen, method)
             if isinstance(found, NoCredentials):
                 self._made = None
-                self._is_outdated = self._given is not None and method in _KEPT_IN_FILES
+                self._is_outdated = self._given is not None and method in _STATIC_SOURCES
             return found
         except Exception as error:  # noqa: BLE001 - the chain raises whatever its parts raise
             self._made = None  # so that the next search reads the files again
@@ -164,7 +164,7 @@ class CredentialSource:
 
 
 class _WithoutTraceback(logging.Filter):
-    """Takes the traceback off what botocore logs of a search of ours: it quotes what programs and servers wrote."""
+    """Removes tracebacks from what botocore logs about our searches: they quote what programs and servers wrote."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(_searching, "is_under_way", False):
@@ -177,7 +177,7 @@ logging.getLogger("botocore.credentials").addFilter(_WithoutTraceback())
 
 
 def _renew_locks(credentials: Any) -> None:
-    """Give credentials that refresh themselves new locks, and those that they are made from."""
+    """Give new locks to credentials that refresh themselves, and to the credentials that they are made from."""
     while hasattr(credentials, "_refresh_lock"):
         credentials._refresh_lock = threading.Lock()  # noqa: SLF001 - botocore does not know of forks
         fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
@@ -199,7 +199,7 @@ def _checked(frozen: ReadOnlyCredentials | None, method: str) -> ReadOnlyCredent
 
 
 def _error_of(error: Exception) -> TokenBrokerError:
-    """Return what an error of the chain means. Of its own text only what cannot be secret is told."""
+    """Return what an error of the chain means, with those parts of its text alone that cannot be secret."""
     if isinstance(error, ClientError):
         return _error_of_aws(error)
     name = type(error).__name__
@@ -216,7 +216,7 @@ def _error_of_aws(error: ClientError) -> TokenBrokerError:
     """Return what an answer of STS or the like means."""
     said = str(error.response.get("Error", {}).get("Code", ""))
     code = said if _AWS_CODE.fullmatch(said) else "an unknown error"
-    text = f"AWS credentials could not be had: {error.operation_name} failed, AWS says {code}"
+    text = f"AWS credentials could not be loaded: {error.operation_name} failed, AWS says {code}"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code.startswith(("Throttl", "TooManyRequests")) or status >= _SERVER_ERRORS:
         return CredentialsUnavailable(text)
@@ -230,15 +230,15 @@ def _is_of_a_process(error: Exception) -> bool:
 
 
 def _hint(error: Exception) -> str:
-    """Return what can be told of an error's cause: never a text that a program or a server wrote."""
+    """Return what is safe to say of an error's cause: never a text that a program or a server wrote."""
     if isinstance(error, ProfileNotFound | PartialCredentialsError):
         hint = str(error)
     elif _is_of_a_process(error):
         hint = "the profile's credential_process failed; run it by hand to see why"
     elif isinstance(error, json.JSONDecodeError):
-        hint = "a credential_process, or what stands in its place, printed no JSON"
+        hint = "a credential_process, or the like, printed no JSON"
     elif isinstance(error, EOFError):
-        hint = "the role wants an MFA code, and there is no terminal to ask at"
+        hint = "the role needs an MFA code, and there is no terminal to ask for it"
     elif isinstance(error, NoRegionError):
         hint = "set AWS_DEFAULT_REGION, so that STS can be asked for the role"
     elif isinstance(error, OSError):

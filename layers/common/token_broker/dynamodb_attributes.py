@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def to_attribute(value: object) -> dict[str, Any]:
-    """Return the DynamoDB attribute of a plain value; numbers keep three decimals."""
+    """Return the DynamoDB attribute of a plain value; numbers have three decimals at most."""
     match value:
         case str():
             return {"S": value}
@@ -64,7 +64,7 @@ def plain_token(token: Token) -> dict[str, object]:
 
 
 def token_from(members: Mapping[str, Any]) -> Token:
-    """Return the token of `plain_token`; other members are left alone."""
+    """Return the token of `plain_token`; other members are ignored."""
     expires_at, lifetime_s = members.get("expires_at_epoch_s"), members.get("lifetime_s")
     return Token(
         token_id=members["token_id"],
@@ -78,7 +78,7 @@ def token_from(members: Mapping[str, Any]) -> Token:
 
 
 def number(value: object) -> float:
-    """Return a number of the item; a text would fail only where it is reckoned with, and memory would not be served."""
+    """Return a number of the item; raise TypeError for a text, which would fail too late for memory to be served."""
     if not isinstance(value, float):
         raise TypeError(type(value).__name__)
     return value

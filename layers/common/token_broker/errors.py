@@ -1,7 +1,7 @@
 """Every way in which asking for a token can fail: one tree, for the broker and for its callers.
 
-Each error has a machine-readable `code` (RFC 6749 §5.2 where that has one), a sentence for a person, the HTTP
-status that carries it, and says whether asking again later can help. No error ever holds a token, a secret or
+Each error has a machine-readable `code` (RFC 6749 §5.2 where that has one), a sentence for a person and the HTTP
+status that it is sent with, and says whether asking again later can help. No error ever contains a token, a secret or
 a response body, so that logging one is always safe.
 """
 
@@ -13,7 +13,7 @@ class TokenBrokerError(Exception):
 
     Attributes:
         code: the `error` member of the broker's answer, for programs.
-        status: the HTTP status of the broker's answer; 0 for errors that never travel over HTTP.
+        status: the HTTP status of the broker's answer; 0 for errors that are never sent over HTTP.
         retryable: whether the same request can succeed later without anybody changing anything.
         description: one sentence for a person: what is wrong, and what to do.
         retry_after_s: seconds to wait before asking again; None where waiting does not help.
@@ -119,7 +119,7 @@ BY_CODE: dict[str, type[TokenBrokerError]] = {
 """How a client turns the broker's answer back into the same class."""
 
 
-# --- what only the client can meet: these never travel over HTTP --------------------------------------------------
+# --- errors of the client alone: these are never sent over HTTP ---------------------------------------------------
 
 
 class NotConfigured(TokenBrokerError):
@@ -141,7 +141,7 @@ class CredentialsExpired(TokenBrokerError):
 
 
 class CredentialsUnavailable(TokenBrokerError):
-    """What should have given AWS credentials did not answer, or was throttled: the same can succeed later."""
+    """The source of AWS credentials did not answer, or throttled: the same call can succeed later."""
 
     code = "credentials_unavailable"
     retryable = True

@@ -1,9 +1,9 @@
-"""Reads one HTTP/1.1 answer (RFC 9112) from a connection that serves for nothing else.
+"""Reads one HTTP/1.1 answer (RFC 9112) from a connection that is used for nothing else.
 
-What is behind the answer is not read: the caller drops the connection. That allows for leniency. A header line
-that is broken says nothing and ends nothing (the standard library takes the rest of the header for the body there),
-and a body without a length that makes sense goes on until the connection ends. Whether what came is whole is for the
-JSON to say. Every length is bounded; time is the caller's to bound.
+What follows the answer is not read, because the caller closes the connection. So this reader can be lenient: it skips a
+header line that is broken (the standard library takes the rest of the header for the body there), and it reads a body
+without a valid length until the connection ends. The JSON parser finds out whether the body is whole. Every length is
+bounded here; the caller bounds the time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TooLongError(Exception):
 def read_answer(stream: BinaryIO, max_body_bytes: int) -> tuple[int, Mapping[str, str], bytes]:
     """Return status, headers (names match in any case, repeated ones are joined by ", ") and the unpacked body.
 
-    Interim answers are read past. A body that cannot be unpacked as the header says is returned as it came.
+    Interim answers are skipped. A body that cannot be unpacked as the header says is returned as it came.
 
     Args:
         stream: where the answer to any request but HEAD begins.
@@ -131,7 +131,7 @@ def _read_chunks(stream: BinaryIO, max_body_bytes: int) -> bytes:
             raise UnreadableError
         size = int(line[1], 16)
         if size == 0:
-            return bytes(body)  # what trails behind says nothing about the token
+            return bytes(body)  # trailers are not read: they say nothing about the token
         if len(body) + size > max_body_bytes:
             raise TooLongError
         body += _read_exactly(stream, size)
@@ -150,7 +150,7 @@ def _unpacked(body: bytes, headers: Mapping[str, str], max_body_bytes: int) -> b
     codings = _codings(headers, "Content-Encoding")
     if len(codings) != 1 or codings[0] not in ("gzip", "x-gzip", "deflate"):
         return body
-    # `deflate` means zlib's format, and some send it without the frame.
+    # `deflate` means zlib's format, and some servers send it without zlib's header.
     for wbits in (_GZIP_OR_ZLIB, _DEFLATE):
         try:
             return _inflated(body, wbits, max_body_bytes)

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class BrokerTransport(httpx.BaseTransport):
-    """Sends requests with the token, to the hosts that it is meant for; to all others as they are.
+    """Sends requests with the token to the hosts that it is meant for; requests to all others are sent unchanged.
 
     The token is set on a copy, in the place of any other Authorization: the request and the response's `request`
-    never show it, and no redirect carries it on. After a 401 the transport reports the token and repeats the
+    never show it, and no redirect passes it on. After a 401 the transport reports the token and repeats the
     request once, if there is another token and the body is in memory (`content`, `json`, `data`; not generators,
-    files and multipart); otherwise the 401 is the answer. It works below `event_hooks`. A 403 is left alone: another
-    token has the same rights.
+    files and multipart); otherwise the 401 is the answer. It works below `event_hooks`. A 403 is returned as it is:
+    another token has the same rights.
 
     Args:
         client: where tokens come from; share it.
@@ -144,12 +144,12 @@ class AsyncBrokerTransport(httpx.AsyncBaseTransport):
         """Wait for a thread that asks; what this returns then returns the lease, or raises, without blocking.
 
         Those that ask the same share a thread. It is a daemon and belongs to no event loop, so that neither a
-        cancelled task nor a program that ends waits for the broker. There are as few as there are questions.
+        cancelled task nor a program that ends waits for the broker. There is one thread for each question.
         """
         question = (os.getpid(), *what)  # a forked child has none of its parent's threads
         new: Future[Lease] = Future()
         new.add_done_callback(lambda _: self._asked.pop(question))
-        # At once, because event loops can be in several threads.
+        # One atomic step, because event loops can be in several threads.
         answer = self._asked.setdefault(question, new)
         if answer is new:
             in_background("lease", partial(ask, *what), new)
@@ -170,7 +170,7 @@ def _can_repeat(request: httpx.Request) -> bool:
 
 
 async def _wait_for(answer: Future[Lease]) -> None:
-    """Wait until a thread, of whatever event loop, has given its answer."""
+    """Wait until the thread has given its answer, in whichever event loop it was started."""
     done = anyio.Event()
     call_soon = _call_soon_of_this_loop()
 
@@ -185,7 +185,7 @@ async def _wait_for(answer: Future[Lease]) -> None:
 def _lease_of(answer: Future[Lease]) -> Lease:
     error = answer.exception()
     if isinstance(error, TokenBrokerError):
-        raise copy.copy(error)  # an own one, because a raise writes a traceback into it
+        raise copy.copy(error)  # a copy, because `raise` writes a traceback into the error
     return answer.result()
 
 

@@ -1,7 +1,7 @@
 """A token that the upstream has issued: how its answer is read, how long it lives, its names. Pure rules: no clock, no I/O.
 
-One place for the broker, which exchanges, and for `token-broker mints record`, which takes down what a person got by
-hand. Times are epoch seconds, durations are seconds, both float.
+The broker, which exchanges, and `token-broker mints record`, which records a token that a person got by hand, share
+these rules. Times are epoch seconds, durations are seconds, both float.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BEARER_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
-"""What may stand in a Bearer header (RFC 6750 §2.1), as far as KMS seals it in one call."""
+"""What a Bearer header may contain (RFC 6750 §2.1), as far as KMS seals it in one call."""
 UNSAID_LIFETIME_S = 86_400.0
-"""Where nobody says how long a token lives. A shorter guess would make a year-long token every few minutes."""
+"""The lifetime of a token of which nobody said one. A shorter guess would make a year-long token every few minutes."""
 LONGEST_LIFETIME_S = 400 * 86_400.0
-"""An upstream year and a month; a longer promise is not believed."""
+"""An upstream year and a month; a longer lifetime is not believed."""
 
 _BEARER_TYPES = frozenset({"", "bearer", "bearertoken"})
 # RFC 6749 §3.3.
@@ -41,7 +41,7 @@ class Token(NamedTuple):
         token_id: first 16 hex digits of its SHA-256.
         issued_at_epoch_s: the moment before the request that brought it.
         expires_at_epoch_s: None for a personal access token, whose expiry nobody knows.
-        lifetime_s: what the upstream or the token itself said; None where `expires_at` rests on a guess.
+        lifetime_s: what the upstream or the token itself said; None where `expires_at` is a guess.
         secret_version: VersionId of the secret that brought it.
         version_stage: AWSCURRENT, or AWSPREVIOUS where the upstream refused the current version.
     """
@@ -64,7 +64,7 @@ class Token(NamedTuple):
         return self.left_s(self.issued_at_epoch_s)
 
     def rounded(self) -> Token:
-        """Return the token as the item keeps it, so that one that is read back equals the one that was written."""
+        """Return the token as the item stores it, so that a token that is read equals the one that was written."""
         expires_at, lifetime_s = self.expires_at_epoch_s, self.lifetime_s
         return self._replace(
             issued_at_epoch_s=round(self.issued_at_epoch_s, 3),
@@ -91,8 +91,8 @@ class TokenAnswer:
 
 
 def members_of(body: bytes) -> dict[str, object]:
-    """Return the members of a JSON object; none if it isn't one, which is then missed like any other member."""
-    # Bytes that are no UTF-8 can stand in a description; a token that has some is refused for its characters.
+    """Return the members of a JSON object; none if it is not one."""
+    # A description may have bytes that are not UTF-8; a token that has some is refused for its characters.
     text = body.decode("utf-8-sig", "replace")
     try:
         value = json.loads(text, object_pairs_hook=_with_one_token)
@@ -102,7 +102,7 @@ def members_of(body: bytes) -> dict[str, object]:
 
 
 def token_in(members: Mapping[str, object]) -> TokenAnswer | None:
-    """Return the token that an answer's members hold; None if there is none, or none that a Bearer header can carry."""
+    """Return the token in an answer's members; None if there is none, or none that a Bearer header can contain."""
     access_token, token_type, scope = (members.get(name) for name in ("access_token", "token_type", "scope"))
     if (
         not isinstance(access_token, str)
@@ -124,9 +124,9 @@ def expiry_of(
 ) -> tuple[float, float | None]:
     """Return when a token expires, counted from the moment *before* the request, and the lifetime that was said.
 
-    What `expires_in` says is believed; a JWT says its own life (`exp - iat`) where that is missing, and may shorten
-    it in any case, as does an `exp` alone, by the clock. Nobody verifies the JWT, so it never lengthens anything.
-    The second value is None where nobody said a lifetime: the expiry is then a guess.
+    `expires_in` is believed. Where it is missing, a JWT's own lifetime (`exp - iat`) counts. A shorter lifetime of the
+    JWT, or an earlier `exp` alone, always counts. The JWT is not verified, so it never makes a lifetime longer. The
+    second value is None where nobody said a lifetime: the expiry is then a guess.
     """
     claims = unverified_claims(access_token)
     exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
@@ -164,7 +164,7 @@ def _is_bearer(token_type: object) -> bool:
 
 
 def _with_one_token(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the members; two tokens are a list, which is no token, because nobody knows which one is meant."""
+    """Return the members; two tokens become a list, which is no token, because nobody knows which one is meant."""
     members = dict(pairs)
     tokens = [value for name, value in pairs if name == "access_token"]
     if len(tokens) > 1:
@@ -183,5 +183,5 @@ def _number(value: object) -> float | None:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
         return None
-    # Compared before converted: a whole number may be beyond what floating point can hold.
+    # Compared before converted: a whole number may be larger than the largest float.
     return float(max(-_LARGEST_NUMBER, min(value, _LARGEST_NUMBER)))

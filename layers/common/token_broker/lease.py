@@ -1,4 +1,4 @@
-"""A lease: how the broker's answer becomes one, and for whom and how long it is good enough. Pure rules."""
+"""A lease: how the broker's answer becomes one, and for whom and how long it suffices. Pure rules."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Fetched:
 
     def lasts(self, need: Need, now: float) -> bool:
         # The broker caps min_ttl: where it was asked for as much, asking again at once would bring no more.
-        gave_its_best = self.need.min_ttl_s >= need.min_ttl_s and not self.is_due(now)
-        return self.lease.expires_in_s(now) >= need.min_ttl_s or gave_its_best
+        is_capped = self.need.min_ttl_s >= need.min_ttl_s and not self.is_due(now)
+        return self.lease.expires_in_s(now) >= need.min_ttl_s or is_capped
 
 
 def read_lease(answer: Mapping[str, object], asked_at: float) -> Lease:

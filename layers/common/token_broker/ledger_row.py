@@ -1,4 +1,4 @@
-"""One row of the ledger, which stands for one exchange, and how long it stays: for the broker and for the command line."""
+"""One row of the ledger, which records one exchange, and how long it stays: for the broker and for the command line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from token_broker.issued_token import ClearToken, Token
 
 FAILED_ROW_S = 7 * 86_400.0
-"""How long a row is kept that stands for no token."""
+"""How long a row without a token stays."""
 _DAY_S = 86_400.0
 ROW_PREFIX = "mint#"
-"""With which the sort key of each row begins."""
+"""The sort key of each row begins with this."""
 
 
 class Outcome(StrEnum):

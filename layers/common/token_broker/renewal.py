@@ -1,4 +1,4 @@
-"""What a 401 of the API means for the token that the request carried, whichever library sent it."""
+"""What a 401 of the API means for the token of the request, with any HTTP library."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class BrokerAdapter(HTTPAdapter):
-    """Sends requests with the token, to the hosts that it is meant for; to all others as they are.
+    """Sends requests with the token to the hosts that it is meant for; requests to all others are sent unchanged.
 
     The token is set on a copy, in the place of any other Authorization: the request and the response's `request`
-    never show it, and no redirect carries it on. After a 401 the adapter reports the token and repeats the request
+    never show it, and no redirect passes it on. After a 401 the adapter reports the token and repeats the request
     once, if there is another token and the body can be sent again (bytes, text, seekable files; not generators);
     otherwise the 401 is the answer. It works below hooks and, because urllib3 would repeat below any adapter, takes
-    401 off `max_retries`. A 403 is left alone: another token has the same rights.
+    401 off `max_retries`. A 403 is returned as it is: another token has the same rights.
 
     Args:
         client: where tokens come from; share it.
@@ -59,7 +59,7 @@ class BrokerAdapter(HTTPAdapter):
 
     @property
     def max_retries(self) -> Retry:
-        """What urllib3 repeats by itself; never after a 401, whatever was set."""
+        """What urllib3 repeats by itself; never after a 401, even if that was set."""
         return self._max_retries
 
     @max_retries.setter
@@ -113,7 +113,7 @@ class _Without401(Retry):
 
 
 def _without_401(retries: Retry) -> Retry:
-    """Return the same retries in a subclass of their own class, because it may judge in a way of its own."""
+    """Return the same retries in a subclass of their own class, because that may have its own `is_retry`."""
     if isinstance(retries, _Without401):
         return retries
     retries = copy.copy(retries)
@@ -123,17 +123,17 @@ def _without_401(retries: Retry) -> Retry:
 
 def _position(body: object) -> object:
     try:
-        return body.tell()  # type: ignore[attr-defined] # what has none raises, too
-    except Exception:  # noqa: BLE001 - a caller's own object raises what it likes
+        return body.tell()  # type: ignore[attr-defined] # a body without the method raises, too
+    except Exception:  # noqa: BLE001 - a caller's own object may raise anything
         return None
 
 
 def _is_rewound(body: object, start: object) -> bool:
-    """Make a body ready to be sent again, and tell whether that succeeded."""
+    """Make a body ready to be sent again, and return whether that succeeded."""
     if body is None or isinstance(body, bytes | bytearray | str):
         return True
     try:
-        body.seek(start)  # type: ignore[attr-defined] # what has none raises, too
+        body.seek(start)  # type: ignore[attr-defined] # a body without the method raises, too
         return bool(body.tell() == start)  # type: ignore[attr-defined]
     except Exception:  # noqa: BLE001 - no file, a pipe, a closed file, or a caller's own object
         return False

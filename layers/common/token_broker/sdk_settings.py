@@ -49,7 +49,7 @@ def region_for(url: str, given: str | None, session: botocore.session.Session | 
     if not region and session:
         region = _variable(session, "region")
     if region and not _REGION.fullmatch(region):
-        # It would end up in a header, beside the session token.
+        # It would go into a header, beside the session token.
         raise NotConfigured("the AWS region is no region's name; it should be like eu-west-3")
     return region or None
 
@@ -75,7 +75,7 @@ def proxy_for(url: str) -> Proxy | None:
     """Return the proxy that HTTPS_PROXY and NO_PROXY name for an https URL; None for http, which stays on the machine.
 
     Raises:
-        NotConfigured: it is not the URL of one.
+        NotConfigured: it is not a proxy's URL.
     """
     if not url.startswith("https:"):
         return None
@@ -89,7 +89,7 @@ def proxy_for(url: str) -> Proxy | None:
             address = parts.netloc.rpartition("@")[2]  # without the password, which has a header of its own
             return Proxy(f"{parts.scheme}://{address}", configured.proxy_headers_for(proxy_url))
     except ValueError:
-        pass  # raised below, outside of this block: the error's text has the proxy's password
+        pass  # raised below, outside of this block: the error's text contains the proxy's password
     raise NotConfigured("HTTPS_PROXY must be like http://USER:PASSWORD@HOST:PORT, percent-encoded")
 
 

@@ -116,8 +116,8 @@ class SignedHttp:
         headers = self._signed_headers(method, url, content, credentials)
         tls, proxy = self._tls_context(), proxy_for(url)
         try:
-            # Each call has a connection of its own: one kept open would only age, as the next call comes minutes
-            # later, perhaps in a thawed Lambda or a forked child.
+            # Each call opens its own connection, because the next call comes minutes later, perhaps in a Lambda instance
+            # that was frozen meanwhile, or in a forked child.
             response = bounded_http.call(
                 method,
                 url,
@@ -152,13 +152,13 @@ class SignedHttp:
         region = region_for(self.url, self._given_region, self._credentials.session)
         if region is None:
             raise errors.NotConfigured(
-                f"the region of {self.url} cannot be told from its host; pass region=… or set AWS_REGION"
+                f"the region of {self.url} cannot be read from its host; pass region=… or set AWS_REGION"
             )
         return region
 
     def _tls_context(self) -> ssl.SSLContext | None:
         if self._tls is None and self.url.startswith("https:"):
-            # Kept, because loading the certificates is most of a handshake's cost.
+            # Stored, because loading the certificates is most of a handshake's cost.
             self._tls = tls_context_for(self._credentials.session)
         return self._tls
 
@@ -178,7 +178,7 @@ def _checked_url(url: str) -> str:
         )
     if not is_private_channel(url):
         raise errors.NotConfigured(
-            "the broker's URL must be https: over http the token would travel in clear"
+            "the broker's URL must be https: over http the token would be sent in clear"
         )
     return url.rstrip("/")
 
@@ -190,7 +190,7 @@ def _query_string(query: Mapping[str, str]) -> str:
 
 
 def _json_object(answer: bytes) -> dict[str, object] | None:
-    # The decoder's own error holds the whole text, and with it perhaps a token: it must not become a context.
+    # The decoder's own error contains the whole text, perhaps with a token: it must not become a context.
     try:
         fields = json.loads(answer)
     except (ValueError, RecursionError):
@@ -234,7 +234,7 @@ def _error_of_answer(
 
 
 def _looks_cut(response: BoundedResponse) -> bool:
-    """Tell whether a body that is no JSON object may be the beginning of one, as nothing says that it is whole."""
+    """Return whether a body that is no JSON object may be the beginning of one: nothing says that it is whole."""
     says_its_length = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     is_packed = "Content-Encoding" in response.headers
     begins_like_json = response.content_type.endswith("json") or response.body[:1] in (b"{", b"")

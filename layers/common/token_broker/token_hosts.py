@@ -1,4 +1,4 @@
-"""Which hosts a token may travel to, and where plain HTTP is allowed: on this machine only, for the local cloud."""
+"""Which hosts a token may be sent to, and where plain HTTP is allowed: on this machine only, for the local cloud."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def is_private_channel(url: str) -> bool:
-    """Tell whether nobody on the way can read what is sent to `url`: HTTPS, or HTTP to a loopback host."""
+    """Return whether nobody else can read what is sent to `url`: HTTPS, or HTTP to a loopback host."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)
 
 
 def may_carry_token(url: str, hosts: frozenset[str]) -> bool:
-    """Tell whether a request to `url` may carry the token: its host is one of `hosts` and the channel is private.
+    """Return whether a request to `url` may have the token: its host is one of `hosts` and the channel is private.
 
     Args:
         url: absolute.

@@ -1,4 +1,4 @@
-"""The command line `token-broker`; `docs/calling-the-broker.md` shows it at work."""
+"""The command line `token-broker`; `docs/calling-the-broker.md` has examples."""
 
 from token_broker.cli.program import main
 

@@ -1,4 +1,4 @@
-"""`token-broker get`: one call of the API, with the same care for its token as `BrokerAdapter`."""
+"""`token-broker get`: one call of the API, which treats its token as `BrokerAdapter` does."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def get(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> in
 def _url_below(base_url: str, path: str) -> str:
     if not _is_base_url(base_url):
         raise CommandError(
-            "the API's base URL must be https, or the token would travel in clear, and have no query",
+            "the API's base URL must be https, or the token would be sent in clear, and have no query",
             fix="pass --base-url https://…, or set DIGISHARE_BASE_URL",
             exit_code=Exit.USAGE,
             code="usage",
@@ -137,7 +137,7 @@ def _send(url: str, lease: Lease, tls: ssl.SSLContext) -> tuple[int, bytes]:
 
 
 def _json_value(body: bytes) -> object:
-    """Return the JSON value that a body is, or its text where it is something else; None for an empty one."""
+    """Return a body's JSON value, or its text where it is not JSON; None for an empty body."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _DESCRIPTION: Final = """\
-Short leases on Digishare's API token, for everybody whose AWS identity the broker knows.
+Short leases on Digishare's API token, for every AWS identity that the broker grants one.
 
 First steps:
   export TOKEN_BROKER_URL=https://ID.lambda-url.REGION.on.aws/
@@ -37,12 +37,12 @@ exit codes:
 SHELLS: Final = ("bash", "zsh", "fish")
 
 _LONGEST_MIN_TTL_S: Final = 10**9
-"""The broker takes no larger number."""
+"""The broker accepts no larger number."""
 _LONGEST_TEXT: Final = 2048
 
 
 def _form(pattern: str, meaning: str) -> Callable[[str], str]:
-    """Return the type of an argument that must be `meaning`; its error does not quote what was given: perhaps a secret."""
+    """Return the type of an argument that must be `meaning`; its error quotes nothing, because it may be a secret."""
     form = re.compile(pattern)
 
     def check(text: str) -> str:
@@ -97,13 +97,13 @@ _SETTINGS: Final = {
     "TOKEN_BROKER_TABLE": _text,
     "DIGISHARE_BASE_URL": _text,
 }
-"""Variables that stand in for an option, and what must hold for them as well."""
+"""Variables that replace an option, and the check that their values must pass, too."""
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for what add_subparsers returns
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Return what was asked for.
+    """Return the options of the command line.
 
     Raises:
         SystemExit: 0 after `--help` and `--version`, 2 for wrong usage.
@@ -114,7 +114,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = new_parser()
     options = parser.parse_args(own, namespace=Options())
     if options.command == "exec":
-        # As `env` and `sudo` do: what stands behind the command is the command's, a `--` included.
+        # As `env` and `sudo` do: everything after the command belongs to it, a `--` included.
         options.command_line = [*options.command_line, *rest] if options.command_line else list(rest[1:])
         if not options.command_line:
             parser.error("exec needs a command: token-broker exec -- CMD [ARGUMENT...]")
@@ -142,7 +142,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def new_parser() -> argparse.ArgumentParser:
-    """Return the parser of everything but what stands behind `--`."""
+    """Return the parser of everything before `--`."""
     parser: argparse.ArgumentParser = _Parser(
         prog="token-broker",
         description=_DESCRIPTION,
@@ -225,7 +225,7 @@ def _add_operator_commands(commands: _Commands[argparse.ArgumentParser]) -> None
     mints = _add(
         commands,
         "mints",
-        "list the tokens that may be alive at Digishare, and which of them to revoke (reads the token table)",
+        "list the tokens that may be valid at Digishare, and which of them to revoke (reads the token table)",
         [
             "token-broker mints",
             "token-broker mints --connection marketing --all",
@@ -308,8 +308,8 @@ def _add(
 
 
 def _shared_options(*, is_outer: bool) -> argparse.ArgumentParser:
-    """Return the options that may stand before the command as well as behind it."""
-    # The inner parser must not overwrite with its default what stood before the command.
+    """Return the options that are allowed before the command and after it."""
+    # The inner parser's default must not overwrite an option that was given before the command.
     default = None if is_outer else argparse.SUPPRESS
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("shared options")

@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 
 def print_script(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
-    """Print the script that teaches a shell the commands and options."""
+    """Print the script by which a shell completes commands and options."""
     terminal.show_body(f"{shtab.complete(new_parser(), shell=options.shell)}\n".encode())
     return Exit.OK

@@ -1,4 +1,4 @@
-"""`token-broker connection put|list|check`: the upstream credentials, with the operator's own AWS rights."""
+"""`token-broker connection put|list|check`: the upstream credentials, with the operator's own AWS permissions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> in
     """Run the action that was asked for."""
     actions = {"put": _put, "list": _list, "check": _check}
     deployment = Deployment(options)
-    # Typed in only after it is known where it goes to.
+    # Before the credential is asked for, so that nobody types it in vain.
     with terminal.waiting(THE_STACK):
         prefix = (options.prefix or deployment.output("SecretPrefix", "--prefix")).rstrip("/")
     return actions[str(options.action)](options, terminal, deployment, prefix)
@@ -179,7 +179,7 @@ def _check_host(host: str | None, deployment: Deployment) -> Finding:
 
 
 def _check_broker(options: Options) -> list[Finding]:
-    """Return what the broker says of the connection, and of a request for a token if that is wanted."""
+    """Return what the broker says of the connection and, with --mint, of a request for a token."""
     try:
         client = BrokerClient(options.url, connection=options.name, region=options.region)
         rows = connections_in(client.status(options.name))

@@ -1,6 +1,6 @@
 """The upstream credentials that `token-broker connection put` takes: read without echo, checked before they are stored.
 
-The broker checks the same when it reads them (functions/broker/adapters/client_secret.py); a test compares the two.
+The broker makes the same checks when it reads them (functions/broker/adapters/client_secret.py); a test compares both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LARGEST_BYTES: Final = 16_384
 
 
 def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
-    """Return the credential that a person types or that stands on standard input; checked. Blocks for either.
+    """Return the credential that a person types or that standard input contains; checked. Blocks for either.
 
     Raises:
         CommandError: it is not a credential; the text quotes nothing of it.
@@ -37,13 +37,13 @@ def read_credential(options: Options, terminal: Terminal) -> dict[str, str]:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        # The decoder's error holds the whole text.
+        # The decoder's error contains the whole text.
         raise _malformed("it is not UTF-8 text, as UTF-16 is not: save it as UTF-8") from None
     return checked_text(text)
 
 
 def checked_text(text: str) -> dict[str, str]:
-    """Return the credential that this JSON text is, a byte order mark before it or not.
+    """Return the credential in this JSON text, with or without a byte order mark before it.
 
     Raises:
         CommandError: it is none; the text quotes nothing of it.

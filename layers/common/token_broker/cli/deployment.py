@@ -1,4 +1,4 @@
-"""The broker's stack as an operator or a curious caller sees it: with their own AWS rights, and not through the broker."""
+"""The broker's stack, read with the AWS permissions of an operator or a caller, and not through the broker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 THE_STACK: Final = "AWS CloudFormation"
-"""Whom one waits for while an output of the stack is read."""
+"""What `Terminal.waiting` names while an output of the stack is read."""
 _UNKNOWN_PARTITION: Final = "PARTITION"
 _ACCESS_DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _CHECK_SETTINGS: Final = (
@@ -104,7 +104,7 @@ class Deployment:
         except NoRegionError:
             raise _not_configured("the AWS region is not known", "pass --region, or set AWS_REGION") from None
         except Exception as error:  # noqa: BLE001 - making a client loads credentials: the chain raises anything
-            # The class only: the text can carry what a credential process printed.
+            # The class only: the text can contain what a credential process printed.
             kind = type(error).__name__
             raise _not_configured(f"the AWS SDK cannot be set up ({kind})", _CHECK_SETTINGS) from None
 
@@ -117,7 +117,7 @@ class Deployment:
 
     @property
     def credential_source(self) -> str:
-        """What botocore's chain calls the place of the credentials, such as `env` or `iam-role`; "" where there are none."""
+        """Botocore's name for where the credentials come from, such as `env` or `iam-role`; "" where there are none."""
         try:
             return str(getattr(self._session.get_credentials(), "method", ""))
         except Exception:  # noqa: BLE001 - as in `client`
@@ -132,7 +132,7 @@ class Deployment:
         )
 
     def output(self, name: str, instead: str) -> str:
-        """Return an output of the stack; `instead` is the option that makes this needless.
+        """Return an output of the stack; `instead` is the option that replaces it.
 
         Raises:
             CommandError: no such stack or output, or it may not be read.
@@ -146,7 +146,7 @@ class Deployment:
         """Return a parameter of the stack; None where there is none, or it may not be read."""
         try:
             return self._stack()[1].get(name)
-        except Exception:  # noqa: BLE001 - as in `client`; who must know why asks for an output
+        except Exception:  # noqa: BLE001 - as in `client`; `output` says why
             return None
 
     def _outputs(self, instead: str) -> dict[str, str]:
@@ -182,7 +182,7 @@ class Deployment:
 
     def _stack(self) -> tuple[dict[str, str], dict[str, str]]:
         stack = self._stacks[0]
-        # Made safe here, because they go into texts of several lines, which are for a person to copy.
+        # Made safe here, because they go into texts of several lines, which a person copies.
         return (
             {output["OutputKey"]: safe(output["OutputValue"]) for output in stack.get("Outputs", [])},
             {
@@ -205,7 +205,7 @@ def call_aws(call: Callable[[], _T], what: str, needed: Mapping[str, object]) ->
         needed: the policy statement that allows them.
 
     Raises:
-        CommandError: AWS refused or did not answer. The text holds AWS's error code and nothing of its message,
+        CommandError: AWS refused or did not answer. The text contains AWS's error code and nothing of its message,
             which can quote what was sent.
     """
     try:

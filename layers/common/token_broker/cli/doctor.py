@@ -1,9 +1,9 @@
-"""`token-broker doctor`: walks the way of a request for a token, and stops where it ends.
+"""`token-broker doctor`: checks each step of a request for a token, up to the first one that fails.
 
     url ▶ credentials ▶ network ▶ region ▶ clock ▶ permissions ▶ grant ▶ upstream ▶ token
 
-One question to the broker tells most of it, because each station refuses in its own words; see `_TOPIC_OF_ERROR` and
-`_topic_of_refusal`. It asks for a token like any caller, so the broker mints one if it holds none.
+One request to the broker shows most of it, because each step has an error of its own; see `_TOPIC_OF_ERROR` and
+`_topic_of_refusal`. It asks for a token like any caller, so the broker mints one if it has none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOPICS: Final = (
     "token",
 )
 LARGEST_CLOCK_DIFFERENCE_S: Final = 300.0
-"""How far a clock may be off before AWS refuses signatures."""
+"""By how much a clock may differ before AWS refuses signatures."""
 _NOTABLE_CLOCK_DIFFERENCE_S: Final = 60.0
 _TIME_BUDGET_S: Final = 35.0
 _TOPIC_OF_ERROR: Final[dict[type[errors.TokenBrokerError], str]] = {
@@ -56,7 +56,7 @@ _TOPIC_OF_ERROR: Final[dict[type[errors.TokenBrokerError], str]] = {
 
 @dataclass(frozen=True)
 class _Visit:
-    """What was learned by asking; `error` is what the broker, AWS or the client said instead of an answer."""
+    """What the request showed; `error` is the broker's, AWS's or the client's, if there was one."""
 
     url: str
     region: str | None
@@ -69,7 +69,7 @@ class _Visit:
 
 
 def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
-    """Show a finding for every station, and what to do about the one that ends the way; 0 if none does."""
+    """Show a finding for every step, and what to do about the first one that fails; return 0 if none does."""
     deployment = Deployment(options)
     try:
         client = BrokerClient(
@@ -100,7 +100,7 @@ def _visit(
         visit = replace(visit, row=rows[0] if rows else {})
     except errors.TokenBrokerError as error:
         visit = replace(visit, error=error)
-    # Without credentials STS has nothing to say, and the SDK would look for them again, for as long as that takes.
+    # Without credentials STS cannot answer, and the SDK would search for them again, which may take long.
     has_credentials = visit.error is None or _TOPIC_OF_ERROR.get(type(visit.error)) != "credentials"
     return replace(visit, identity=look_up_identity(deployment, clock)) if has_credentials else visit
 
@@ -120,7 +120,7 @@ def _examine(visit: _Visit, options: Options, deployment: Deployment) -> dict[st
     if visit.error is None:
         return found
     topic = _topic_of(visit.error, visit.reachability)
-    # A clock that is far off explains a refused signature better than anything behind it.
+    # A clock that differs too much explains a refused signature better than any later step.
     if found["clock"].verdict == "fault" and TOPICS.index(topic) >= TOPICS.index("clock"):
         return found
     return {**found, topic: _fault(topic, visit, visit.error, options, deployment)}
@@ -196,7 +196,7 @@ def _fault(
 
 
 def _in_order(found: dict[str, Finding]) -> list[Finding]:
-    """Return a finding for every topic; those behind a fault say nothing, because it may be the cause of all."""
+    """Return a finding for every topic; those after a fault are empty, because it may be the cause of all."""
     findings: list[Finding] = []
     ended = False
     for topic in TOPICS:

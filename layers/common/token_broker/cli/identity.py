@@ -1,4 +1,4 @@
-"""Who the AWS credentials belong to, as far as AWS tells."""
+"""Whose AWS credentials these are, as far as AWS says it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PERMISSION_SET_ROLE: Final = re.compile(r"AWSReservedSSO_(?P<permission_set>.+)
 
 @dataclass(frozen=True)
 class Identity:
-    """The principal behind the credentials; empty texts where AWS does not tell.
+    """The principal of the credentials; empty texts where AWS does not say it.
 
     Attributes:
         arn: as STS says it: of the session, for a role.
@@ -43,7 +43,7 @@ class Identity:
 
     @property
     def text(self) -> str:
-        return self.arn or "found (AWS STS does not tell whose)"
+        return self.arn or "found (AWS STS does not say whose)"
 
     @property
     def permission_set(self) -> str:
@@ -67,12 +67,12 @@ class Identity:
 
 
 def look_up_identity(deployment: Deployment, clock: Callable[[], float]) -> Identity:
-    """Ask STS, which needs no permission; an identity without texts where it does not tell. Blocks."""
+    """Ask STS, which needs no permission; return an identity without texts where it does not answer. Blocks."""
     try:
         answer = deployment.client("sts").get_caller_identity()
     except ClientError as error:
         return Identity(clock_difference_s=_clock_difference_s(error.response, clock))
-    except Exception:  # noqa: BLE001 - the SDK's credential chain raises anything; the broker's client tells it better
+    except Exception:  # noqa: BLE001 - the SDK's credential chain raises anything; the broker's client has a better text
         return Identity()
     arn, difference_s = answer["Arn"], _clock_difference_s(answer, clock)
     match = _ARN.fullmatch(arn)
@@ -95,8 +95,8 @@ def find_missing_actions(
     Args:
         identity: whose policies.
         deployment: where to ask.
-        needed: action to the condition key, its type and the value that the call comes with.
-        resource: ARN that is acted upon.
+        needed: action to the condition key, its type and its value in the call.
+        resource: ARN of the resource.
 
     Returns:
         None where this identity may not ask (iam:SimulatePrincipalPolicy).
@@ -120,7 +120,7 @@ def find_missing_actions(
 
 
 def _source_arn(iam: object, identity: Identity) -> str:
-    """Return the ARN with its path, which a session's ARN lacks; without it where it may not be looked up."""
+    """Return the ARN with its path, which a session's ARN lacks; without it where this identity may not read it."""
     get = getattr(iam, f"get_{identity.kind}")
     try:
         arn: str = get(**{f"{identity.kind.title()}Name": identity.name})[identity.kind.title()]["Arn"]

@@ -1,7 +1,7 @@
 """`token-broker mints`: the broker's ledger, for the person who must revoke tokens by hand at Digishare.
 
-Reads the token table with the operator's own AWS rights. The rows (`token_broker/ledger_row.py`) are written by
-functions/broker/adapters/mint_ledger.py, for tokens got by hand by recording.py; the item by token_store.py:
+Reads the token table with the operator's own AWS permissions. The rows (`token_broker/ledger_row.py`) are written by
+functions/broker/adapters/mint_ledger.py, or by recording.py for tokens got by hand; the item by token_store.py:
 
     connection (hash key), record "mint#FENCE#OWNER" (range key): a row; fence 0 for a token got by hand
     connection, record "token": token {token_id, issued_at_epoch_s, ...}
@@ -52,7 +52,7 @@ _LONGEST_LOCK_S: Final = 60.0
 """No exchange is under way for longer."""
 _DEFAULT_LEASE_S: Final = 900.0
 _HANDOVER_S: Final = 90.0
-"""From the beginning of an exchange until no instance gives out the token before: the exchange, its publish, and the
+"""From the beginning of an exchange until no instance serves the token before it: the exchange, its publish, and the
 minute for which instances serve what they have in memory."""
 
 
@@ -72,7 +72,7 @@ def run(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int
 
 
 def _list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
-    """Show the ledger's rows of one connection, oldest first: those of tokens that may be alive, or all."""
+    """Show the ledger's rows of one connection, oldest first: those of tokens that may be valid, or all."""
     deployment = Deployment(options)
     with terminal.waiting(THE_STACK):
         table = deployment.token_table()
@@ -104,7 +104,7 @@ def _list_mints(options: Options, terminal: Terminal, clock: Callable[[], float]
         return Exit.OK
     if not shown:
         terminal.note(
-            f"no tokens of {connection} that may be alive" if not options.all else "the ledger is empty"
+            f"no tokens of {connection} that may be valid" if not options.all else "the ledger is empty"
         )
         return Exit.OK
     terminal.show_table(COLUMNS, shown)
@@ -166,7 +166,7 @@ def _require_known_format(rows: list[dict[str, Any]]) -> None:
 def _longest_lease_s(deployment: Deployment) -> float | None:
     """Return the stack's LeaseSeconds; None where it cannot be read."""
     try:
-        # CloudFormation hands a Number on as it was typed, such as 9e2.
+        # CloudFormation passes a Number on as it was typed, such as 9e2.
         return float(deployment.parameter("LeaseSeconds") or "")
     except ValueError:
         return None
@@ -210,7 +210,7 @@ def _use(row: Mapping[str, Any], in_service: _InService, now: float, lease_s: fl
 
 
 def _latest_expiry_epoch_s(row: Mapping[str, Any]) -> float:
-    """Return when the upstream has certainly forgotten a token; infinity where no expiry is known at all."""
+    """Return when a token has certainly expired at the upstream; infinity where no expiry is known at all."""
     expires_at_epoch_s: float = row.get("expires_at_epoch_s", math.inf)
     if expires_at_epoch_s < math.inf and row.get("lifetime_s") is None:
         return float(row.get("begun_at_epoch_s", math.inf)) + LONGEST_LIFETIME_S

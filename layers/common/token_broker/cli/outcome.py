@@ -30,7 +30,7 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """A command cannot go on. Never holds anything secret.
+    """A command cannot go on. Never contains anything secret.
 
     Attributes:
         fix: what the person can do, or "".
@@ -56,7 +56,7 @@ class CommandError(Exception):
 
 
 class Options(argparse.Namespace):
-    """What was asked for on the command line; each command has those of the attributes that its parser declares."""
+    """The options of the command line; each command has those of the attributes that its parser declares."""
 
     command: str
     json: bool
@@ -112,7 +112,7 @@ _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
     errors.RefusedByAws: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it finds which permission, key, clock or region"),
     errors.AccessDenied: (Exit.ACCESS_DENIED, f"{_DOCTOR}: it prints the grant to ask for"),
     errors.SlowDown: (Exit.TEMPORARY, "wait, then try again"),
-    errors.TemporarilyUnavailable: (Exit.TEMPORARY, "wait, then try again; `token-broker status` tells more"),
+    errors.TemporarilyUnavailable: (Exit.TEMPORARY, "wait, then try again; `token-broker status` says more"),
     errors.BrokerUnreachable: (Exit.TEMPORARY, f"check the network, then try again, or {_DOCTOR}"),
     errors.UpstreamRejected: (
         Exit.UPSTREAM_REJECTED,
@@ -123,7 +123,7 @@ _FIXES: Final[dict[type[errors.TokenBrokerError], tuple[Exit, str]]] = {
 
 
 def from_broker_error(error: errors.TokenBrokerError) -> CommandError:
-    """Return the same with an exit code and a fix."""
+    """Return the error with an exit code and a fix."""
     exit_code, fix = _FIXES.get(type(error), (Exit.FAILURE, _DOCTOR))
     if error.retry_after_s:
         fix = f"try again in {error.retry_after_s} s"
@@ -132,13 +132,13 @@ def from_broker_error(error: errors.TokenBrokerError) -> CommandError:
 
 
 def from_exception(error: Exception) -> CommandError:
-    """Return what to tell of an exception; of one that nobody foresaw only its kind and place: its text may be secret."""
+    """Return the error to show; of an unforeseen exception only its class and place, because its text may be secret."""
     if isinstance(error, CommandError):
         return error
     if isinstance(error, errors.TokenBrokerError):
         return from_broker_error(error)
     if isinstance(error, MemoryError | RecursionError):
-        return CommandError("what was answered is too large, or nested too deeply", code="unusable_answer")
+        return CommandError("the answer is too large, or nested too deeply", code="unusable_answer")
     *_, (file, line) = (
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""`main` of the command line: reads the arguments, runs the command, and turns every end into an exit code."""
+"""`main` of the command line: reads the arguments, runs the command, and returns an exit code in every case."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - no traceback, ever: it may hold secrets
+    except Exception as error:  # noqa: BLE001 - never a traceback: it may contain secrets
         told = from_exception(error)
         terminal.fail(told)
         return told.exit_code
@@ -81,15 +81,15 @@ def _run(arguments: Sequence[str], terminal: Terminal, clock: Callable[[], float
 
 
 def _prepare_streams() -> None:
-    """Make standard streams that a command can use, whatever the process was started with."""
-    # Closed ones (`>&-`) get a file that reads as empty and cannot be written. Else a result would be lost without a
-    # word, and a socket would get the stream's number.
+    """Make standard streams that a command can use, even if the process was started with closed ones."""
+    # A closed one (`>&-`) becomes a file that reads as empty and cannot be written. Else a result would be lost
+    # silently, and a socket would get the stream's number.
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115 - until the process ends
     sys.stdout = sys.stdout or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 - likewise
     sys.stderr = sys.stderr or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 - likewise
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # For the marks, on a terminal that knows ASCII only.
+            # For the marks, on a terminal that can show ASCII only.
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""What a person types without echo, here or for a library in a thread of its own (an MFA code), and what is piped in."""
+"""Hidden prompts, our own and those of libraries in other threads (an MFA code), and piped standard input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UnreadableInput(Exception):
-    """Standard input is not what it should be; the text says why, and quotes nothing of it."""
+    """Standard input cannot be used; the text says why, and quotes nothing of it."""
 
 
 def read_piped(most_bytes: int) -> bytes:
@@ -29,7 +29,7 @@ def read_piped(most_bytes: int) -> bytes:
         UnreadableInput: it cannot be read, or has more bytes.
     """
     try:
-        # Bytes, because the locale's encoding has no say in what JSON is (RFC 8259 §8.1).
+        # Bytes, because JSON is UTF-8 whatever the locale's encoding is (RFC 8259 §8.1).
         content = sys.stdin.buffer.read(most_bytes + 1)
     except OSError as error:
         raise UnreadableInput(
@@ -41,8 +41,8 @@ def read_piped(most_bytes: int) -> bytes:
 
 
 def is_open() -> bool:
-    """Tell whether a thread of this process waits at a hidden prompt."""
-    for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way to see
+    """Return whether a thread of this process waits at a hidden prompt."""
+    for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way
         if any(frame.f_globals is vars(getpass) for frame, _ in traceback.walk_stack(innermost)):
             return True
     return False
@@ -50,9 +50,9 @@ def is_open() -> bool:
 
 @contextmanager
 def echo_restored() -> Iterator[None]:
-    """At the end, turn the terminal's echo on again that a prompt has turned off which nobody has answered.
+    """At the end, turn the terminal's echo on again if a prompt that nobody has answered has turned it off.
 
-    Only then: where settings differ for another reason, a program beside this one (`| less`) has changed them.
+    Only then, because otherwise a program beside this one (`| less`) may have changed the settings.
     """
     terminal = None
     with suppress(OSError, AttributeError):

@@ -28,9 +28,9 @@ class Reachability:
 
 
 def look_for_answer(url: str, clock: Callable[[], float]) -> Reachability:
-    """Ask without a signature, which AWS refuses with its date; blocks for 8 s at most.
+    """Send a request without a signature, which AWS refuses, with its date; blocks for 8 s at most.
 
-    What is no failure of the network (a certificate that is not trusted here, settings that cannot be read) counts as
+    A failure that is not the network's (a certificate that is not trusted here, settings that cannot be read) counts as
     an answer: the signed request will say more.
     """
     try:
@@ -50,6 +50,6 @@ def look_for_answer(url: str, clock: Callable[[], float]) -> Reachability:
 
 
 def ahead_s(date: str | None, clock: Callable[[], float]) -> float | None:
-    """Return by how many seconds `clock` is ahead of an answer's Date that has just come; None if that is no date."""
+    """Return by how many seconds `clock` is ahead of the Date of an answer that has just come; None if it is no date."""
     epoch_s = epoch_s_of_date(date or "")
     return None if epoch_s is None else clock() - epoch_s

@@ -1,7 +1,7 @@
-"""`token-broker mints record`: the ledger's row of a token that a person got by hand, while the broker was gone.
+"""`token-broker mints record`: the ledger's row of a token that a person got by hand, while the broker was unavailable.
 
-The row is one like the broker's own (`token_broker/ledger_row.py`), and nothing else is written: the item says which
-token is in service, and no row changes that.
+The row is like the broker's own (`token_broker/ledger_row.py`). Nothing else is written: the item says which token is
+in service, and no row changes that.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _FIX_TIME: Final = (
 
 
 def record_mint(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
-    """Write the row; what is said of the token is its id, its JTI and its expiry."""
+    """Write the row, and show the token's id, its JTI and its expiry."""
     row = _read_row(options, terminal, clock())
     try:
         is_new, row = _store(row, Deployment(options), terminal)
     except CommandError:
         terminal.note(
-            f"not recorded: token {_names(row)}. Keep the answer where only you can read it, and record it again"
+            f"not recorded: token {_names(row)}. Store the answer where only you can read it, and record it again"
         )
         raise
     expires_at = iso(row.token.expires_at_epoch_s) if row.token else None
@@ -74,7 +74,7 @@ def _read_row(options: Options, terminal: Terminal, now: float) -> Mint:
     members = members_of(_read_answer(terminal))
     answer = token_in(members)
     if answer is None:
-        raise _malformed(_lack(members))
+        raise _malformed(_reason(members))
     expires_at, lifetime_s = expiry_of(answer.access_token, answer.expires_in, issued_at)
     token_id = token_id_of(answer.access_token)
     token = Token(token_id, issued_at, expires_at, lifetime_s, answer.scope, secret_version="").rounded()
@@ -103,12 +103,12 @@ def _read_answer(terminal: Terminal) -> bytes:
         raise _malformed(str(error)) from None
 
 
-def _lack(members: dict[str, object]) -> str:
-    """Return why these members bring no token; quotes nothing of them."""
+def _reason(members: dict[str, object]) -> str:
+    """Return why there is no token in these members; quotes nothing of them."""
     if not members:
         return "it is not a JSON object"
     if "access_token" in members:
-        return "its `access_token` is none that a Bearer header can carry"
+        return "its `access_token` is none that a Bearer header can contain"
     if "error" in members:
         return "it is an `error` of the token endpoint, and has no `access_token`"
     return "it has no `access_token`"
@@ -166,7 +166,7 @@ def _malformed(reason: str) -> CommandError:
     return CommandError(
         f"this is not a token endpoint's answer: {reason}; nothing was recorded",
         fix='pass what it answered as it is: {"token_type": "Bearer", "expires_in": …, "access_token": "…"}. If a token may '
-        "have been issued all the same, look for it in Digishare's dashboard by its time, and revoke it there",
+        "have been issued nevertheless, look for it in Digishare's dashboard by its time, and revoke it there",
         exit_code=Exit.USAGE,
         code="malformed_answer",
     )

@@ -1,4 +1,4 @@
-"""What to do about each fault that the doctor finds, down to the statement to copy."""
+"""What to do about each fault that the doctor finds, with the policy statement to copy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RENEWALS: Final = {
     "custom-process": "run the profile's credential_process by itself, and see what it says",
 }
 """What to do about credentials that do not work, by where botocore's chain found them."""
-REACH_URL: Final = "check TOKEN_BROKER_URL letter by letter (its region is part of the host), then DNS and the way out to port 443"
+REACH_URL: Final = "check TOKEN_BROKER_URL letter by letter (its region is part of the host), then DNS and the network's access to port 443"
 CORRECT_SETTING: Final = "correct the setting that this names"
 SET_REGION: Final = "set AWS_REGION (or --region) to the region that the broker is deployed in"
 SET_CLOCK: Final = "set the clock of this machine (of its host, for a container), and keep it set: on Linux, timedatectl set-ntp true"
@@ -51,11 +51,7 @@ _NEEDED: Final = {
 
 
 def caller_statements(function_arn: str) -> list[dict[str, object]]:
-    """Return the statements that a caller needs, as the stack's CallerPolicy has them.
-
-    Args:
-        function_arn: of the alias that the URL belongs to.
-    """
+    """Return the statements of the stack's CallerPolicy, which a caller needs, for the alias that the URL belongs to."""
     function = function_arn.rpartition(":")[0]
     return [
         statement(
@@ -76,12 +72,12 @@ def caller_statements(function_arn: str) -> list[dict[str, object]]:
 
 
 def working_credentials(deployment: Deployment) -> str:
-    """Return how to get credentials that work, in the place where those come from that do not."""
+    """Return how to replace the credentials that do not work, where they come from."""
     return _RENEWALS.get(deployment.credential_source, GET_IDENTITY)
 
 
 def missing_permissions(identity: Identity, deployment: Deployment, stack: str) -> Finding:
-    """Find out which of the two permissions is missing, where AWS may be asked, and write the statement to add."""
+    """Find out which of the two permissions is missing, if AWS says it, and write the statement to add."""
     if identity.cannot_be_granted:
         return _ungrantable("permissions", "AWS refused the call")
     policy_arn, function_arn = _output(deployment, "CallerPolicyArn"), _function_arn(identity, deployment)

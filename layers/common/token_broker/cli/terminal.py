@@ -1,6 +1,6 @@
 """What the command line shows, and where: results on standard output, everything else on standard error.
 
-Text of others (the API, the broker, AWS) goes out through `safe` here, whatever it holds.
+Text of others (the API, the broker, AWS) is always written through `safe`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PATIENCE_S: Final = 1.0
 _UNSAFE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
 )
-"""What steers a terminal, ends a line, changes the direction of writing, or is no character at all."""
+"""Characters that control a terminal, end a line or change the direction of writing, and what is no character."""
 
 Verdict = Literal["ok", "caution", "fault", "skipped"]
 _MARKS: Final[dict[Verdict, tuple[str, str, str]]] = {
@@ -55,7 +55,7 @@ class ReaderGoneError(Exception):
 class Terminal:
     """Standard streams of one run.
 
-    Everything that writes a result raises `ReaderGoneError` where nobody reads it any more, and CommandError where it
+    Every method that writes a result raises `ReaderGoneError` where nobody reads it any more, and CommandError where it
     cannot be written for another reason. What cannot be written to standard error is dropped.
 
     Args:
@@ -73,11 +73,11 @@ class Terminal:
         self._write_line(self._out, text)
 
     def show_json(self, value: object) -> None:
-        """Write one result for a program: one JSON value on one line, in ASCII, which every encoding carries."""
+        """Write one result for a program: one JSON value on one line, in ASCII, which every encoding has."""
         self.show(json.dumps(_finite(value), allow_nan=False))
 
     def show_body(self, content: bytes) -> None:
-        """Write what others wrote: byte by byte into a file or pipe, readable and harmless on a terminal."""
+        """Write what others wrote: unchanged into a file or pipe, readable and harmless on a terminal."""
         if self._out.isatty():
             for line in _readable(content).split("\n"):
                 self.show(line.removesuffix("\r").expandtabs())
@@ -99,7 +99,7 @@ class Terminal:
                 self.show(line)
 
     def show_findings(self, findings: Sequence[Finding]) -> None:
-        """Write a line for each finding, the fix of each fault below its line, and what was skipped without a word."""
+        """Write a line for each finding, the fix of each fault below its line, and the topics without a text last."""
         if self.as_json:
             self.show_json({"findings": [asdict(finding) for finding in findings]})
             return
@@ -117,15 +117,15 @@ class Terminal:
             self.show(f"- not looked at: {untold}")
 
     def note(self, text: str) -> None:
-        """Tell the person something that is no result."""
+        """Write a line for the person that is not a result."""
         self._write_line(self._err, text)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Tell a person after a second what is being waited for; nothing is said once this has ended."""
+        """Write after a second what is being waited for; nothing is written after the end of the block."""
 
         def say() -> None:
-            if not prompts.is_open():  # it is the person who is waited for
+            if not prompts.is_open():  # then the program waits for the person
                 self.note(f"waiting for {what} …")
 
         timer = threading.Timer(_PATIENCE_S, say)
@@ -148,7 +148,7 @@ class Terminal:
 
     def ask_hidden(self, question: str) -> str:
         """Return what a person types without echo, "" for nothing (Ctrl-D). Blocks."""
-        # The decoder's error holds what was typed.
+        # The decoder's error contains what was typed.
         with suppress(EOFError, OSError, UnicodeDecodeError):
             return getpass.getpass(question)
         return ""
@@ -157,7 +157,7 @@ class Terminal:
         """Say what is wrong and what to do."""
         if self.as_json:
             told = {"error": error.code, "error_description": str(error), "fix": error.fix}
-            with suppress(CommandError, ReaderGoneError):  # what matters most stands on standard error, too
+            with suppress(CommandError, ReaderGoneError):  # the lines on standard error say the same
                 self.show_json({**told, **error.details, "exit_code": int(error.exit_code)})
         self._write_line(self._err, f" {error}", mark="error:", colour="red")
         first, *others = error.fix.splitlines() or [""]
@@ -186,7 +186,7 @@ class Terminal:
                 raise ReaderGoneError from None
             raise CommandError(
                 f"standard output cannot be written: {error.strerror or type(error).__name__}",
-                fix="look where it goes to: a full disk, or a stream that is closed or not open for writing",
+                fix="check where it goes: a full disk, or a stream that is closed or not open for writing",
                 code="output_failed",
             ) from None
 
@@ -197,7 +197,7 @@ class Terminal:
 
 
 def safe(text: str) -> str:
-    """Return a text that stays on its line and cannot steer a terminal: what could is shown as JSON escapes it."""
+    """Return a text that stays on its line and cannot control a terminal: unsafe characters become JSON's escapes."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -218,6 +218,6 @@ def _finite(value: Any) -> Any:
 
 
 def _drop_what_is_left(stream: TextIO) -> None:
-    """Let what a stream could not write go nowhere; else the interpreter tries again at its end, and complains."""
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path of anybody's
+    """Discard what a stream could not write; else the interpreter tries again at its end, and prints an error."""
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a constant, not a given path
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -30,12 +30,12 @@ STATUS_COLUMNS = {
 
 
 def new_client(options: Options) -> BrokerClient:
-    """Return a client for what was asked for. Raises NotConfigured."""
+    """Return a client for these options. Raises NotConfigured."""
     return BrokerClient(options.url, connection=options.connection, region=options.region)
 
 
 def print_token(options: Options, terminal: Terminal, clock: Callable[[], float]) -> int:
-    """Print a token, or the header that carries it, or with --json all that is known of it."""
+    """Print a token, or the header with it, or with --json all that is known of it."""
     client = new_client(options)
     with terminal.waiting(THE_BROKER):
         lease = (
@@ -64,12 +64,12 @@ def print_token(options: Options, terminal: Terminal, clock: Callable[[], float]
 
 
 def execute(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
-    """Become the command, with a token in its environment."""
+    """Replace this process by the command, with a token in its environment."""
     with terminal.waiting(THE_BROKER):
         lease = new_client(options).token(min_ttl_s=options.min_ttl)
     command = options.command_line
     environment = {**os.environ, options.variable: lease.access_token}
-    # Python ignores these, and what is ignored stays so in the command: `CMD | head` would not end.
+    # Python ignores these signals, and the command would inherit that: `CMD | head` would not end.
     ignored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
     for number in ignored:
         signal.signal(number, signal.SIG_DFL)
@@ -79,13 +79,13 @@ def execute(options: Options, terminal: Terminal, _clock: Callable[[], float]) -
         reason, exit_code = "no such command", Exit.NOT_FOUND
     except (OSError, ValueError) as error:  # ValueError: NUL in an argument
         reason, exit_code = getattr(error, "strerror", None) or "cannot be run", Exit.NOT_EXECUTABLE
-    for number in ignored:  # else telling it to a reader who has gone would end this program by a signal
+    for number in ignored:  # else writing the error to a closed pipe would end this program by a signal
         signal.signal(number, signal.SIG_IGN)
     raise CommandError(f"{command[0] or repr('')}: {reason}", exit_code=exit_code, code="not_executable")
 
 
 def show_status(options: Options, terminal: Terminal, _clock: Callable[[], float]) -> int:
-    """Show what `GET /status` tells of the connections that this identity is granted."""
+    """Show what `GET /status` says of the connections that this identity is granted."""
     with terminal.waiting(THE_BROKER):
         answer = new_client(options).status(options.connection)
     if terminal.as_json:
@@ -106,7 +106,7 @@ def connections_in(answer: dict[str, object]) -> list[dict[str, Any]]:
 
 
 def trouble_in(row: Mapping[str, Any]) -> list[str]:
-    """Return what a connection of a `GET /status` answer needs an operator for, or is waiting for; a clause each."""
+    """Return a clause for each thing that a connection of a `GET /status` answer waits for or needs an operator for."""
     trouble = []
     error = row.get("last_error")
     if error == "current_secret_refused":
