@@ -77,7 +77,7 @@ def test_nothing_to_list_is_said(run: Run, account: Account, broker: FakeBroker)
     broker.script.append(Answer(200, b'{"connections": []}'))
 
     assert "no connection is granted to you by its name" in run("status").err
-    assert "no tokens of digishare that may be alive" in run("mints", "--table", account.table).err
+    assert "no tokens of digishare that may be valid" in run("mints", "--table", account.table).err
     assert "the ledger is empty" in run("mints", "--table", account.table, "--all").err
 
 
