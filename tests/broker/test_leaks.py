@@ -60,10 +60,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
-    fault: str,
-    invoke: Invoke,
-    digishare: FakeDigishare,
-    output: Output,
+    fault: str, invoke: Invoke, digishare: FakeDigishare, output: Output
 ) -> None:
     digishare.fail("token", FAULTS[fault](), times=None)
 
@@ -84,10 +81,14 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
         ('"canary-text"', ("secret_malformed", "the secret is not a JSON object")),
         ("canary\0", ("secret_malformed", "the secret has NUL characters, as UTF-16 has: store it as UTF-8")),
         ({"type": "canary"}, ("secret_malformed", "`type` must be client_credentials or personal_access_token")),
-        ({"client_id": "x", "client_secret": ["canary"]}, ("secret_malformed", "`client_secret` must be printable ASCII text")),
-        ({"type": "personal_access_token", "access_token": "canary\nline"}, ("secret_malformed", "`access_token` must be printable ASCII text")),
-        ({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"}, ("token_url_not_allowed", "")),
-        ({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"}, ("token_url_malformed", "")),
+        ({"client_id": "x", "client_secret": ["canary"]},
+            ("secret_malformed", "`client_secret` must be printable ASCII text")),
+        ({"type": "personal_access_token", "access_token": "canary\nline"},
+            ("secret_malformed", "`access_token` must be printable ASCII text")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"},
+            ("token_url_not_allowed", "")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"},
+            ("token_url_malformed", "")),
     ],
 )  # fmt: skip
 def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
@@ -108,11 +109,8 @@ def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
     assert "canary" not in output(answer)
 
 
-def test_what_the_broker_holds_does_not_show_itself(
-    invoke: Invoke,
-    new_broker: Callable[[], Invoke],
-    account: Account,
-    output: Output,
+def test_the_brokers_memory_shows_no_token(
+    invoke: Invoke, new_broker: Callable[[], Invoke], account: Account, output: Output
 ) -> None:
     account.put_secret("digishare", {"type": "personal_access_token", "access_token": CANARY_PAT})
 
@@ -141,7 +139,7 @@ def test_what_the_broker_holds_does_not_show_itself(
     ],
     ids=lambda made: type(made).__name__,
 )
-def test_what_holds_a_secret_or_a_token_does_not_show_it(made: object) -> None:
+def test_no_repr_shows_a_secret_or_a_token(made: object) -> None:
     assert "canary" not in f"{made} {made!r}"
 
 
@@ -170,9 +168,7 @@ def test_the_callers_own_credentials_are_not_logged(invoke: Invoke, output: Outp
     assert "Signature=" not in shown
 
 
-def test_the_check_itself_sees_a_leak(
-    invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output
-) -> None:
+def test_the_check_sees_a_leak(invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output) -> None:
     """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
     for silenced in ("botocore", "urllib3"):
         caplog.set_level(logging.DEBUG, silenced)

@@ -86,7 +86,7 @@ class Reader:
         """Return the error's text; neither it nor anything behind it tells what nobody may know."""
         with pytest.raises(kind) as raised:
             self.read(number, limit)
-        assert_tells_nothing(everything_of(raised.value))
+        assert_shows_no_canary(everything_of(raised.value))
         return str(raised.value)
 
     def assert_pauses_have_grown(self) -> None:
@@ -115,7 +115,7 @@ def reader(running: tuple[FakeDigishare, requests.Session], clock: Clock) -> Rea
     return reader
 
 
-def assert_tells_nothing(text: str) -> None:
+def assert_shows_no_canary(text: str) -> None:
     assert not [canary for canary in CANARIES if canary in text]
 
 

@@ -106,7 +106,7 @@ def test_what_somebody_else_has_written_meanwhile_stays(aws: Aws, *, is_first: b
     assert aws.table().read() == theirs
 
 
-def test_what_we_have_written_ourselves_is_taken_for_written(aws: Aws) -> None:
+def test_a_repeated_write_of_our_own_succeeds(aws: Aws) -> None:
     # As the SDK does it: the answer was lost, and the same call is sent again.
     before = a_snapshot(aws.table())
     ours, after = aws.table("ours"), _with_a_campaign(before, "a")

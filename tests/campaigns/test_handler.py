@@ -23,7 +23,7 @@ from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.wire import no_connection
 from local.samples import ANSWERS, EVENTS, describe
-from tests.campaigns.conftest import NEXT_TOKEN, TOKEN, assert_tells_nothing
+from tests.campaigns.conftest import NEXT_TOKEN, TOKEN, assert_shows_no_canary
 from tests.client.conftest import everything_of
 from tests.client.fake_broker import REGION, FakeBroker, failure
 from tests.conftest import LambdaContext
@@ -97,9 +97,7 @@ def test_a_run_writes_one_line_and_returns_the_same(world: World, capsys: pytest
     assert "canary" not in line
 
 
-def test_what_the_upstream_sends_does_not_become_any_number_of_metrics(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_number_of_status_metrics_is_bounded(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     labels = [*(f"status_{chr(97 + n)}" for n in range(15)), "with space", "x" * 40]
     rows = [{"id": f"id{number}", "status": label} for number, label in enumerate(labels)]
     world.digishare.fail("campaigns", faults.json_answer({"data": rows, "meta": {"total": len(rows)}}))
@@ -168,18 +166,14 @@ def test_every_sample_event_starts_a_run(file: Path, world: World) -> None:
     ],
     ids=str,
 )
-def test_an_event_that_is_malformed_is_refused_before_anything_is_done(
-    event: object, says: str, world: World
-) -> None:
+def test_a_malformed_event_is_refused_before_any_call(event: object, says: str, world: World) -> None:
     with pytest.raises(RunFailed, match=f"^invalid_event: .*{says}"):
         world.run(event)
     assert not world.digishare.calls
     assert not world.dynamodb.items
 
 
-def test_another_companys_list_raises_the_alarm_until_somebody_accepts_it(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_foreign_list_alarms_until_accepted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.run()
     world.digishare.replace_campaigns(40)
     capsys.readouterr()
@@ -242,9 +236,7 @@ def test_a_failure_logs_one_line_and_raises_the_same_safe_text(
     assert not world.dynamodb.items
 
 
-def test_events_that_are_not_sent_fail_the_run_after_its_report(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsent_events_fail_a_run_after_its_report(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.eventbridge.refuse = lambda: "InternalFailure"
 
     with pytest.raises(RunFailed, match="events_not_sent: InternalFailure; they are kept"):
@@ -321,4 +313,4 @@ def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
     out, err = capfd.readouterr()
     records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
     stored_and_told = [repr(world.dynamodb.items), repr(world.eventbridge.events)]
-    assert_tells_nothing("\n".join([out, err, raised, *records, *stored_and_told]))
+    assert_shows_no_canary("\n".join([out, err, raised, *records, *stored_and_told]))

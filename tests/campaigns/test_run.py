@@ -128,11 +128,9 @@ def test_an_incomplete_run_tells_what_it_saw_and_nothing_of_missing_ones(world: 
 
 
 @pytest.mark.parametrize(
-    ("known", "gone", "is_believed"), [(12, 10, True), (12, 11, False), (400, 20, True), (400, 21, False)]
+    ("known", "gone", "is_accepted"), [(12, 10, True), (12, 11, False), (400, 20, True), (400, 21, False)]
 )
-def test_a_list_that_lacks_too_many_at_once_is_not_believed(
-    known: int, gone: int, *, is_believed: bool
-) -> None:
+def test_a_list_that_lacks_too_many_is_rejected(known: int, gone: int, *, is_accepted: bool) -> None:
     world = World()
     world.add(*["planned"] * known)
     world.run()
@@ -141,7 +139,7 @@ def test_a_list_that_lacks_too_many_at_once_is_not_believed(
         del world.upstream[name]
     world.add("planned")
 
-    if is_believed:
+    if is_accepted:
         assert world.run().members()["missing"] == gone
         return
     with pytest.raises(OtherCampaignsError, match=f"{gone} of {known} campaigns are missing"):
@@ -153,7 +151,7 @@ def test_a_list_that_lacks_too_many_at_once_is_not_believed(
     world.run()  # and the next one needs no leave
 
 
-def test_an_incomplete_list_of_quite_other_campaigns_is_not_believed(world: World) -> None:
+def test_an_incomplete_list_of_quite_other_campaigns_is_rejected(world: World) -> None:
     world.counts = False
     world.upstream.clear()
     world.add("planned")
@@ -165,7 +163,7 @@ def test_an_incomplete_list_of_quite_other_campaigns_is_not_believed(world: Worl
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_bus_refuses_is_kept_and_told_by_the_next_run(world: World) -> None:
+def test_what_the_bus_refuses_is_stored_and_told_by_the_next_run(world: World) -> None:
     world.upstream["cmp_00000"] = "paused"
     world.eventbridge.refuse = lambda: "ThrottlingException"
     assert world.run().problem == "ThrottlingException"
@@ -239,7 +237,7 @@ def test_a_snapshot_that_begins_again_is_above_the_last_one_whatever_the_clock_s
     assert world.consumer().picture == {}
 
 
-def test_a_table_that_is_lost_between_two_attempts_of_a_run_is_above_what_the_first_one_told(
+def test_after_a_table_is_lost_between_two_attempts_the_revision_is_above_the_first(
     world: World,
 ) -> None:
     world.upstream["cmp_00000"] = "paused"
@@ -279,7 +277,7 @@ def test_a_table_that_is_not_there_is_an_error_that_names_it(operation: str, wor
         world.run()
 
 
-def test_a_malformed_item_is_an_error_that_says_what_to_do_and_the_next_run_begins_again(
+def test_a_malformed_item_is_an_error_that_says_what_to_do_and_a_new_snapshot_follows(
     world: World,
 ) -> None:
     item = world.dynamodb.items["07",]

@@ -117,9 +117,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", NOT_STORED.values(), ids=NOT_STORED)
-def test_what_is_no_credential_is_not_stored_and_not_quoted(
-    run: Run, account: Account, text: str | bytes
-) -> None:
+def test_what_is_no_credential_is_not_stored_or_quoted(run: Run, account: Account, text: str | bytes) -> None:
     assert_refused(put(run, text))
 
 
@@ -247,7 +245,7 @@ def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Ac
     ],
     ids=["nothing", "a failure", "the current secret", "the pace"],
 )
-def test_check_says_what_the_broker_has_trouble_with(
+def test_check_tells_the_brokers_last_failure(
     run: Run, account: Account, broker: FakeBroker, facts: dict[str, object], said: str | None
 ) -> None:
     row = {"connection": "digishare", "generation": 1, **facts}

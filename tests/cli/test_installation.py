@@ -142,7 +142,7 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
     assert f"{wheel.name}[cli]" in ended.stderr
 
 
-def test_what_that_line_says_is_something_that_pip_understands(wheel: Path) -> None:
+def test_pip_accepts_what_that_line_says(wheel: Path) -> None:
     # Typed in the wheel's own folder. There is no index here: pip finds in this environment what the extra asks for.
     told = run([*PIP_INSTALL, "--dry-run", f"{wheel.name}[cli]"], wheel.parent)
 
@@ -189,9 +189,7 @@ def test_the_metadata_asks_for_the_sdk_and_the_http_library_alone_and_names_the_
     assert licence.startswith(b"MIT License\n\nCopyright (c) 2026 the token-broker authors\n")
 
 
-def test_wheel_and_sdist_have_what_callers_use_and_nothing_of_the_functions(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_wheel_and_sdist_have_what_callers_use_and_nothing_of_functions(wheel: Path, tmp_path: Path) -> None:
     run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], ROOT)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as packed:

@@ -115,9 +115,7 @@ def busy_table(table: Table) -> Table:
     return table
 
 
-def test_every_token_that_may_be_alive_is_shown_with_what_to_do_about_it_and_all_others_if_told(
-    run: Run, busy_table: Table
-) -> None:
+def test_every_token_that_may_be_valid_is_shown_and_with_all_every_other(run: Run, busy_table: Table) -> None:
     before = [("a", "expired"), ("b", "to revoke"), (None, "failed"), (None, "unknown")]
     everything = [*before, ("c", "in service"), ("d", "still leased"), (None, "under way")]
 
@@ -127,9 +125,7 @@ def test_every_token_that_may_be_alive_is_shown_with_what_to_do_about_it_and_all
     ]
 
 
-def test_a_row_says_whose_request_made_the_token_and_how_the_dashboard_names_it(
-    run: Run, table: Table
-) -> None:
+def test_a_row_names_the_caller_and_the_tokens_jti(run: Run, table: Table) -> None:
     table.issue("b", age_s=5_000, jti="jti-of-b")
 
     (row,) = read(run, table)
@@ -196,9 +192,7 @@ def test_a_token_that_was_published_twice_is_in_service(run: Run, table: Table) 
     assert uses(read(run, table)) == [("a", "in service"), ("a", "in service")]
 
 
-def test_the_oldest_exchange_is_first_although_a_restored_table_counts_fences_again(
-    run: Run, table: Table
-) -> None:
+def test_the_oldest_exchange_is_first_where_a_restored_table_repeats_fences(run: Run, table: Table) -> None:
     table.fence = 9
     table.issue("a", age_s=6_000)
     table.fence = 0

@@ -84,9 +84,7 @@ def test_the_row_says_of_the_token_what_the_brokers_own_row_says(
     assert by_hand["reason"]["S"] == "by hand: no broker"
 
 
-def test_it_is_listed_with_when_why_and_who_and_the_token_in_service_stays(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_it_is_listed_and_the_token_in_service_stays(run: Run, account: Account, table: Table) -> None:
     table.publish(table.issue("c", age_s=9_000))
     item = account.item()
 
@@ -104,9 +102,7 @@ def test_it_is_listed_with_when_why_and_who_and_the_token_in_service_stays(
     assert account.item() == item
 
 
-def test_where_nobody_says_a_lifetime_the_row_stays_for_the_longest(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_without_a_lifetime_the_row_stays_for_the_longest(run: Run, account: Account, table: Table) -> None:
     before = time.time()
     record(run, answer={"access_token": "canary-opaque-token", "scope": "read write"})
 
@@ -117,9 +113,7 @@ def test_where_nobody_says_a_lifetime_the_row_stays_for_the_longest(
     assert before - 1 <= float(item["issued_at_epoch_s"]["N"]) <= time.time()
 
 
-def test_a_token_that_was_recorded_is_told_and_its_row_stays(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_a_recorded_token_is_told_and_its_row_stays(run: Run, account: Account, table: Table) -> None:
     record(run, *at(table.now - 5_000))
     (row,) = account.items()
 
@@ -192,7 +186,9 @@ def test_a_time_that_cannot_be_right_is_refused(
     assert account.items() == []
 
 
-@pytest.mark.parametrize("arguments", [["record", "a/b", "--reason", "r"], ["record", TOKEN, "--reason", "r"], ["record"], ["record", "digishare"], ["record", "digishare", "--reason", "a\nb"]])  # fmt: skip
+@pytest.mark.parametrize("arguments",
+    [["record", "a/b", "--reason", "r"], ["record", TOKEN, "--reason", "r"], ["record"], ["record", "digishare"],
+        ["record", "digishare", "--reason", "a\nb"]])  # fmt: skip
 def test_wrong_usage_writes_nothing(run: Run, account: Account, table: Table, arguments: list[str]) -> None:
     ended = run("mints", *arguments, stdin=json.dumps(ANSWER))
 
@@ -211,17 +207,17 @@ def test_without_a_table_it_is_told_how_to_find_the_token_later(run: Run, accoun
 
 
 FAILURES = {
-    "denied": (ClientError({"Error": {"Code": "AccessDeniedException", "Message": TOKEN}}, "PutItem"), 3, '"dynamodb:PutItem"'),
-    "throttled": (ClientError({"Error": {"Code": "ThrottlingException", "Message": TOKEN}}, "PutItem"), 4, "try again later"),
+    "denied": (ClientError({"Error": {"Code": "AccessDeniedException", "Message": TOKEN}}, "PutItem"), 3,
+        '"dynamodb:PutItem"'),
+    "throttled": (ClientError({"Error": {"Code": "ThrottlingException", "Message": TOKEN}}, "PutItem"), 4,
+        "try again later"),
     "no answer": (EndpointConnectionError(endpoint_url=TOKEN), 4, "check the network"),
     "anything": (ValueError(TOKEN), 4, "check the network"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_row_that_cannot_be_written_is_told_without_the_token(
-    run: Run, table: Table, aws_says: dict[str, Any], name: str
-) -> None:
+def test_a_failed_write_shows_no_token(run: Run, table: Table, aws_says: dict[str, Any], name: str) -> None:
     aws_says["PutItem"], exit_code, said = FAILURES[name]
 
     ended = record(run)
@@ -231,7 +227,7 @@ def test_a_row_that_cannot_be_written_is_told_without_the_token(
     assert f"not recorded: token {TOKEN_ID}" in ended.err
 
 
-def test_nothing_is_written_for_nobody(run: Run, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_keys(run: Run, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
 
     ended = record(run)

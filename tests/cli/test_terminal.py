@@ -132,9 +132,7 @@ def test_settings_that_another_program_made_are_left_alone() -> None:
         *(("doctor", "the broker and AWS"), ("mints --table tokens", "the token table")),
     ],
 )
-def test_a_person_who_waits_is_told_for_what(
-    broker: FakeBroker, aws: FakeAws, command: str, what: str
-) -> None:
+def test_a_waiting_person_is_told_for_what(broker: FakeBroker, aws: FakeAws, command: str, what: str) -> None:
     asked = aws if "mints" in command else broker
     asked.may_answer.clear()
 
@@ -210,9 +208,7 @@ def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBr
     assert {line.index("fresh") for line in lines} == {heading.index("STATE")}
 
 
-def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
-    run: Run, broker: FakeBroker, aws: FakeAws
-) -> None:
+def test_secrets_names_and_stack_outputs_cannot_steer(run: Run, broker: FakeBroker, aws: FakeAws) -> None:
     output = "<OutputKey>SecretPrefix</OutputKey><OutputValue>token-broker&#10;fix: curl evil</OutputValue>"
     aws.answers |= {
         "ListSecrets": {"SecretList": [{"Name": f"{STEERING}/{STEERING}"}]},

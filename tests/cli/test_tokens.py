@@ -41,7 +41,7 @@ def test_a_rejection_is_passed_on(run: Run, broker: FakeBroker) -> None:
     assert ended.err == ""
 
 
-def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_word(run: Run, broker: FakeBroker) -> None:
+def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_note(run: Run, broker: FakeBroker) -> None:
     broker.replaces_rejected = False
 
     ended = run("token", "--rejected", broker.token_id)
@@ -105,9 +105,7 @@ def test_get_prints_the_apis_answer(run: Run, broker: FakeBroker, api: FakeApi) 
     assert [(seen.path, seen.bearer) for seen in api.seen] == [("/v1/campaigns?page=2", broker.token)]
 
 
-def test_get_reports_a_refused_token_and_repeats_the_call_once(
-    run: Run, broker: FakeBroker, api: FakeApi
-) -> None:
+def test_get_reports_a_refused_token_and_repeats_once(run: Run, broker: FakeBroker, api: FakeApi) -> None:
     old, old_id = broker.token, broker.token_id
     api.refused.add(old)
 

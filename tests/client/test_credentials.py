@@ -176,9 +176,7 @@ def test_a_valid_lease_is_served_and_then_the_error_is_of_the_right_kind_names_t
     assert len(broker.calls) == 1
 
 
-def test_a_role_that_wants_an_mfa_code_says_so_where_there_is_no_terminal(
-    broker: FakeBroker, config: Path
-) -> None:
+def test_a_role_that_needs_an_mfa_code_says_so_without_a_terminal(broker: FakeBroker, config: Path) -> None:
     mfa = f"role_arn = {ROLE}\nmfa_serial = arn:aws:iam::123456789012:mfa/me\n"
     config.write_text(ASSUME.replace(f"role_arn = {ROLE}\n", mfa))
     program = (
@@ -226,9 +224,7 @@ def failures(count: int, ask: Callable[[], object]) -> list[errors.TokenBrokerEr
         return list(pool.map(fail, range(count)))
 
 
-def test_every_caller_keeps_to_its_own_budget_where_the_chain_hangs(
-    broker: FakeBroker, hanging: Path
-) -> None:
+def test_every_caller_keeps_its_own_budget_where_the_chain_hangs(broker: FakeBroker, hanging: Path) -> None:
     client = BrokerClient(broker.url, region=REGION, time_budget_s=0.8)
 
     started_s = time.monotonic()
@@ -260,9 +256,7 @@ def test_asking_ahead_keeps_its_own_limit_where_the_chain_hangs(
     assert time.monotonic() - started_s < 1.5
 
 
-def test_credentials_that_come_late_are_there_for_the_next_caller(
-    broker: FakeBroker, config: Path, tmp_path: Path
-) -> None:
+def test_late_credentials_serve_the_next_caller(broker: FakeBroker, config: Path, tmp_path: Path) -> None:
     keys = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET_ACCESS_KEY}
     (tmp_path / "keys").write_text(json.dumps(keys))
     config.write_text(f"[default]\ncredential_process = sh -c 'sleep 0.5; cat {tmp_path}/keys'\n")

@@ -110,9 +110,7 @@ def test_many_that_wait_for_a_broker_that_fails_are_told_by_its_first_answer(
     assert len(broker.calls) == 1
 
 
-def test_many_that_are_refused_together_make_one_report(
-    in_loop: InLoop, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_many_refused_together_make_one_report(in_loop: InLoop, api: FakeApi, broker: FakeBroker) -> None:
     async def run(http: httpx.AsyncClient) -> list[int]:
         await http.get(api.url())
         api.refused = {FIRST}
@@ -123,9 +121,7 @@ def test_many_that_are_refused_together_make_one_report(
     assert len(broker.calls) == 2
 
 
-def test_lease_in_memory_needs_no_thread(
-    in_loop: InLoop, api: FakeApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_lease_needs_no_thread(in_loop: InLoop, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(http: httpx.AsyncClient) -> None:
         await http.get(api.url())
         monkeypatch.setattr(httpx_transport, "in_background", None)
@@ -157,9 +153,7 @@ def test_cancelled_request_ends_at_once_and_the_others_get_what_its_thread_bring
     assert len(broker.calls) == 1
 
 
-def test_requests_that_give_up_one_after_the_other_leave_one_thread_behind(
-    in_loop: InLoop, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_many_time_outs_leave_one_thread_behind(in_loop: InLoop, api: FakeApi, broker: FakeBroker) -> None:
     broker.may_answer.clear()
 
     async def run(http: httpx.AsyncClient) -> None:
@@ -310,9 +304,7 @@ def test_forked_child_does_not_wait_for_a_thread_of_its_parent(
     assert in_child(lambda: asyncio.run(get_with(transport, api.url())) == 200, answer_the_child)
 
 
-def test_program_that_ends_does_not_wait_for_a_silent_broker(
-    broker: FakeBroker, api: FakeApi, tmp_path: Path
-) -> None:
+def test_ending_program_waits_for_no_broker(broker: FakeBroker, api: FakeApi, tmp_path: Path) -> None:
     broker.may_answer.clear()
     program = f"""
 import asyncio, httpx

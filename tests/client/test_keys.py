@@ -250,9 +250,7 @@ def test_rotated_credentials_are_used_by_the_next_call(
 
 
 @forks
-def test_a_child_that_is_forked_during_a_refresh_of_a_given_session_gets_its_token(
-    broker: FakeBroker, new_client: NewClient
-) -> None:
+def test_a_child_forked_during_a_refresh_gets_its_token(broker: FakeBroker, new_client: NewClient) -> None:
     parent, is_refreshing, may_end = os.getpid(), threading.Event(), threading.Event()
 
     def refresh() -> dict[str, str]:

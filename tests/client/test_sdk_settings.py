@@ -118,9 +118,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     assert raised.value.__context__ is None
 
 
-def test_a_proxy_that_stalls_is_given_up_in_time(
-    proxy: ConnectProxy, tls_broker: FakeBroker, new_client: NewClient
-) -> None:
+def test_stalled_proxy_times_out(proxy: ConnectProxy, tls_broker: FakeBroker, new_client: NewClient) -> None:
     proxy.stalls = True
     started_s = time.monotonic()
     with pytest.raises(errors.BrokerUnreachable):

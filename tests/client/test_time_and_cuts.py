@@ -104,9 +104,7 @@ def dead_addresses(count: int) -> Iterator[list[tuple[str, int]]]:
         yield [listener.getsockname() for listener in listeners]
 
 
-def test_eight_dead_addresses_share_one_deadline(
-    new_client: NewClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_addresses_share_one_deadline(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
     with dead_addresses(8) as addresses:
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
         left = addresses.copy()
@@ -126,7 +124,7 @@ def test_eight_dead_addresses_share_one_deadline(
     assert not left
 
 
-def test_a_slow_name_is_left_behind(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_name_server_times_out(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
     may_end = threading.Event()
     look_ups: list[threading.Thread] = []
 

@@ -157,12 +157,11 @@ def test_a_missing_scope_is_forbidden(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0}, {"colour": "red"}],
+    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0},
+        {"colour": "red"}],
     ids=str,
 )  # fmt: skip
-def test_unknown_settings_and_values_are_refused(
-    digishare: FakeDigishare, setting: dict[str, object]
-) -> None:
+def test_unknown_settings_or_values_are_refused(digishare: FakeDigishare, setting: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(setting))):
         digishare.configure(**setting)
 
@@ -266,9 +265,7 @@ def test_spoilt_but_minted_answers_are_counted(digishare: FakeDigishare, http: h
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_huge_body_has_the_size_it_was_told(
-    digishare: FakeDigishare, http: httpx.Client, *, chunked: bool
-) -> None:
+def test_a_huge_body_has_its_size(digishare: FakeDigishare, http: httpx.Client, *, chunked: bool) -> None:
     digishare.fail("token", faults.huge_body(size_bytes=2_000_000, chunked=chunked))
     answer = mint(http)
     assert ("Content-Length" in answer.headers) is not chunked
@@ -324,7 +321,7 @@ def test_a_reset_is_a_reset_and_a_close_is_not(digishare: FakeDigishare) -> None
         what_comes_over_tcp()
 
 
-def test_200_clients_at_once_are_served_while_one_dawdles_over_its_handshake(
+def test_200_clients_at_once_are_served_while_one_delays_its_handshake(
     digishare: FakeDigishare,
 ) -> None:
     everyone = threading.Barrier(200)

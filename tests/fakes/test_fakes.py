@@ -63,7 +63,8 @@ def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = N
 
 def given_back(held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
     return held._replace(
-        lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"), pace=Pace(23.5, NOW)
+        lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"),
+        pace=Pace(23.5, NOW)
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def test_only_the_owner_of_the_newest_fence_publishes(backend: Backend) -> None:
     assert publish(backend.store, old) is None
 
 
-def test_one_lock_publishes_once_and_knows_its_own_work(backend: Backend) -> None:
+def test_one_lock_publishes_once_and_recognises_its_publish(backend: Backend) -> None:
     lock = locked(backend.store)
     published = publish(backend.store, lock)
     assert publish(backend.store, lock) == published  # the answer to the first was lost
@@ -185,7 +186,8 @@ FAILURE = {"code": TEXT, "kind": {"S": "refused"}, "count": NUMBER, "not_before_
 
 def item_with_token(**members: Any) -> dict[str, Any]:
     token: dict[str, Any] = {
-        "token_id": {"S": "0" * 16}, "issued_at_epoch_s": NUMBER, "secret_version": TEXT, "sealed": {"B": b"sealed"},
+        "token_id": {"S": "0" * 16}, "issued_at_epoch_s": NUMBER, "secret_version": TEXT,
+        "sealed": {"B": b"sealed"},
         "version_stage": {"S": "AWSCURRENT"}, "fence": NUMBER,
     }  # fmt: skip
     return {"token": {"M": token | members}}
@@ -215,9 +217,7 @@ def item_with_token(**members: Any) -> dict[str, Any]:
         {"reports": {"M": {"1:role/r": {"L": [TEXT]}}}},
     ],
 )
-def test_an_item_that_somebody_has_written_into_is_refused_by_name(
-    backend: Backend, written: dict[str, Any]
-) -> None:
+def test_an_item_that_somebody_has_changed_is_malformed(backend: Backend, written: dict[str, Any]) -> None:
     item = {**token_key("digishare"), "fence": {"N": "1"}, "generation": {"N": "0"}, **written}
     backend.dynamodb.put_item(TableName="tokens", Item=item)
     with pytest.raises(AwsRefusedError, match=r"^MalformedItem$"):
@@ -395,9 +395,7 @@ def test_a_rows_token_never_changes(backend: Backend) -> None:
         (row_of(0, outcome=Outcome.ISSUED, token=token_of(lifetime_s=None, expires_at_epoch_s=None)), None),
     ],
 )
-def test_a_row_outlives_the_longest_life_of_its_token(
-    backend: Backend, row: Mint, deleted_after_s: float | None
-) -> None:
+def test_a_row_outlives_its_token(backend: Backend, row: Mint, deleted_after_s: float | None) -> None:
     backend.ledger.complete(row)
     found = backend.item("mint#0000000000#a").get("delete_after_epoch_s")
     assert (found and float(found["N"])) == (None if deleted_after_s is None else NOW + deleted_after_s)

@@ -144,7 +144,7 @@ def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) 
     assert stored.stage == "AWSCURRENT"
 
 
-def test_one_version_that_carries_both_stages_is_read_once() -> None:
+def test_one_version_that_has_both_stages_is_read_once() -> None:
     fake: Any = FakeSecretsManager()
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     stages = fake._secrets["connections/digishare"].stages

@@ -183,9 +183,7 @@ def test_a_due_token_is_served_and_slows_one_caller_only(outages: Outages, targe
 
 
 @pytest.mark.parametrize(("target", "kind"), CASES)
-def test_without_a_usable_token_the_caller_is_told_when_to_ask_again(
-    outages: Outages, target: str, kind: str
-) -> None:
+def test_without_a_token_the_caller_is_told_when_to_return(outages: Outages, target: str, kind: str) -> None:
     case = outages.cases[target, kind]
     for answer in (case.reported, case.none):
         assert answer
@@ -211,9 +209,7 @@ def test_a_call_is_repeated_unless_aws_refuses_it(outages: Outages, target: str,
 
 
 @pytest.mark.parametrize(("target", "kind"), CASES)
-def test_one_exchange_follows_once_aws_is_well_again(
-    outages: Outages, operator: Operator, target: str, kind: str
-) -> None:
+def test_one_exchange_follows_recovery(outages: Outages, operator: Operator, target: str, kind: str) -> None:
     case = outages.cases[target, kind]
 
     assert case.after

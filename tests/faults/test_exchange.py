@@ -44,30 +44,26 @@ def credential_of(name: str, digishare: FakeDigishare) -> ClientCredentials:
     return ClientCredentials(name, f"canary-{name}", f"{digishare.url}/v1/oauth/token")
 
 
-def exchange_for(
-    name: str, exchange: OAuthExchange, digishare: FakeDigishare, timeout_s: float = 10.0
-) -> str:
+def exchange_as(name: str, exchange: OAuthExchange, digishare: FakeDigishare, timeout_s: float = 10.0) -> str:
     """Return the token id that `name` gets, having checked that it is one of its own."""
     token_id = token_id_of(exchange.exchange(credential_of(name, digishare), timeout_s).access_token)
     assert token_id in {mint.token_id for mint in digishare.mints if mint.client_id == name}
     return token_id
 
 
-def test_after_every_fault_each_connection_gets_its_own_token(
-    exchange: OAuthExchange, digishare: FakeDigishare
-) -> None:
+def test_after_every_fault_each_gets_its_own_token(exchange: OAuthExchange, digishare: FakeDigishare) -> None:
     assert len(FAULTS) > 100
     for fault in FAULTS.values():
         for spoilt, next_one in (("one", "other"), ("other", "one")):
             digishare.fail("token", fault)
             started_s = time.monotonic()
             with suppress(MintFailedError):
-                exchange_for(spoilt, exchange, digishare, TIMEOUT_S)
+                exchange_as(spoilt, exchange, digishare, TIMEOUT_S)
             assert time.monotonic() - started_s < TIMEOUT_S + SLACK_S
-            exchange_for(next_one, exchange, digishare)
+            exchange_as(next_one, exchange, digishare)
 
 
-def test_a_connection_that_is_kept_would_be_noticed(
+def test_a_reused_connection_would_be_noticed(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: the connection goes back to a pool, for the next call."""
@@ -82,7 +78,7 @@ def test_a_connection_that_is_kept_would_be_noticed(
     monkeypatch.setattr(bounded_http, "_connection", make_or_reuse)
     digishare.fail("token", LEFTOVERS["204 with an answer behind"])
     with suppress(MintFailedError):
-        exchange_for("one", exchange, digishare)
+        exchange_as("one", exchange, digishare)
     answer = exchange.exchange(credential_of("other", digishare), 2)
     # It was answered before its request was read: that must not reach the fake in the middle of the next test.
     assert wait_until(lambda: len(digishare.calls) == 2)
@@ -121,7 +117,7 @@ def test_prepare_sends_nothing_and_leaves_only_the_sending(
     exchange.prepare(credential_of("one", digishare))
     assert digishare.calls == []
     monkeypatch.setattr(upstream_http, "new_session", None)
-    exchange_for("one", exchange, digishare)
+    exchange_as("one", exchange, digishare)
     assert len(digishare.calls) == 1
 
 
@@ -170,9 +166,7 @@ NOT_ALLOWED = ["s" * 1025, "a  b", " a", "a\\b", 'a"b', "a\nb", "\u00e9", "", ["
 
 
 @pytest.mark.parametrize("scope", [*ALLOWED, *NOT_ALLOWED])
-def test_a_scope_that_rfc_6749_does_not_allow_is_none(
-    scope: object, exchange: OAuthExchange, digishare: FakeDigishare
-) -> None:
+def test_malformed_scope_is_none(scope: object, exchange: OAuthExchange, digishare: FakeDigishare) -> None:
     body = faults.TOKEN_BODY.replace("{", f'{{"scope":{json.dumps(scope)},', 1)
     digishare.fail("token", wrapped(body=body))
     read = exchange.exchange(credential_of("one", digishare), 2).scope

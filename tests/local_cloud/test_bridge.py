@@ -98,9 +98,7 @@ def test_the_address_of_a_bridge_is_looked_up(put_ip: Callable[[str], None]) -> 
 
 
 @pytest.mark.parametrize("interface", ["lo", "eth0", "br-down", "172.17.0.1", ""])
-def test_what_is_no_bridge_is_refused_with_those_that_there_are(
-    interface: str, put_ip: Callable[[str], None]
-) -> None:
+def test_what_is_no_bridge_is_refused_with_a_list(interface: str, put_ip: Callable[[str], None]) -> None:
     put_ip(f"echo '{SHOWN}'")
 
     with pytest.raises(BridgeError, match=r"is no bridge with an address here \(there is docker0\)"):
@@ -108,9 +106,7 @@ def test_what_is_no_bridge_is_refused_with_those_that_there_are(
 
 
 @pytest.mark.parametrize("script", ["exit 1", ""], ids=["one that fails", "none"])
-def test_without_the_tool_that_looks_the_error_says_what_to_install(
-    script: str, put_ip: Callable[[str], None]
-) -> None:
+def test_without_the_tool_an_error_says_what_to_install(script: str, put_ip: Callable[[str], None]) -> None:
     if script:
         put_ip(script)
 

@@ -161,9 +161,7 @@ def test_a_run_tells_every_kind_of_change_and_no_other(job: Job, known: dict[str
     }
 
 
-def test_a_run_with_faults_is_complete_tells_what_has_changed_and_nothing_of_people(
-    job: Job, known: dict[str, str | None]
-) -> None:
+def test_a_run_with_faults_tells_changes_and_no_personal_data(job: Job, known: dict[str, str | None]) -> None:
     changed = list(known)[5]
     job.change(change={changed: "failed" if known[changed] != "failed" else "draft"})
     job.settings(contacts_per_campaign=20)
@@ -180,9 +178,7 @@ def test_a_run_with_faults_is_complete_tells_what_has_changed_and_nothing_of_peo
     assert CANARY_NAME not in everything
 
 
-def test_a_list_that_changes_while_it_is_read_is_never_complete_and_wrong(
-    job: Job, known: dict[str, str | None]
-) -> None:
+def test_a_list_that_changes_is_never_complete_and_wrong(job: Job, known: dict[str, str | None]) -> None:
     job.settings(change_every=23)
 
     report = job.run()

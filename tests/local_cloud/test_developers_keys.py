@@ -32,7 +32,8 @@ MARK = "OFADEVELOPER"
 SAM = ".local/sam/bin/sam"
 # What every checkout has once `make build` has run; the environments are shared, everything else is a copy.
 SHARED = [".venv", ".local/sam", ".local/aws"]
-COPIED = ["Makefile", "samconfig.toml", "template.yaml", "pyproject.toml", "events", "functions", "layers", "local", "tests", ".aws-sam"]  # fmt: skip
+COPIED = ["Makefile", "samconfig.toml", "template.yaml", "pyproject.toml", "events", "functions", "layers",
+    "local", "tests", ".aws-sam"]  # fmt: skip
 
 
 @dataclass

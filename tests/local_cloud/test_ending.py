@@ -142,9 +142,7 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.mark.parametrize(
-    "killed",
-    [["make"], ["python"], ["reaper"], ["make", "python"], ["make", "reaper"]],
-    ids=" and ".join,
+    "killed", [["make"], ["python"], ["reaper"], ["make", "python"], ["make", "reaper"]], ids=" and ".join
 )
 def test_nothing_is_left_after_a_kill_of(killed: list[str], start: Callable[..., Run]) -> None:
     run = start()
@@ -173,9 +171,7 @@ def test_functions_at_work_end_on_sigterm(busy: Run) -> None:
 
 
 @pytest.mark.cloud
-def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_removes_the_files(
-    busy: Run,
-) -> None:
+def test_without_python_and_reaper_servers_end_and_the_next_start_removes_the_files(busy: Run) -> None:
     busy.kill("python", "reaper")
     assert wait_until(lambda: not busy.processes)
     assert len(busy.files) == 3  # the folder, the file with the keys, and the list of both
@@ -183,9 +179,7 @@ def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_
     assert not busy.files
 
 
-def test_a_server_that_dies_is_named_with_its_last_lines_and_everything_ends(
-    start: Callable[..., Run],
-) -> None:
+def test_a_server_that_dies_is_named_with_its_last_lines_and_all_ends(start: Callable[..., Run]) -> None:
     run = start()
     with (run.folder / "digishare.log").open("a") as log:
         log.write("the reason\n")
@@ -241,9 +235,7 @@ def test_the_next_start_ends_processes_and_removes_files_of_a_dead_run(
     assert not thing.exists()
 
 
-def test_a_process_that_has_only_the_number_of_a_dead_runs_is_left_alone(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_a_process_with_a_reused_pid_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     dead = Reaper(tmp_path)
     dead._add("process", sleeper.pid, "Thu Jan  1 00:00:00 1970")
     die(dead)
@@ -284,9 +276,7 @@ def test_a_run_ends_in_order_also_where_its_list_is_gone(tmp_path: Path, thing: 
     assert not thing.exists()
 
 
-def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(
-    tmp_path: Path, thing: Path
-) -> None:
+def test_ending_waits_for_no_process_with_a_copy_of_the_pipe(tmp_path: Path, thing: Path) -> None:
     reaper = Reaper(tmp_path)
     assert reaper._process.stdin is not None
     descriptors = PROC / str(reaper._process.pid) / "fd"

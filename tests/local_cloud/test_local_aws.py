@@ -62,9 +62,7 @@ def test_caller_cannot_invoke_past_the_url(echo_cloud: LocalCloud, granted: Cred
         )
 
 
-def test_handler_error_is_a_bare_502_and_lands_in_the_log(
-    echo_cloud: LocalCloud, granted: Credentials
-) -> None:
+def test_handler_error_is_a_bare_502_and_is_logged(echo_cloud: LocalCloud, granted: Credentials) -> None:
     reply = call(echo_cloud, granted, "/fail")
     assert (reply.status_code, reply.text) == (502, "Internal Server Error")
     assert wait_for_line(echo_cloud, "canary-inside")
@@ -76,9 +74,7 @@ def test_retired_instance_is_replaced_by_a_fresh_one(echo_cloud: LocalCloud, gra
     assert echo(call(echo_cloud, granted))["instance"] != first
 
 
-def test_function_runs_as_its_role_and_sees_nothing_of_the_host(
-    echo_cloud: LocalCloud, granted: Credentials
-) -> None:
+def test_function_has_its_role_and_nothing_of_the_host(echo_cloud: LocalCloud, granted: Credentials) -> None:
     environment = echo(call(echo_cloud, granted))["environment"]
     function = Credentials(
         *(environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"))
@@ -229,7 +225,7 @@ WITHOUT_AN_INTERNAL = "import ministack.services.scheduler as s; del s._SCHEDULE
     [(WITHOUT_AN_INTERNAL, "true", "_SCHEDULE_TICK_INTERVAL"), ("pass", "false", "AUTH=true")],
     ids=["internal-missing", "signatures-unchecked"],
 )
-def test_ministack_that_would_not_do_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
+def test_unsuitable_ministack_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
     ended = run_in_ministack(f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()", auth)
     assert ended.returncode == 1
     assert complaint in ended.stderr

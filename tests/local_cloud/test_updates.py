@@ -77,7 +77,7 @@ def updated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updated]:
         yield Updated(cloud, folder / ".aws-sam/build")
 
 
-def test_a_changed_parameter_reaches_callers_then_the_version_before_and_then_a_changed_layer(
+def test_a_new_parameter_reaches_callers_then_the_version_before_then_a_new_layer(
     updated: Updated,
 ) -> None:
     broker_before, campaigns_before = updated.versions()
@@ -103,7 +103,7 @@ def test_a_changed_parameter_reaches_callers_then_the_version_before_and_then_a_
     assert campaigns_then != campaigns_now
 
 
-def test_a_changed_parameter_of_the_job_reaches_the_job_alone_and_the_same_again_makes_no_version(
+def test_a_new_parameter_of_the_job_reaches_it_alone_and_no_change_makes_no_version(
     updated: Updated,
 ) -> None:
     broker_before, _ = updated.versions()

@@ -63,9 +63,7 @@ def put_module(artefact: Path, version: str | None = LAMBDA_PYTHON) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "3.11"])
-def test_what_has_no_byte_code_is_told_right_before_it_is_deployed(
-    checkout: Checkout, version: str | None
-) -> None:
+def test_what_has_no_byte_code_is_told_before_it_is_deployed(checkout: Checkout, version: str | None) -> None:
     put_module(checkout.artefact, version)
     put_module(checkout.artefact.with_name("CommonLayer"))
 
@@ -95,7 +93,7 @@ def test_nothing_is_told_of_artefacts_with_byte_code(checkout: Checkout) -> None
     assert checkout.run("deploy").stdout.startswith("deploying\n")
 
 
-def test_sam_builds_with_the_environments_python_and_a_cache_of_what_makes_byte_code(
+def test_sam_builds_with_the_environments_python_and_a_cache_per_compiler(
     checkout: Checkout,
 ) -> None:
     put_module(checkout.artefact)

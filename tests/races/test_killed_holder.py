@@ -141,9 +141,7 @@ def killings(
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_everybody_is_answered_in_time_when_the_holder_is_killed(
-    killings: dict[str, Killing], name: str
-) -> None:
+def test_all_are_answered_in_time_when_the_holder_is_killed(killings: dict[str, Killing], name: str) -> None:
     answers = killings[name].answers
 
     assert [answer.status for answer in answers] == [200] * FOLLOWERS
@@ -152,9 +150,7 @@ def test_everybody_is_answered_in_time_when_the_holder_is_killed(
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_killed_holder_costs_one_token_at_most_and_leaves_its_row(
-    killings: dict[str, Killing], name: str
-) -> None:
+def test_a_killed_holder_costs_one_token_and_leaves_its_row(killings: dict[str, Killing], name: str) -> None:
     killing, step = killings[name], STEPS[name]
 
     assert [(row.fence, row.outcome) for row in killing.ledger] == step.rows

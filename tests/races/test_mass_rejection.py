@@ -24,9 +24,7 @@ pytestmark = pytest.mark.cloud
 
 
 @pytest.mark.usefixtures("slow_upstream")
-def test_one_token_reported_by_300_callers_is_one_exchange(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> None:
+def test_300_reports_are_one_exchange(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> None:
     result = report_at_once(cloud, nursery, operator, instances=30, callers_at_each=10)
 
     (new,) = result.minted

@@ -155,9 +155,7 @@ def test_every_command_of_the_page_is_run_here_or_said_not_to_be() -> None:
     assert [block.name for block in read_blocks(PAGE)] == list(COMMANDS)
 
 
-def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwards(
-    broken: Broken, emergency: Credentials
-) -> None:
+def test_with_a_disabled_key_a_person_gets_a_token_by_hand(broken: Broken, emergency: Credentials) -> None:
     in_service = broken.token_id()
     kms, key = broken.cloud.client("kms"), broken.names["KEY"]
     kms.disable_key(KeyId=key)
@@ -198,35 +196,40 @@ def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwar
 
 
 DENIED: Final[dict[str, Callable[[Broken, Callable[[str], Any]], object]]] = {
-    "another secret": lambda b, as_role: as_role("secretsmanager").get_secret_value(SecretId=f"{b.names['PREFIX']}/other"),
-    "to store a secret": lambda b, as_role: as_role("secretsmanager").put_secret_value(SecretId=f"{b.names['PREFIX']}/digishare", SecretString="{}"),
-    "to open a token": lambda b, as_role: as_role("kms").decrypt(KeyId=b.names["KEY"], CiphertextBlob=b"x", EncryptionContext=CONTEXT),
-    "to seal a token": lambda b, as_role: as_role("kms").encrypt(KeyId=b.names["KEY"], Plaintext=b"x", EncryptionContext=CONTEXT),
+    "another secret": lambda b, as_role:
+        as_role("secretsmanager").get_secret_value(SecretId=f"{b.names['PREFIX']}/other"),
+    "to store a secret": lambda b, as_role:
+        as_role("secretsmanager").put_secret_value(SecretId=f"{b.names['PREFIX']}/digishare",
+        SecretString="{}"),
+    "to open a token": lambda b, as_role:
+        as_role("kms").decrypt(KeyId=b.names["KEY"], CiphertextBlob=b"x", EncryptionContext=CONTEXT),
+    "to seal a token": lambda b, as_role:
+        as_role("kms").encrypt(KeyId=b.names["KEY"], Plaintext=b"x", EncryptionContext=CONTEXT),
     "to enable the key": lambda b, as_role: as_role("kms").enable_key(KeyId=b.names["KEY"]),
     "to read an item": lambda b, as_role: as_role("dynamodb").get_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
     "to read the ledger": lambda b, as_role: as_role("dynamodb").scan(TableName=b.names["TABLE"]),
-    "to change an item": lambda b, as_role: as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
-    "to delete a row": lambda b, as_role: as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to change an item": lambda b, as_role:
+        as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to delete a row": lambda b, as_role:
+        as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
     "another table": lambda b, as_role: as_role("dynamodb").put_item(TableName="tokens", Item=item_of(A_ROW)),
-    "to invoke the broker": lambda b, as_role: as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
+    "to invoke the broker": lambda b, as_role:
+        as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
     "the stack": lambda b, as_role: as_role("cloudformation").describe_stacks(StackName="token-broker"),
-    "to give itself more": lambda b, as_role: as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
+    "to give itself more": lambda b, as_role:
+        as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_the_role_for_a_token_by_hand_can_do_nothing_else(
-    broken: Broken, emergency: Credentials, name: str
-) -> None:
+def test_the_emergency_role_can_do_nothing_else(broken: Broken, emergency: Credentials, name: str) -> None:
     with pytest.raises(ClientError) as refused:
         DENIED[name](broken, lambda service: broken.cloud.client(service, emergency))
 
     assert refused.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
 
 
-def test_it_may_write_rows_of_one_connection_with_a_rows_attributes(
-    broken: Broken, emergency: Credentials
-) -> None:
+def test_it_may_write_rows_of_one_connection_and_no_item(broken: Broken, emergency: Credentials) -> None:
     dynamodb, table = broken.cloud.client("dynamodb", emergency), broken.names["TABLE"]
     row = item_of(A_ROW)
     of_the_item: list[dict[str, Any]] = [
@@ -258,7 +261,7 @@ def test_with_these_attributes_no_token_is_put_into_service(broken: Broken, emer
     assert broken.token_id() == in_service
 
 
-def test_a_key_that_was_to_be_deleted_is_had_back(broken: Broken) -> None:
+def test_the_deletion_of_a_key_can_be_cancelled(broken: Broken) -> None:
     in_service = broken.token_id()
     broken.cloud.client("kms").schedule_key_deletion(KeyId=broken.names["KEY"], PendingWindowInDays=7)
 
@@ -295,7 +298,7 @@ def test_an_emptied_table_costs_one_token_and_its_ledger_is_put_back(broken: Bro
     assert "sealed" not in (broken.folder / "ledger.json").read_text()
 
 
-def test_the_version_before_is_had_back(broken: Broken) -> None:
+def test_the_version_before_can_be_restored(broken: Broken) -> None:
     def lease_seconds() -> int:
         return int(broken.ask().json()["expires_in"])
 
@@ -328,7 +331,7 @@ def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken:
     assert wait_until(lambda: "SealBroken" in broken.logs())
 
 
-def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
+def test_the_stack_is_deleted_and_the_ledger_stays(broken: Broken) -> None:
     """Runs last: nothing is left for others."""
     in_service, cloud = broken.token_id(), broken.cloud
     broken.shell("gone-stop")

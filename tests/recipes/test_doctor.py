@@ -144,9 +144,7 @@ def test_the_other_permission_is_missing(consult: Consult, new_caller: NewCaller
     assert "OnlyThroughItsUrl" not in report
 
 
-def test_the_prescribed_statement_is_enough(
-    cloud: LocalCloud, consult: Consult, new_caller: NewCaller
-) -> None:
+def test_the_proposed_statement_is_enough(cloud: LocalCloud, consult: Consult, new_caller: NewCaller) -> None:
     environment = new_caller("patient", MAY_ASK)
     _, _, prescribed = consult(environment).partition("or add to a policy of it:\n")
     text = prescribed.partition("\n- ")[0].replace("111122223333", cloud.account_id)

@@ -88,7 +88,8 @@ def test_a_scenario_that_foresees_something_else_fails(planted: dict[str, Any]) 
 
 
 OTHER_ITEMS: list[dict[str, Any]] = [
-    {"fence": 2}, {"locked": True}, {"lifetime_s": None}, {"pace": {"left": 23}}, {"failure": {"code": "upstream_500"}},
+    {"fence": 2}, {"locked": True}, {"lifetime_s": None}, {"pace": {"left": 23}},
+    {"failure": {"code": "upstream_500"}},
     {"reports": {}}, {"refused_versions": []},
 ]  # fmt: skip
 

@@ -70,9 +70,7 @@ class Cloud(Services):
             case d.Rotate():
                 self._world.count_fault("rotation" if decision.accepted else "rotation to a refused secret")
                 self._rotate(
-                    CONNECTIONS[decision.connection],
-                    accepted=decision.accepted,
-                    old_stays=decision.old_stays,
+                    CONNECTIONS[decision.connection], accepted=decision.accepted, old_stays=decision.old_stays
                 )
             case d.Tamper():
                 self._tamper(decision.how, decision.connection)

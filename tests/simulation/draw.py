@@ -15,7 +15,8 @@ _STOPS = ("answer", "sleep", *(f"{side} {name}" for name in _TROUBLED for side i
 _FAULTS = tuple(fault for fault in d.Fault if fault is not d.Fault.NONE)
 _OUTAGES = ("dynamodb", "kms", "secretsmanager", "upstream", *d.OPERATIONS)
 # Around the margins of a token that lives for 90 s or for an hour, the lock, the trust, the back-offs, the hourly look.
-_WAITS_S = (1.0, 5.0, 15.0, 16.0, 30.0, 61.0, 61.0, 75.0, 88.0, 100.0, 400.0, 900.0, 2_900.0, 3_500.0, 86_400.0)  # fmt: skip
+_WAITS_S = (1.0, 5.0, 15.0, 16.0, 30.0, 61.0, 61.0, 75.0, 88.0, 100.0, 400.0, 900.0, 2_900.0, 3_500.0,
+    86_400.0)  # fmt: skip
 _LASTING_S = (3.0, 30.0, 100.0, 900.0)
 _LIFETIMES = (90, 90, 3_600, 31_536_000, None)
 _EXCHANGES_S = (0.1, 0.3, 3.0, 8.0, 9.9, 12.0)

@@ -60,9 +60,7 @@ def read_inconsistently(store: TokenStore, connection: str) -> TokenRecord:
     return dynamodb.token_record(connection, answer.get("Item"))
 
 
-def always_win(
-    write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord
-) -> TokenRecord | None:
+def all_win(write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
     """Who loses the race for the lock goes on as if it had won."""
     won = write(store, before, after)
     return store.read(after.connection)._replace(lock=after.lock) if after.lock and not won else won
@@ -76,22 +74,18 @@ def take_lost_for_busy(write: Callable[..., TokenRecord | None], *arguments: Any
         raise AwsBusyError(str(error)) from None
 
 
-def unchanged(_: TokenRecord, after: TokenRecord) -> TokenRecord:
+def same(_: TokenRecord, after: TokenRecord) -> TokenRecord:
     return after
 
 
-def written(
-    *, locked: Change = unchanged, published: Change = unchanged, given_back: Change = unchanged
-) -> Patch:
+def written(*, locked: Change = same, published: Change = same, given_back: Change = same) -> Patch:
     """Change what is written by those who take the lock, publish, or give back."""
 
-    def write_changed(
-        write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord
-    ) -> TokenRecord | None:
+    def bug(write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
         change = locked if after.lock else published if after.token != before.token else given_back
         return write(store, before, change(before, after))
 
-    return wrapped(TokenStore, "write", write_changed)
+    return wrapped(TokenStore, "write", bug)
 
 
 nothing_taken_from_the_pace = written(locked=lambda before, after: after._replace(pace=before.pace))

@@ -86,7 +86,7 @@ MUTANTS = {
         "before its end", m.replaced(decide, "is_locked", lambda *_: False)
     ),
     "who loses the race goes on": Mutant(
-        "without a lock|else holds", m.wrapped(TokenStore, "write", m.always_win)
+        "without a lock|else holds", m.wrapped(TokenStore, "write", m.all_win)
     ),
     "own lock not recognised after a lost answer": Mutant(
         "waits for itself", m.wrapped(TokenStore, "write", m.take_lost_for_busy)

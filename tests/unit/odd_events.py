@@ -31,12 +31,14 @@ JSON_VALUES = st.recursive(
 )
 FIELDS = ("connection", "min_ttl", "rejected_token_id", "grant_type", "scope")
 FIELD_VALUES = JSON_VALUES | st.sampled_from(
-    ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900, -1, 10**400, 0.5]
+    ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900,
+        -1, 10**400, 0.5]
 )  # fmt: skip
 USER_ARN = ("requestContext", "authorizer", "iam", "userArn")
 PATHS: list[tuple[str, ...]] = [
     ("rawPath",), ("headers",), ("headers", "content-type"), ("requestContext",), ("requestContext", "http"),
-    ("requestContext", "http", "method"), ("requestContext", "authorizer"), ("requestContext", "authorizer", "iam"),
+    ("requestContext", "http", "method"), ("requestContext", "authorizer"),
+    ("requestContext", "authorizer", "iam"),
     USER_ARN, ("body",), ("isBase64Encoded",), ("queryStringParameters",),
     ("cookies",), ("version",),
 ]  # fmt: skip

@@ -67,9 +67,7 @@ def broker(session: WatchedSession, audit: Audit) -> Broker:
     return assemble(ENVIRONMENT, audit, session)  # type: ignore[arg-type] # makes clients, as a session does
 
 
-def test_a_start_makes_the_clients_that_every_start_needs_and_no_other(
-    broker: Broker, session: WatchedSession
-) -> None:
+def test_a_start_makes_the_clients_of_table_and_key_alone(broker: Broker, session: WatchedSession) -> None:
     assert set(session.clients) == {"dynamodb", "kms"}
 
 
@@ -157,10 +155,7 @@ def issuer_that_fails(
 
 @pytest.mark.parametrize(
     ("error", "event"),
-    [
-        (DataNotFoundError(data_path="secretsmanager"), "AwsRefused"),
-        (RuntimeError("canary-secret"), "Bug"),
-    ],
+    [(DataNotFoundError(data_path="secretsmanager"), "AwsRefused"), (RuntimeError("canary-secret"), "Bug")],
 )
 def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
     error: Exception, event: str, audit: Audit, fresh_log: None, capsys: pytest.CaptureFixture[str]

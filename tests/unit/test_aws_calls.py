@@ -42,14 +42,17 @@ def failing_with(error: Exception) -> AwsError:
         *((answered(code), AwsBusyError, code) for code in (
             "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded")),
         (answered("ThrottlingException", 503), AwsBusyError, "ThrottlingException"),
-        *((answered(code), AwsUnavailableError, code) for code in ("KMSInternalException", "DependencyTimeoutException")),
+        *((answered(code), AwsUnavailableError, code) for code in ("KMSInternalException",
+                "DependencyTimeoutException")),
         *((answered(code, 500), AwsUnavailableError, code) for code in ("InternalServerError", "SomethingNew")),
         *((answered(str(status), status), AwsUnavailableError, str(status)) for status in (503, 404)),
         *((answered(code), AwsRefusedError, code) for code in (
-            "AccessDeniedException", "ValidationException", "ResourceNotFoundException", "KMSInvalidStateException")),
+            "AccessDeniedException", "ValidationException", "ResourceNotFoundException",
+            "KMSInvalidStateException")),
         (answered("SomethingNew", 499), AwsRefusedError, "SomethingNew"),
         *((error(endpoint_url=CANARY), AwsUnavailableError, error.__name__) for error in (
-            sdk.ReadTimeoutError, sdk.ConnectTimeoutError, sdk.EndpointConnectionError, sdk.ConnectionClosedError)),
+            sdk.ReadTimeoutError, sdk.ConnectTimeoutError, sdk.EndpointConnectionError,
+            sdk.ConnectionClosedError)),
         (sdk.NoCredentialsError(), AwsRefusedError, "NoCredentialsError"),
         (sdk.ParamValidationError(report=CANARY), AwsRefusedError, "ParamValidationError"),
         (ResponseParserError(CANARY), AwsUnavailableError, "ResponseParserError"),

@@ -71,9 +71,7 @@ def test_after_a_lookup_that_took_all_the_time_nothing_is_sent(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("total_timeout_s", "how"), [(0.1, "timed out"), (5, "failed")])
-def test_a_connection_that_was_cut_before_tls_is_closed(
-    total_timeout_s: float, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cut_connection_is_closed(total_timeout_s: float, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.create_connection
 
     def late(*args: Any, **kwargs: Any) -> socket.socket:

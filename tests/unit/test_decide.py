@@ -38,7 +38,8 @@ BOUNDED = settings(max_examples=300, deadline=None, database=None)
 
 # --- random records ------------------------------------------------------------------------------------------------
 # Seconds from now. DynamoDB's numbers reach 1e125; what lies close to a rule's edge is drawn often.
-EDGES_S = (0.0, 0.4, 1.0, 2.5, 12.9, 13.0, 14.5, 30.0, 59.9, 60.0, 61.0, 720.0, 900.0, 959.9, 960.0, 961.0, 3600.0)  # fmt: skip
+EDGES_S = (0.0, 0.4, 1.0, 2.5, 12.9, 13.0, 14.5, 30.0, 59.9, 60.0, 61.0, 720.0, 900.0, 959.9, 960.0, 961.0,
+    3600.0)  # fmt: skip
 OFFSETS_S = (
     st.sampled_from([*EDGES_S, *(-edge for edge in EDGES_S)])
     | st.floats(-1e4, 1e4)
@@ -214,7 +215,7 @@ def test_with_nothing_usable_a_caller_who_asks_as_told_comes_to_an_exchange_with
 
 @BOUNDED
 @given(LOOKS, st.sampled_from([NOW, 0.0, -1e12, 1e15]), OFFSETS_S)
-def test_no_record_is_too_absurd_to_decide_on(look: Look, now: float, left_s: float) -> None:
+def test_every_record_can_be_decided_on(look: Look, now: float, left_s: float) -> None:
     decide(look.record, look.wanted, now, now + left_s, look.versions)
 
 
@@ -260,7 +261,7 @@ def test_a_holder_that_dies_is_a_failure_that_ends(
 
 @BOUNDED
 @given(RECORDS, REQUESTS, NEEDS, CHANCE, st.none() | st.just(ME))
-def test_a_published_token_is_everybodys_at_once(
+def test_a_published_token_is_served_to_all_at_once(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float, reporter: str | None
 ) -> None:
     held = locked(record, need, LOCK, NOW, chance)
@@ -324,7 +325,7 @@ def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refre
 
 @BOUNDED
 @given(RECORDS, NEEDS, FAILURES, CHANCE)
-def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
+def test_what_an_operator_removes_from_the_item_is_not_written_again(
     record: TokenRecord, need: Need, failed: MintFailedError, chance: float
 ) -> None:
     held = locked(record, need, LOCK, NOW, chance)._replace(token=None, refused_versions=(), reports={})

@@ -179,9 +179,7 @@ class Times(VirtualTime):
 
 @pytest.mark.parametrize("clock_ahead_s", [1.5, 0.0, -1.5])
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
-def test_behind_a_holder_that_was_killed_every_waiter_gets_a_token_by_its_deadline(
-    upstream_s: float, clock_ahead_s: float
-) -> None:
+def test_after_a_killed_holder_each_waiter_is_served_in_time(upstream_s: float, clock_ahead_s: float) -> None:
     for arrives_s in arrivals():
         times = Times(upstream_s=upstream_s)
         times.kill_a_holder(clock_ahead_s)
@@ -193,7 +191,7 @@ def test_behind_a_holder_that_was_killed_every_waiter_gets_a_token_by_its_deadli
 
 
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
-def test_behind_a_holder_that_was_killed_all_who_wait_share_one_exchange(upstream_s: float) -> None:
+def test_after_a_killed_holder_all_who_wait_share_one_exchange(upstream_s: float) -> None:
     times = Times(upstream_s=upstream_s)
     times.kill_a_holder(1.5)
     for number, arrives_s in enumerate(arrivals()):
