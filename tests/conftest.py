@@ -46,6 +46,8 @@ SECRET_PREFIX = "token-broker/connections"
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
 CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
+CANARY_CLIENT = {"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}
+"""The same for the fake Digishare's admin API."""
 
 
 @dataclass
@@ -74,9 +76,7 @@ def cloud() -> Iterator[LocalCloud]:
     """
     with LocalCloud(say=lambda _: None) as running:
         running.deploy(LeaseSeconds="900")
-        running.steer_digishare(
-            "PUT", "/clients", [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        )
+        running.steer_digishare("PUT", "/clients", [CANARY_CLIENT])
         running.put_connection("digishare", CREDENTIAL)
         yield running
 

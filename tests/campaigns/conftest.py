@@ -95,19 +95,15 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def running(clock: Clock) -> Iterator[tuple[FakeDigishare, requests.Session]]:
+def running() -> Iterator[tuple[FakeDigishare, requests.Session, Clock]]:
+    clock = Clock()
     with FakeDigishare(clients=[Client("client-1", ("secret",))], clock=clock) as digishare:
-        yield digishare, new_session(str(digishare.ca_file))
+        yield digishare, new_session(str(digishare.ca_file)), clock
 
 
 @pytest.fixture
-def reader(running: tuple[FakeDigishare, requests.Session], clock: Clock) -> Reader:
-    reader = Reader(*running, clock)
+def reader(running: tuple[FakeDigishare, requests.Session, Clock]) -> Reader:
+    reader = Reader(*running)
     reader.digishare.reset()
     reader.digishare.configure(contacts_per_campaign=1)
     reader.digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN), PersonalAccessToken(NEXT_TOKEN)])

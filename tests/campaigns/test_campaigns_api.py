@@ -41,8 +41,8 @@ MAY_PASS = {
     "no HTTP": (faults.raw("canary-title", processed=False), NO_ANSWER),
     "truncated": (faults.truncated_json(), NO_JSON),
     **{
-        f"JSON {text[:9]!r}": (faults.json_answer(text), NO_JSON)
-        for text in ("canary", "", "[" * 30_000, "[NaN]")
+        f"JSON {said[:9]!r}": (faults.json_answer(said), NO_JSON)
+        for said in ("canary", "", "[" * 30_000, "[NaN]")
     },
     "HTML 200": (faults.html(), ANOTHER_TYPE),
     "text": (faults.wrong_content_type(content_type="text/plain"), ANOTHER_TYPE),

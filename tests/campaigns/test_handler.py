@@ -283,9 +283,7 @@ LEAKY: dict[str, Callable[[], Fault] | None] = {
             "meta": {"total": f"{CANARY_PHONE_PREFIX}", "next_cursor": CANARY_NAME},
         }
     ),
-    "headers that quote a token": lambda: faults.status(
-        500, headers={"Retry-After": TOKEN, "X-Name": CANARY_NAME}
-    ),
+    "headers with a token": lambda: faults.status(500, headers={"Retry-After": TOKEN, "X-Name": CANARY_NAME}),
 }
 
 

@@ -49,11 +49,8 @@ class Consumer:
 
     @property
     def picture(self) -> dict[str, str | None]:
-        return {
-            name: status
-            for name, (revision, status) in self._campaigns.items()
-            if revision >= self.first_revision
-        }
+        known = self._campaigns.items()
+        return {name: status for name, (revision, status) in known if revision >= self.first_revision}
 
 
 class World:

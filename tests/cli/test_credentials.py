@@ -147,9 +147,8 @@ def assert_refused(ended: Ended) -> None:
 @pytest.mark.parametrize("text", (BAD | GOOD).values(), ids=BAD | GOOD)
 def test_the_broker_takes_what_put_takes_and_refuses_what_it_refuses(text: str) -> None:
     answer = {"VersionId": "version-1", "SecretString": text}
-    secrets = ConnectionSecrets(
-        Mock(**{"get_secret_value.return_value": answer}), "prefix", "https://default/t"
-    )
+    client = Mock(**{"get_secret_value.return_value": answer})
+    secrets = ConnectionSecrets(client, "prefix", "https://default/t")
     if text in GOOD.values():
         checked_text(text)
         secrets.read("digishare")

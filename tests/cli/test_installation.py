@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.wheel import build_wheel, requirement
+from tests.programs import run_program
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[2]
@@ -36,16 +37,8 @@ PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--isolated", "--no-index
 
 
 def end(command: Sequence[str | Path], folder: Path = Path(sys.prefix)) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, with nothing of this environment."""
-    return subprocess.run(  # noqa: S603 - our own programs
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env={"PIP_CONFIG_FILE": os.devnull},
-    )
+    """Run a program to its end, with no variable of this environment."""
+    return run_program(*command, cwd=folder, env={"PIP_CONFIG_FILE": os.devnull}, timeout_s=120)
 
 
 def run(command: Sequence[str | Path], folder: Path = Path(sys.prefix)) -> str:

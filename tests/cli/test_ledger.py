@@ -56,9 +56,8 @@ class Table:
         """Write the row of an exchange that began so long ago."""
         self.fence += 1
         begun_at = made.issued_at_epoch_s if made else self.now - age_s
-        row = Mint(
-            self.connection, self.fence, f"owner-{self.fence}", begun_at, "refresh", CALLER, "version-1"
-        )
+        owner = f"owner-{self.fence}"
+        row = Mint(self.connection, self.fence, owner, begun_at, "refresh", CALLER, "version-1")
         self._ledger.complete(replace(row, outcome=outcome, token=made, jti=jti, error=error))
 
     def issue(
@@ -82,9 +81,8 @@ class Table:
 @pytest.fixture(autouse=True)
 def no_stack(aws_says: dict[str, Any]) -> None:
     # moto's CloudFormation needs packages that nothing else here needs.
-    aws_says["DescribeStacks"] = ClientError(
-        {"Error": {"Code": "ValidationError", "Message": "does not exist"}}, "x"
-    )
+    error: Any = {"Error": {"Code": "ValidationError", "Message": "does not exist"}}
+    aws_says["DescribeStacks"] = ClientError(error, "x")
 
 
 @pytest.fixture
@@ -120,9 +118,8 @@ def test_every_token_that_may_be_valid_is_shown_and_with_all_every_other(run: Ru
     everything = [*before, ("c", "in service"), ("d", "still leased"), (None, "under way")]
 
     assert uses(read(run, busy_table, "--all")) == everything
-    assert uses(read(run, busy_table)) == [
-        each for each in everything if each[1] not in {"expired", "failed"}
-    ]
+    relevant = [each for each in everything if each[1] not in {"expired", "failed"}]
+    assert uses(read(run, busy_table)) == relevant
 
 
 def test_a_row_names_the_caller_and_the_tokens_jti(run: Run, table: Table) -> None:
@@ -201,10 +198,8 @@ def test_the_oldest_exchange_is_first_where_a_restored_table_repeats_fences(run:
     assert uses(read(run, table)) == [("a", "to revoke"), ("b", "to revoke")]
 
 
-def test_a_person_is_told_what_to_do(
-    run: Run, busy_table: Table, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOKEN_BROKER_TABLE", account.table)
+def test_a_person_is_told_what_to_do(run: Run, busy_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_BROKER_TABLE", busy_table.account.table)
 
     ended = run("mints")
 

@@ -176,14 +176,12 @@ def test_what_is_no_answer_is_not_recorded_and_not_quoted(
         ("0001-01-01T00:00:00+23:59", "would have expired already"),
     ],
 )
-def test_a_time_that_cannot_be_right_is_refused(
-    run: Run, account: Account, table: Table, moment: str | int, said: str
-) -> None:
+def test_a_time_that_cannot_be_right_is_refused(run: Run, table: Table, moment: str | int, said: str) -> None:
     ended = record(run, "--issued-at", moment if isinstance(moment, str) else at(table.now + moment)[1])
 
     assert ended.exit_code == 2
     assert said in ended.err
-    assert account.items() == []
+    assert table.account.items() == []
 
 
 @pytest.mark.parametrize("arguments",

@@ -222,10 +222,8 @@ def answer(campaigns: CampaignList, **query: object) -> Json:
 
 
 def test_a_list_is_the_same_for_the_same_seed() -> None:
-    lists = [
-        new_list(60, seed, tie_order="unstable", change_every=1, contacts_per_campaign=3)
-        for seed in (1, 1, 2)
-    ]
+    settings: Json = {"tie_order": "unstable", "change_every": 1, "contacts_per_campaign": 3}
+    lists = [new_list(60, seed, **settings) for seed in (1, 1, 2)]
     first, same, other = ([answer(each, page=page) for page in (1, 2, 3)] for each in lists)
     assert first == same
     assert not set(ids_of(*first)) & set(ids_of(*other))

@@ -37,9 +37,8 @@ class Backend:
 
     @property
     def secrets(self) -> ConnectionSecrets:
-        return ConnectionSecrets(
-            self.secretsmanager, SECRET_PREFIX, "https://api.digishare.ma/v1/oauth/token"
-        )
+        token_url = "https://api.digishare.ma/v1/oauth/token"
+        return ConnectionSecrets(self.secretsmanager, SECRET_PREFIX, token_url)
 
     def mints(self) -> list[Mint]:
         return read_mints(self.dynamodb, table="tokens", connection="digishare")

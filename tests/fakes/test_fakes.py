@@ -311,9 +311,8 @@ def test_a_secret_that_is_malformed_says_what_is_wrong(backend: Backend, value: 
 
 def test_what_a_credential_does_not_name_is_filled_in(backend: Backend) -> None:
     backend.rotate("bare", {"client_id": "c", "client_secret": "s"})
-    backend.rotate(
-        "bare", {"client_id": "c", "client_secret": "s", "token_url": "https://x/t", "scope": "a b"}
-    )
+    full = {"client_id": "c", "client_secret": "s", "token_url": "https://x/t", "scope": "a b"}
+    backend.rotate("bare", full)
     current, bare = (stored.credential for stored in backend.secrets.read("bare"))
     assert bare == ClientCredentials("c", "s", "https://api.digishare.ma/v1/oauth/token", None)
     assert current == ClientCredentials("c", "s", "https://x/t", "a b")

@@ -158,9 +158,8 @@ def test_make_demo_keeps_every_promise_and_leaves_the_files_of_make_local(desk: 
 def test_the_operator_looks_into_table_and_secrets(desk: Desk) -> None:
     written = desk.env_file
     written["AWS_ENDPOINT_URL_DYNAMODB"] = written["AWS_ENDPOINT_URL"]  # the developer's would come first
-    operator = {
-        name.removeprefix("OPERATOR_"): value for name, value in written.items() if "OPERATOR" in name
-    }
+    keys = {name: value for name, value in written.items() if "OPERATOR" in name}
+    operator = {name.removeprefix("OPERATOR_"): value for name, value in keys.items()}
     program = """
 import boto3
 [stack] = boto3.client("cloudformation").describe_stacks(StackName="token-broker")["Stacks"]

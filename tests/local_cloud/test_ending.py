@@ -281,9 +281,8 @@ def test_ending_waits_for_no_process_with_a_copy_of_the_pipe(tmp_path: Path, thi
     assert reaper._process.stdin is not None
     descriptors = PROC / str(reaper._process.pid) / "fd"
     # It inherits one of the list, and opens one: it waits for its input then.
-    assert wait_until(
-        lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1
-    )
+    listed = reaper._list.name
+    assert wait_until(lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(listed) > 1)
     duplicate = os.dup(reaper._process.stdin.fileno())
     reaper.remove_at_end(thing)
     reaper.act()

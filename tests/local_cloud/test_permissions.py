@@ -36,9 +36,8 @@ class Stack:
     def __init__(self, cloud: LocalCloud) -> None:
         self._cloud = cloud
         self.outputs = cloud.outputs
-        self.broker, self.campaigns = (
-            cloud.outputs[f"{name}FunctionName"] for name in ("Broker", "Campaigns")
-        )
+        self.broker = cloud.outputs["BrokerFunctionName"]
+        self.campaigns = cloud.outputs["CampaignsFunctionName"]
         look = cloud.client("lambda").get_function_configuration
         functions = {name: look(FunctionName=getattr(self, name)) for name in ("broker", "campaigns")}
         schedule = cloud.client("scheduler").get_schedule(Name=cloud.outputs["CampaignsScheduleName"])
@@ -51,9 +50,8 @@ class Stack:
     def keys(self, who: str) -> Credentials:
         """Return the keys of one of the stack's roles, of a caller, or of somebody with every right of IAM."""
         if who not in self._keys:
-            self._keys[who] = (
-                self._cloud.assume(self.role_arns[who]) if who in self.role_arns else self._new(who)
-            )
+            arn = self.role_arns.get(who)
+            self._keys[who] = self._cloud.assume(arn) if arn else self._new(who)
         return self._keys[who]
 
     def _new(self, who: str) -> Credentials:
@@ -86,8 +84,7 @@ def seal(stack: Stack, who: str, context: dict[str, str] = CONTEXT) -> bytes:
 
 
 def open_sealed(stack: Stack, who: str) -> None:
-    key, sealed = stack.outputs["TokenKeyArn"], seal(stack, "broker")
-    stack.client(who, "kms").decrypt(KeyId=key, CiphertextBlob=sealed, EncryptionContext=CONTEXT)
+    on_key(stack, who, "decrypt", CiphertextBlob=seal(stack, "broker"), EncryptionContext=CONTEXT)
 
 
 def on_key(stack: Stack, who: str, operation: str, **members: Any) -> None:
@@ -218,9 +215,8 @@ DENIED: Final[list[Call]] = [
 
 
 def each_of(calls: list[Call]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "work", [pytest.param(work, id=f"{who}-{what}") for who, what, work in calls]
-    )
+    works = [pytest.param(work, id=f"{who}-{what}") for who, what, work in calls]
+    return pytest.mark.parametrize("work", works)
 
 
 @each_of(ALLOWED)

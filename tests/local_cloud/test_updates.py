@@ -10,16 +10,18 @@ import pytest
 from botocore.exceptions import ClientError
 from samtranslator.yaml_helper import yaml_parse
 
-from local.build import SAM, alone_with_the_build
-from local.cloud import PROJECT, LocalCloud
+from local.build import SAM
+from local.cloud import PROJECT
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
-from tests.local_cloud.calling import call
+from tests.conftest import CREDENTIAL
+from tests.local_cloud.calling import call, cloud_with_a_copied_build
 from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from local.cloud import LocalCloud
 
 pytestmark = pytest.mark.cloud
 
@@ -69,11 +71,7 @@ class Updated:
 @pytest.fixture(scope="module")
 def updated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updated]:
     folder = tmp_path_factory.mktemp("updates")
-    with alone_with_the_build():
-        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
-    with LocalCloud(folder, say=lambda _: None) as cloud:
-        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        cloud.steer_digishare("PUT", "/clients", clients)
+    with cloud_with_a_copied_build(folder) as cloud:
         yield Updated(cloud, folder / ".aws-sam/build")
 
 

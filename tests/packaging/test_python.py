@@ -170,10 +170,8 @@ def test_one_version_stands_everywhere() -> None:
         "local/get-python": r"^version=(\S+)",
         "template.yaml": r"Runtime: python(\S+)",
     }
-    found = {
-        file: set(re.findall(text, (ROOT / file).read_text(), re.MULTILINE)) for file, text in places.items()
-    }
-    assert found == {file: {"3.13"} for file in places}
+    for file, pattern in places.items():
+        assert (file, set(re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE))) == (file, {"3.13"})
 
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

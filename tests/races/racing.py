@@ -112,9 +112,8 @@ def race_until(until_s: float, counts: Counter[str]) -> None:
         cloud.build()
         cloud.deploy()
         client = {"client_id": "soak", "client_secret": uuid.uuid4().hex}
-        cloud.steer_digishare(
-            "PUT", "/clients", [{"client_id": "soak", "secrets": [client["client_secret"]]}]
-        )
+        accepted = {"client_id": "soak", "secrets": [client["client_secret"]]}
+        cloud.steer_digishare("PUT", "/clients", [accepted])
         cloud.put_connection("digishare", client)
         environment = cloud.function_environment("BrokerFunctionName")
         with Nursery(environment, Path(folder) / "instances.log") as nursery:

@@ -21,7 +21,7 @@ import pytest
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from tests.conftest import CANARY_CLIENT
 from tests.races.racing import new_event, read_ledger
 from token_broker.ledger_row import Outcome
 
@@ -54,19 +54,14 @@ class Step:
 
 
 _BEGUN, _ISSUED = Outcome.BEGUN, Outcome.ISSUED
+_COMPLETE = "adapters.mint_ledger:MintLedger.complete"
 STEPS = {
     "before the lock": Step("before adapters.token_store:TokenStore.write", [(1, _ISSUED)], 1),
     "after the lock": Step("after adapters.token_store:TokenStore.write", [(2, _ISSUED)], 1),
-    "after the row has begun": Step(
-        "after adapters.mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1
-    ),
+    "after row `begun`": Step("after adapters.mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1),
     "in the exchange": Step("", [(1, _BEGUN), (2, _ISSUED)], 2),
-    "before the row is issued": Step(
-        "before adapters.mint_ledger:MintLedger.complete", [(1, _BEGUN), (2, _ISSUED)], 2
-    ),
-    "after the row is issued": Step(
-        "after adapters.mint_ledger:MintLedger.complete", [(1, _ISSUED), (2, _ISSUED)], 2
-    ),
+    "before row `issued`": Step(f"before {_COMPLETE}", [(1, _BEGUN), (2, _ISSUED)], 2),
+    "after row `issued`": Step(f"after {_COMPLETE}", [(1, _ISSUED), (2, _ISSUED)], 2),
     "before the publish": Step("after adapters.token_store:TokenStore.seal", [(1, _ISSUED), (2, _ISSUED)], 2),
     "after the publish": Step("after replace_token:_Attempt._publish", [(1, _ISSUED)], 1),
 }
@@ -123,12 +118,11 @@ def killings(
     """All cases, each with what its followers were answered."""
     planted = "tests.races.sabotage:lock_without_an_end"
     log_file = tmp_path_factory.mktemp("planted") / "log"
-    canary = {"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}
     with Nursery(instance_environment, log_file, sabotage=planted) as careless:
         cases = {name: Killing(cloud, nursery, step.stop_at) for name, step in STEPS.items()}
         cases[PLANTED] = Killing(cloud, careless, STEPS["after the lock"].stop_at)
         clients = [{"client_id": each.connection, "secrets": [each.client_secret]} for each in cases.values()]
-        cloud.steer_digishare("PUT", "/clients", [canary, *clients])
+        cloud.steer_digishare("PUT", "/clients", [CANARY_CLIENT, *clients])
         slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
         cloud.steer_digishare("POST", "/faults", slow)
         for step in (Killing.begin, Killing.kill, Killing.wait):
@@ -137,7 +131,7 @@ def killings(
                 step(killing)
         yield cases
         cloud.steer_digishare("DELETE", "/faults")
-        cloud.steer_digishare("PUT", "/clients", [canary])
+        cloud.steer_digishare("PUT", "/clients", [CANARY_CLIENT])
 
 
 @pytest.mark.parametrize("name", STEPS)

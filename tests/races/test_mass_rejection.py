@@ -30,10 +30,8 @@ def test_300_reports_are_one_exchange(cloud: LocalCloud, nursery: Nursery, opera
     (new,) = result.minted
     assert len(result.answers) == 300
     assert {(answer.status, answer.body["token_id"]) for answer in result.answers} == {(200, new)}
-    rows = [
-        (row.reason, row.outcome, row.token and row.token.token_id)
-        for row in operator.rows(result.connection)
-    ]
+    ledger = operator.rows(result.connection)
+    rows = [(row.reason, row.outcome, row.token and row.token.token_id) for row in ledger]
     assert rows == [("no_token", Outcome.ISSUED, result.old), ("reported", Outcome.ISSUED, new)]
 
 

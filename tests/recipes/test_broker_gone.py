@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from local.build import alone_with_the_build
-from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
-from tests.local_cloud.calling import call
+from tests.conftest import CANARY_SECRET, CREDENTIAL, create_token_table
+from tests.local_cloud.calling import call, cloud_with_a_copied_build
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import DOCS, read_blocks, texts
 from tests.recipes.programs import localised, run, uses_of_tokens
@@ -29,6 +27,8 @@ from token_broker.ledger_row import Mint, item_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from local.cloud import LocalCloud
 
 PAGE = DOCS / "when-the-broker-is-gone.md"
 COMMANDS = texts("recipe", PAGE)
@@ -104,11 +104,7 @@ class Broken:
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
     folder = tmp_path_factory.mktemp("gone")
-    with alone_with_the_build():
-        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
-    with LocalCloud(folder, say=lambda _: None) as cloud:
-        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        cloud.steer_digishare("PUT", "/clients", clients)
+    with cloud_with_a_copied_build(folder) as cloud:
         yield Broken(cloud, folder)
 
 

@@ -53,9 +53,8 @@ class ScriptedUpstream:
         assert self.replies, "the upstream is asked more often than the scenario foresees"
         reply = self.replies.pop(0)
         assert (method, url) == ("POST", reply.get("url", ENVIRONMENT["DEFAULT_TOKEN_URL"]))
-        assert json_body.get("scope") == reply.get("for_scope"), (
-            f"the scope {json_body.get('scope')} was sent"
-        )
+        scope = json_body.get("scope")
+        assert scope == reply.get("for_scope"), f"the scope {scope} was sent"
         sent = json_body["client_secret"].removeprefix("secret-of-")
         assert sent == reply.get("for", sent), f"the secret of {sent} was sent"
         takes_s = reply.get("takes_s", 0.0)

@@ -169,9 +169,8 @@ class Words:
         """Return the name of the token whose id stands in a map; None where there is none."""
         numbered = {f"{kind}{number}": f"{kind}{number}" for kind in "TP" for number in range(40)}
         known = numbered | self._texts
-        return next(
-            (name for name, text in known.items() if token_id_of(text) == token.get("token_id")), None
-        )
+        token_id = token.get("token_id")
+        return next((name for name, text in known.items() if token_id_of(text) == token_id), None)
 
 
 def contacts(described: str | Json) -> Json:
@@ -191,9 +190,8 @@ def is_as_foreseen(wanted: object, found: object) -> bool:
         case {"has": part}, str():
             return part in found
         case dict(), dict():
-            members = all(
-                name in found and is_as_foreseen(value, found[name]) for name, value in wanted.items()
-            )
+            rows = wanted.items()
+            members = all(name in found and is_as_foreseen(value, found[name]) for name, value in rows)
             return members and bool(wanted) >= bool(found)
         case list(), list():
             return len(wanted) == len(found) and all(map(is_as_foreseen, wanted, found))

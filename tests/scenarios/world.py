@@ -144,9 +144,8 @@ class World:
             self.problems.append(f"{label}: {got}")
         self._compare(label, step["gets"], got)
         foreseen = contacts(step["asks"])
-        if any(
-            not is_as_foreseen(foreseen.get(name, 0), running.asked[name]) for name in (*_ASKED, *foreseen)
-        ):
+        names = (*_ASKED, *foreseen)
+        if not all(is_as_foreseen(foreseen.get(name, 0), running.asked[name]) for name in names):
             self.problems.append(f"{label}: asks {dict(running.asked)}, foreseen {foreseen}")
         if "events" in step:
             events = [{"event": one} if isinstance(one, str) else one for one in step["events"]]

@@ -43,8 +43,8 @@ class Fault(StrEnum):
     """The instance dies with the call in effect."""
 
 
-class Weather(StrEnum):
-    """How the upstream is."""
+class Mode(StrEnum):
+    """How the upstream answers."""
 
     UP = "up"
     UNREACHABLE = "unreachable"
@@ -73,7 +73,7 @@ class Damage(StrEnum):
     """The token is another connection's."""
     LOCKED = "locked"
     """A lock that ends in a year."""
-    HELD_UP = "held_up"
+    BLOCKED = "blocked"
     """A failure whose "not before" is in a year."""
 
 
@@ -202,9 +202,9 @@ class Slow(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The upstream's weather turns, and back to good after a while."""
+    """The upstream answers in this mode for a while, then as it should."""
 
-    weather: Weather
+    mode: Mode
     seconds: float = 30.0
 
 

@@ -66,9 +66,8 @@ def _draw(random: Random, *, adrift: bool) -> d.Decision:  # noqa: PLR0911 - one
         case _:
             if random.random() < 0.5:
                 return d.SetClock(instance, _draw_skew(random, adrift=adrift))
-            return d.Freeze(
-                instance, random.choice([2.0, 6.0, 16.0, 70.0]), random.choice([0, 0, 1, 2, 3, 5])
-            )
+            seconds, looks = random.choice([2.0, 6.0, 16.0, 70.0]), random.choice([0, 0, 1, 2, 3, 5])
+            return d.Freeze(instance, seconds, looks)
 
 
 def _draw_skew(random: Random, *, adrift: bool) -> float:
@@ -94,6 +93,6 @@ def _draw_outside(random: Random, instance: int) -> d.Decision:
         d.Restore(rows=random.random() < 0.3),
         d.Say(random.choice([*_LIFETIMES, 2, 0, "900"])),
         d.Slow(random.choice(_EXCHANGES_S)),
-        d.Turn(random.choice(list(d.Weather)), random.choice(_LASTING_S)),
+        d.Turn(random.choice(list(d.Mode)), random.choice(_LASTING_S)),
     ]
     return random.choice(choices)

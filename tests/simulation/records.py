@@ -193,10 +193,8 @@ class Records:
             self.require(owner in sender.owners, "somebody else's lock is removed")
             rises = after["pace"]["left"] > before["pace"]["left"] + ROUNDING_S
             is_mine = sender.lock is not None and sender.lock.owner == owner
-            self.require(
-                not (is_mine and sender.may_have_issued and rises),
-                "an exchange is given back that may have issued",
-            )
+            is_wrong = is_mine and sender.may_have_issued and rises
+            self.require(not is_wrong, "an exchange is given back that may have issued")
             if is_mine:
                 sender.lock = None
                 self._check_wish(sender, before, after)
@@ -247,10 +245,8 @@ class Records:
         self.require(free, "a lock is taken before its end")
         if self.is_steady(instance) and not sender.is_stale:
             length_s = until - clock
-            self.require(
-                LOCK_S - ROUNDING_S <= length_s <= LOCK_S + SLOW_AWS_S + ROUNDING_S,
-                f"a lock of {length_s:.2f} s",
-            )
+            is_right = LOCK_S - ROUNDING_S <= length_s <= LOCK_S + SLOW_AWS_S + ROUNDING_S
+            self.require(is_right, f"a lock of {length_s:.2f} s")
         if watched.operator_epoch_s < sender.read_epoch_s:
             self._check_not_before(sender, instance, effective, latest)
             self._check_pace(effective, after)
@@ -284,12 +280,8 @@ class Records:
         self.require(key not in self._published, f"fence {token['fence']} publishes twice")
         self._published.add(key)
         self.require("lock_owner" not in after, "a publish leaves its lock")
-        self.require(
-            token["fence"] == after["fence"], "a token is published under another fence than the item's"
-        )
-        self.require(
-            after["generation"] == before.get("generation", 0) + 1, "the generation does not go up by one"
-        )
+        self.require(token["fence"] == after["fence"], "a token is published under another fence")
+        self.require(after["generation"] == before.get("generation", 0) + 1, "the generation is not one more")
         self.check_row_of(token["token_id"], "a token is published without its row")
         birth = self.births[token["token_id"]]
         self.require(birth.connection == connection, "another connection's token is published")
@@ -299,11 +291,8 @@ class Records:
         self.require(too_long_s <= ROUNDING_S, f"a token is believed to live {too_long_s:.3f} s too long")
         old = before.get("token", {})
         if token["token_id"] == old.get("token_id") == sender.wanted.rejected_token_id:
-            young = (
-                0
-                <= sender.call_clock_epoch_s - old["issued_at_epoch_s"]
-                < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
-            )
+            age_s = sender.call_clock_epoch_s - old["issued_at_epoch_s"]
+            young = 0 <= age_s < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
             gone = watched.operator_epoch_s >= sender.read_epoch_s
             self.require(young or gone, "the token that was reported is published again")
         left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
@@ -367,14 +356,10 @@ class Records:
     def check_row_of(self, token_id: str, promise: str) -> None:
         """Some row says `issued` with this token, unless somebody has removed it."""
         birth = self.births.get(token_id)
-        keys = self._rows_of_token.get(token_id, ())
         items = self._world.cloud.dynamodb.items
-        found = any(
-            key in items
-            and items[key]["outcome"]["S"] == "issued"
-            and items[key]["token_id"]["S"] == token_id
-            for key in keys
-        )
+        rows = [items[key] for key in self._rows_of_token.get(token_id, ()) if key in items]
+        issued = [row for row in rows if row["outcome"]["S"] == "issued"]
+        found = any(row["token_id"]["S"] == token_id for row in issued)
         self.require(found or (birth is not None and self._is_row_gone(birth)), promise)
 
     def _is_row_gone(self, birth: Birth) -> bool:
@@ -392,9 +377,8 @@ class Records:
             self.require(row is not None, f"nothing accounts for the token {token_id}")
             assert row is not None
             outcome, named = row["outcome"]["S"], row.get("token_id", {}).get("S", token_id)
-            self.require(
-                outcome != "failed" and named == token_id, f"the row of {token_id} says something else"
-            )
+            is_right = outcome != "failed" and named == token_id
+            self.require(is_right, f"the row of {token_id} says something else")
             # A token that the upstream gave out again has several rows.
             rows = [row, *(items[key] for key in self._rows_of_token.get(token_id, ()) if key in items)]
             until = max(float(one["delete_after_epoch_s"]["N"]) for one in rows)

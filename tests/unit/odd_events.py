@@ -24,9 +24,7 @@ JSON_VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=20)
     | st.binary(max_size=9).map(repr),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 FIELDS = ("connection", "min_ttl", "rejected_token_id", "grant_type", "scope")
@@ -61,9 +59,8 @@ def event_of(
     event = copy.deepcopy(SAMPLE)
     event |= {"rawPath": path, "body": body, **members}
     event["requestContext"]["http"] |= {"method": method, "path": path}
-    event["requestContext"]["authorizer"]["iam"]["userArn"] = (
-        "arn:aws:sts::000000000000:assumed-role/orders/session"
-    )
+    user_arn = "arn:aws:sts::000000000000:assumed-role/orders/session"
+    event["requestContext"]["authorizer"]["iam"]["userArn"] = user_arn
     event["headers"].pop("content-type", None)
     if content_type is not None:
         event["headers"]["content-type"] = content_type

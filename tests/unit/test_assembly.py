@@ -146,9 +146,8 @@ def issuer_that_fails(
         made.append(error)
         raise error
 
-    ports = Ports(
-        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
-    )
+    means = (time.time, time.monotonic, time.sleep, random.random, lambda: "me")
+    ports = Ports(*means, audit.notice, audit.notice_bug)
     clients = Clients(dynamodb, kms, make, make)
     return assemble_policy(Settings.from_environment(ENVIRONMENT), clients, ports), made
 
@@ -181,9 +180,8 @@ def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
 
 
 def test_an_unforeseen_error_without_a_usable_token_is_one_of_the_request(audit: Audit) -> None:
-    issuer, _ = issuer_that_fails(
-        FakeDynamoDB(table="the-table"), FakeKMS(key_arn=KEY_ARN), audit, RuntimeError()
-    )
+    fakes = (FakeDynamoDB(table="the-table"), FakeKMS(key_arn=KEY_ARN))
+    issuer, _ = issuer_that_fails(*fakes, audit, RuntimeError())
 
     with pytest.raises(RuntimeError):
         issuer.issue(TokenWanted("digishare"), time.time() + 30.4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.broker.grants import Caller, Grant, Grants, GrantsError, load_grants, read_caller
+from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,12 +315,6 @@ def test_the_builds_check_refuses_a_broken_file(tmp_path: Path, text: str, code:
     file = tmp_path / "grants.json"
     file.write_text(text)
 
-    check = subprocess.run(  # noqa: S603 - our own module, on a file of this test
-        [sys.executable, "-m", "functions.broker.grants", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
+    check = run_program(sys.executable, "-m", "functions.broker.grants", file)
 
     assert (check.returncode, check.stderr.strip()[: len(says)]) == (code, says)

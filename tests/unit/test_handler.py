@@ -379,11 +379,8 @@ def test_a_caller_that_is_refused_is_accounted_for_with_its_name_and_connection(
     ask(role="billing", body={"connection": "second"})
 
     line = audited(capsys)
-    assert (line["caller_name"], line["connection"], line["outcome"]) == (
-        "billing",
-        "second",
-        "access_denied",
-    )
+    assert (line["caller_name"], line["connection"]) == ("billing", "second")
+    assert line["outcome"] == "access_denied"
     assert "rule" not in line
 
 
@@ -403,10 +400,9 @@ def answer_to(event: object) -> int:
     assert time.perf_counter() - started_s < LONGEST_ANSWER_S
     assert answer["headers"]["Cache-Control"] == "no-store"
     assert isinstance(json.loads(answer["body"]), dict)
-    assert answer["statusCode"] == 200 or (400 <= answer["statusCode"] < 500 and len(answer["body"]) < 400), (
-        answer
-    )
-    return int(answer["statusCode"])
+    status = int(answer["statusCode"])
+    assert status == 200 or (400 <= status < 500 and len(answer["body"]) < 400), answer
+    return status
 
 
 @pytest.mark.parametrize("value", NO_CALLERS)
