@@ -1,4 +1,4 @@
-"""What the benchmark writes: tables in their places, bars, and no ratio out of noise."""
+"""What the benchmark writes: tables in their places, bars, and no ratio of noisy values."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TOKEN = Token("0123456789abcdef", 0.0, None, None, None, "v1")
 CANARY_PAT = "canary-personal-access-token-90b7"
 ONE_OR_TWO_ATTEMPTS_MS = 15_500
-"""Enough for an exchange, also where a busy machine begins it two seconds late, and not for many back-offs."""
+"""Enough for one exchange, even if a busy machine begins it two seconds late, but not for many back-offs."""
 UNUSABLE = "canary token with spaces\nand a line"
 
 FAULTS: dict[str, Callable[[], Fault]] = {
@@ -54,7 +54,7 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 @pytest.fixture(autouse=True)
 def everything_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The operator has turned every log up: what the SDK prints then must still be silenced by us."""
+    """All loggers are at DEBUG; the broker must silence the SDK's all the same."""
     caplog.set_level(logging.DEBUG)
 
 
@@ -116,11 +116,11 @@ def test_the_brokers_memory_shows_no_token(
 
     answers: list[dict[str, Any]] = [invoke(), invoke(), new_broker()()]
     cells = [cell.cell_contents for cell in invoke.__closure__ or ()]
-    held = [(cell.issuer, cell.issuer.known) for cell in cells if hasattr(cell, "issuer")]
+    remembered = [(cell.issuer, cell.issuer.known) for cell in cells if hasattr(cell, "issuer")]
 
     assert all(CANARY_PAT in answer["body"] for answer in answers)
-    assert held
-    assert CANARY_PAT not in output(held, cells)
+    assert remembered
+    assert CANARY_PAT not in output(remembered, cells)
     assert CANARY_PAT not in repr(account.item())
 
 
@@ -169,7 +169,7 @@ def test_the_callers_own_credentials_are_not_logged(invoke: Invoke, output: Outp
 
 
 def test_the_check_sees_a_leak(invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output) -> None:
-    """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
+    """If the SDK's loggers are not silenced, `output` has the secret that the SDK logs."""
     for silenced in ("botocore", "urllib3"):
         caplog.set_level(logging.DEBUG, silenced)
     invoke()

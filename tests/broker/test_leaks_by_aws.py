@@ -50,9 +50,9 @@ class Aws:
     """Lets calls fail.
 
     Attributes:
-        fails: by operation: the error, and whether it strikes now. By what has happened and not by the number of the
-            call: on a busy machine it can be too late to send, and then everything is tried once more.
-        seen: operations that were asked for.
+        fails: by operation, the error and a function that tells whether to raise it now. The call's number would not
+            do: a busy machine can be too late to send, and then everything is repeated.
+        seen: operations that were called.
     """
 
     fails: dict[str, tuple[Exception, Callable[[], bool]]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A run that reads the fake, whose time moves by waiting alone."""
+"""A run that reads the fake. Only waiting moves its clock."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LONGEST_PAUSE_S = 30 * 1.25
 
 @dataclass
 class Reader:
-    """A run that reads the fake; only waiting moves its time, and `events` says what happened to its token.
+    """A run that reads the fake, and its own `Tokens`: after a report it uses the next token.
 
-    It is a `Tokens`, too: it goes on to the next token where one is reported.
+    `events` says in which order it waited, and asked for and reported tokens.
     """
 
     digishare: FakeDigishare
@@ -78,12 +78,12 @@ class Reader:
         return page
 
     def assert_reads(self, number: int = 1) -> None:
-        """The page holds the campaigns that belong there, those first that were made first."""
+        """Check that the page has its campaigns, oldest first."""
         campaigns = list(self.digishare.campaign_statuses.items())
         assert self.read(number).statuses == dict(campaigns[(number - 1) * LIMIT : number * LIMIT])
 
     def failure(self, kind: type[Exception], number: int = 1, limit: int = LIMIT) -> str:
-        """Return the error's text; neither it nor anything behind it tells what nobody may know."""
+        """Return the error's text, having checked that neither it nor its causes show a canary."""
         with pytest.raises(kind) as raised:
             self.read(number, limit)
         assert_shows_no_canary(everything_of(raised.value))

@@ -1,4 +1,4 @@
-"""The campaigns API over real sockets: what is waited for, what ends a run, and what is never told."""
+"""The campaigns API over real sockets: what is retried, what ends a run, and what is never shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 from tests.campaigns.conftest import LIMIT, LONGEST_PAUSE_S, TOKEN, Reader, private
 
-# --- what may pass by itself ----------------------------------------------------------------------------------
+# --- faults that may pass --------------------------------------------------------------------------------------
 
 NO_ANSWER = "upstream_unavailable: 127.0.0.1: failed while waiting for the answer,"
 NO_JSON = "unexpected_answer: status 200: the body is not valid JSON,"

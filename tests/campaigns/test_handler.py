@@ -1,4 +1,4 @@
-"""One invocation: a signed call to a broker, all pages, changes told, one line; and failures that reveal nothing."""
+"""One invocation: a signed call to a broker, all pages, events, one line; and failures that reveal nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class World:
 
     def run(self, event: object = EVENT) -> dict[str, Any]:
         for output in new_logger(handler.SERVICE).handlers:
-            # This test's: loggers live as long as the process.
+            # Loggers live as long as the process: this makes them write to this test's output.
             self.monkeypatch.setattr(output, "stream", sys.stdout)
         return lambda_handler(event, LambdaContext(60_000))  # type: ignore[arg-type] # all that the handler reads
 
@@ -293,7 +293,7 @@ def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     world.digishare.configure(contacts_per_campaign=20)
-    # What the API really answers holds all of them, so that they could be seen.
+    # The API's real answer has these canaries, so that a leak would be seen.
     headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json"}
     served = world.digishare.answer(Request("GET", "/v1/campaigns", headers, b"")).body.decode()
     assert CANARY_PHONE_PREFIX in served

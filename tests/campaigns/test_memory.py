@@ -1,4 +1,4 @@
-"""A list with everybody's contacts, read in a process of its own: what it takes of the function's 512 MB."""
+"""How much of the function's 512 MB a list with all its contacts needs, read in its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tokens:
     token = staticmethod(lambda: "token")
 
 walked = Walk(CampaignsApi(new_session(sys.argv[2]), sys.argv[1], Tokens(), lambda: 240.0)).read()
-# Not getrusage: its peak begins with that of the process which has started this one.
+# Not getrusage: its peak includes that of the process that started this one.
 peak_kb = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(len(walked.statuses), walked.is_complete, peak_kb // 1024)
 """

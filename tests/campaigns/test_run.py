@@ -1,4 +1,4 @@
-"""Runs in their order, killed anywhere: what others are told is right, and nothing is told twice without need."""
+"""Runs one after the other, killed at any call: the events are right, and none is sent twice without need."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_list_that_lacks_too_many_is_rejected(known: int, gone: int, *, is_acc
     assert len(world.details()) == 1
     report = world.run(accept=True).members()
     assert (report["missing"], report["created"]) == (gone, 1)
-    world.run()  # and the next one needs no leave
+    world.run()  # the next run needs no `accept_missing`
 
 
 def test_an_incomplete_list_of_quite_other_campaigns_is_rejected(world: World) -> None:
@@ -293,7 +293,7 @@ def test_a_malformed_item_is_an_error_that_says_what_to_do_and_a_new_snapshot_fo
 
 
 def live_through(world: World, hours: int) -> None:
-    """Change the upstream a little each hour and run; what a run is killed by passes."""
+    """Change the upstream a little each hour and run. A kill or a failure ends one run only."""
     for _ in range(hours):
         for name in world.randomness.sample(sorted(world.upstream), min(2, len(world.upstream))):
             world.upstream[name] = world.randomness.choice(["planned", "paused", "completed", None])
@@ -310,7 +310,7 @@ def live_through(world: World, hours: int) -> None:
 
 
 def assert_right(world: World, told_at_summary: dict[str, str | None]) -> None:
-    """Compare what a consumer knows, whatever the order of the events, with what the snapshot knows."""
+    """Compare what consumers know, in three orders of the events, with what the snapshot knows."""
 
     def shuffled(details: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
         twice = [*details, *world.randomness.sample(details, len(details) // 2)]

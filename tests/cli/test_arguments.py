@@ -1,4 +1,4 @@
-"""Arguments of every kind, as processes get them: what is refused says what to pass, and nothing ends in a traceback."""
+"""Arguments of every kind, as processes get them: a refusal says what to pass, and nothing ends in a traceback."""
 
 from __future__ import annotations
 

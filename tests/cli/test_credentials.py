@@ -1,4 +1,4 @@
-"""`connection put|list|check`: what is stored, what is refused before it is stored, and that nothing of it is shown."""
+"""`connection put|list|check`: what they store, what they refuse, and that they show no secret."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_file_with_a_byte_order_mark_is_stored_without_it(run: Run, account: A
 
 
 def assert_refused(ended: Ended) -> None:
-    """Look that nothing was stored for `marketing`, and that nothing of it is shown."""
+    """Check that nothing was stored for `marketing`, and that no secret is shown."""
     assert (ended.exit_code, ended.out) == (2, "")
     assert "nothing was stored" in ended.err
     assert CANARY not in ended.err

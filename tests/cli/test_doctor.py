@@ -1,4 +1,4 @@
-"""`token-broker doctor` where what is wrong is on this machine; the rest is in tests/recipes/test_doctor.py."""
+"""`token-broker doctor` and faults of this machine. The others are in tests/recipes/test_doctor.py."""
 
 from __future__ import annotations
 

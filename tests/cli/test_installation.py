@@ -1,4 +1,4 @@
-"""What the wheel brings: the client, its command behind an extra, and nothing that only Lambda needs."""
+"""What the wheel contains: the client, its command behind an extra, and nothing that only Lambda needs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(wheel: Path, folder: Path, borrowed: Callable[[Path], bool]) -> Path:
-    """Return a fresh environment with the wheel in it, and those packages of this one, so that none is downloaded."""
+    """Return a new environment with the wheel and the borrowed packages of this one: nothing is downloaded."""
     run([sys.executable, "-m", "venv", "--without-pip", folder])
     uv = Path(sys.executable).parent / "uv"
     options = ("--quiet", "--offline", "--no-cache", "--no-deps", "--python")
@@ -68,7 +68,7 @@ def install(wheel: Path, folder: Path, borrowed: Callable[[Path], bool]) -> Path
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel and every package that this one has."""
-    # Not the files that would bring this checkout back in.
+    # Without the .pth files, which would put this checkout on its path.
     return install(wheel, tmp_path_factory.mktemp("installed"), lambda package: package.suffix != ".pth")
 
 
@@ -136,7 +136,7 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
 
 
 def test_pip_accepts_what_that_line_says(wheel: Path) -> None:
-    # Typed in the wheel's own folder. There is no index here: pip finds in this environment what the extra asks for.
+    # Run in the wheel's folder. Without an index, pip finds in this environment what the extra needs.
     told = run([*PIP_INSTALL, "--dry-run", f"{wheel.name}[cli]"], wheel.parent)
 
     assert "boto3>=1.34.63 in " in told

@@ -39,7 +39,7 @@ def personal_token(token_id: str, issued_at: float) -> Token:
 
 @dataclass
 class Table:
-    """The token table, written to as the broker does."""
+    """The token table. It writes rows and items as the broker does."""
 
     account: Account
     connection: str = "digishare"
@@ -68,14 +68,14 @@ class Table:
         return made
 
     def publish(self, made: Token) -> None:
-        """Make it the item's token, of an item that is new."""
+        """Publish the token in a new item."""
         kms = boto3.client("kms")
         store = TokenStore(self._dynamodb, kms, table=self.account.table, key_arn=self.account.key_arn)
         seen = TokenRecord(self.connection)
-        held = store.write(seen, seen._replace(fence=1, lock=Lock("owner", self.now + 14.5)))
-        assert held
-        sealed = store.seal(self.connection, held.fence, made, "token")
-        assert store.write(held, TokenRecord(self.connection, sealed, generation=1, fence=1))
+        locked = store.write(seen, seen._replace(fence=1, lock=Lock("owner", self.now + 14.5)))
+        assert locked
+        sealed = store.seal(self.connection, locked.fence, made, "token")
+        assert store.write(locked, TokenRecord(self.connection, sealed, generation=1, fence=1))
 
 
 @pytest.fixture(autouse=True)

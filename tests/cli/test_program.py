@@ -1,4 +1,4 @@
-"""What holds for every command: help, exit codes, errors, and how it ends when it is not let finish."""
+"""What holds for every command: help, exit codes, errors, and how it ends when it is interrupted."""
 
 from __future__ import annotations
 

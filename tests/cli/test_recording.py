@@ -1,4 +1,4 @@
-"""`mints record` writes the row of a token that a person got by hand, as the broker writes its own, and shows no token."""
+"""`mints record` writes the same row for a token got by hand as the broker for its own, and shows no token."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(account: Account, monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 def record(run: Run, *arguments: str, answer: object = ANSWER) -> Ended:
-    """Record an answer; nothing that is said may hold a part of its token."""
+    """Record an answer, and check that the output has no part of its token."""
     text = answer if isinstance(answer, str | bytes) else json.dumps(answer)
     ended = run("mints", "record", "digishare", "--reason", "the key is disabled", *arguments, stdin=text)
     assert_shows_no_token(ended.out + ended.err)

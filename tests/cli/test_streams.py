@@ -1,4 +1,4 @@
-"""Closed, full and odd standard streams, for every command: no traceback, a fitting exit code, secrets where they belong."""
+"""Closed, full and odd standard streams, for every command: no traceback, the right exit code, no leaked secret."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def world(aws: FakeAws, broker: FakeBroker, api: FakeApi) -> FakeBroker:
 
 
 def assert_clean(ended: Ended, broker: FakeBroker) -> None:
-    """Look that nothing was told that is not meant for a person, and nothing secret on the wrong stream."""
+    """Check that there is no traceback, and no secret on the wrong stream."""
     for complaint in ("Traceback", "Exception ignored", "Fatal Python error", "internal error"):
         assert complaint not in ended.out + ended.err
     assert broker.token not in ended.err

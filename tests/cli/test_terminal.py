@@ -1,4 +1,4 @@
-"""What a person sees and types, on terminals of the tests' own: prompts, waiting, and text that cannot steer."""
+"""What a person sees and types: prompts, waiting, and text that cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_what_people_write_is_left_as_it_is() -> None:
 
 
 def assert_harmless(shown: str, *, lines: int) -> None:
-    """Look that a text of others is shown on its own line, and steers nothing."""
+    """Check that text from elsewhere stays on its own line and has no control characters."""
     assert not set(STEERING) & set(shown) & set("\x07\r\x08\x7f\x9b\u202e\u2066\u200f\u061c\u2028\ufeff")
     assert "\x1b[2J" not in shown
     assert not [line for line in shown.splitlines() if line.startswith("fix: curl")]

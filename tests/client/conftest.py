@@ -30,7 +30,7 @@ class Clock:
 
 
 def everything_of(error: BaseException | None) -> str:
-    """Return all that a log of `error` could print, hidden causes and what they hold included."""
+    """Return all that a log of `error` could print, with its hidden causes and their attributes."""
     text = ""
     while error is not None:
         text += repr(error) + str(error) + repr(error.args) + repr(vars(error))

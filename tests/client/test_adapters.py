@@ -134,7 +134,7 @@ def test_second_401_is_returned(caller: Caller, api: FakeApi, broker: FakeBroker
 
     assert (answer.status_code, answer.json()) == (401, {"status": 401})
     assert api.bearers == [FIRST, SECOND]
-    # The next request starts with what the broker has by then.
+    # The next request starts with the token that the broker has then.
     assert caller.send("GET", api.url()).status_code == 200
     assert len(broker.calls) == 3
 

@@ -306,9 +306,9 @@ def test_child_has_the_lease_and_asks_itself(broker: FakeBroker, client: BrokerC
     client._http._tls = ssl.create_default_context()  # its locks are OpenSSL's, which does not know of forks
 
     def act() -> bool:
-        kept = client.token() is lease and client._http._tls is None
+        is_same = client.token() is lease and client._http._tls is None
         clock.now += 900
-        return kept and client.token().expires_at == clock.now + 900
+        return is_same and client.token().expires_at == clock.now + 900
 
     assert in_child(act)
     assert len(broker.calls) == 2

@@ -1,4 +1,4 @@
-"""Whatever botocore's chain does, it is an error of the client's: of the right kind, in time, and without a secret."""
+"""Every failure of botocore's chain becomes an error of the client: of the right class, in time, without a secret."""
 
 from __future__ import annotations
 

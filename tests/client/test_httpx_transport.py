@@ -1,4 +1,4 @@
-"""What the transports for `httpx` promise besides what `test_adapters.py` holds: the event loop never waits."""
+"""What is special to the transports for `httpx` (see `test_adapters.py`): the event loop never waits."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_request_that_is_cancelled_while_its_token_is_reported_closes_the_401(
 
 
 class OnePerRequest(httpx.AsyncBaseTransport):
-    """Belongs to no event loop: connections do, and are not reused."""
+    """Belongs to no event loop, because it reuses no connection."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         once = httpx.AsyncHTTPTransport(verify=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -233,7 +233,7 @@ def test_event_loops_at_the_same_time_wait_for_the_same_thread(
     for loop in loops:
         loop.start()
     assert broker.was_asked.wait(10)
-    # One more, that ends before there is an answer.
+    # One more event loop, which ends before there is an answer.
     asyncio.run(give_up(transport, api.url()))
     assert asking_threads() == 1
     broker.may_answer.set()

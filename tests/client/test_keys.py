@@ -1,4 +1,4 @@
-"""Keys that AWS refuses or that no header can carry, keys that were rotated, and what a fork does to them."""
+"""Keys that AWS refuses or that no header can contain, keys that were rotated, and forks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_malformed_key_is_named_and_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="token_broker")
     for variable, value in KEYS.items():
-        # In the middle, because botocore strips nothing, and at neither end would it be seen.
+        # In the middle: at either end it would be hard to see.
         spoilt = value[:9] + ODD[odd] + value[9:] if variable == name else value
         monkeypatch.setenv(variable, spoilt)
     client = BrokerClient(broker.url, region=REGION)

@@ -108,7 +108,7 @@ def test_valid_lease_is_served_while_the_broker_gives_no_other(
     broker.script.append(failure(status, code))
 
     assert client.token() is old
-    assert client.token() is old  # and the broker is left alone for a while
+    assert client.token() is old  # and the broker is not asked for a while
     assert client.fresh_lease() is old
     assert len(broker.calls) == 2
     assert old.token_id in caplog.text
@@ -340,7 +340,7 @@ def test_a_lease_that_ends_during_a_failed_early_call_is_asked_for_with_the_whol
     clock.now += 899
     with unanswered_call(broker, client) as asking:
         clock.now += 2
-        # The first, the one in vain, the one after it.
+        # Three calls: the first, the one that failed, the one after it.
         assert wait_until(lambda: len(broker.calls) >= 3)
     assert asking.result().expires_at == clock.now + 900
 
@@ -354,7 +354,7 @@ def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
     broker.script.append(failure(502, "upstream_rejected"))
 
     assert client.token(min_ttl_s=1200) is lease
-    assert client.token(min_ttl_s=1200) is lease  # and the broker is left alone for a while
+    assert client.token(min_ttl_s=1200) is lease  # and the broker is not asked for a while
     assert len(broker.calls) == 2
     clock.now += 11
     assert client.token(min_ttl_s=1200).expires_at == clock.now + 1200

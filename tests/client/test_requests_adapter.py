@@ -1,4 +1,4 @@
-"""What the adapter for `requests` promises besides what `test_adapters.py` holds: files, streams, retries, copies."""
+"""What is special to the adapter for `requests` (see `test_adapters.py`): files, streams, retries, copies."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_urllib3_repeats_everything_but_a_401(
         assert session.get(api.url(), timeout=TIMEOUT_S).status_code == 200
         assert api.bearers == [FIRST, FIRST, SECOND]
         assert len(broker.calls) == 2
-        # Nor is the second 401, which is the answer.
+        # The second 401 is not repeated either: it is the answer.
         api.refused = {SECOND, "canary-token-3"}
         assert session.get(api.url(), timeout=TIMEOUT_S).status_code == 401
         assert len(api.seen) == 5

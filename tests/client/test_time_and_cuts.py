@@ -1,4 +1,4 @@
-"""Every call to the broker ends at its deadline, whatever is done to it on its way; what was cut off is asked for again."""
+"""Every call to the broker ends at its deadline, whatever the network does; an answer that was cut off is retried."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_answer_that_does_not_come_is_given_up_in_time(
     with RawTlsServer(fault(STAGES[stage]), tmp_path) as server:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(server.ca_file))
         said = failure_in_time(new_client(server.url, time_budget_s=BUDGET_S))
-    # What is not whole is no answer, although it may look whole when it is cut.
+    # A cut answer is none, even where it looks whole.
     assert "while waiting for the answer" in said or ("cut off" in said and fault is resets)
 
 
@@ -114,7 +114,9 @@ def test_dead_addresses_share_one_deadline(new_client: NewClient, monkeypatch: p
             return found if host == "broker.test" else look_up(host, *port, **kind)
 
         def note(_: tuple[str, int], timeout_s: float) -> socket.socket:
-            return connect(left.pop(), timeout_s)  # a name has one port, while these differ by nothing else
+            return connect(
+                left.pop(), timeout_s
+            )  # a name has one port, but these addresses differ by their ports only
 
         monkeypatch.setattr(socket, "getaddrinfo", find)
         monkeypatch.setattr(socket, "create_connection", note)

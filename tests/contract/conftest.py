@@ -1,4 +1,4 @@
-"""The fake on a socket of its own, and what its tests say to it."""
+"""The fake on its own socket, and the requests of its tests."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FIELDS = [
 NOW_EPOCH_S = 1_790_000_000
 
 
-# An answer's JSON, whose shape is what these tests look at.
+# The JSON of an answer. Its shape is what these tests check.
 Json = Any
 
 

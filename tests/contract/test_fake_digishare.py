@@ -1,4 +1,4 @@
-"""The fake Digishare keeps what is known of the real one, and spoils exactly what it is told to spoil."""
+"""The fake Digishare behaves as the real one is known to, and makes exactly the faults that it is told to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes that a page of the fake's campaigns can have: what each paginator says, and how odd a list can be."""
+"""The shapes of a page of the fake's campaigns: what each paginator says, and odd lists."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Backend:
-    """Clients of one kind, and the operator's hand on the secrets. Clients are Any: the fakes only resemble them."""
+    """Clients of one kind, typed Any because the fakes only resemble them, and how to rotate a secret."""
 
     dynamodb: Any
     kms: Any

@@ -1,4 +1,4 @@
-"""The fakes keep the promises that moto keeps: the same checks of store, secrets and ledger run on both."""
+"""The fakes behave as moto does: the same checks of store, secrets and ledger run on both."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def token_of(access_token: str = "the-token", **changes: Any) -> Token:
     return token._replace(**changes)
 
 
-def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
-    sealed = sealed or SealedToken(token_of(), b"sealed", held.fence)
+def publish(store: TokenStore, record: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
+    sealed = sealed or SealedToken(token_of(), b"sealed", record.fence)
     after = TokenRecord(
-        held.connection, sealed, held.generation + 1, held.fence, pace=held.pace, reports=REPORTS
+        record.connection, sealed, record.generation + 1, record.fence, pace=record.pace, reports=REPORTS
     )
-    return store.write(held, after)
+    return store.write(record, after)
 
 
-def given_back(held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
-    return held._replace(
+def given_back(record: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
+    return record._replace(
         lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"),
         pace=Pace(23.5, NOW)
     )  # fmt: skip
@@ -103,8 +103,8 @@ def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) ->
 
 
 def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Backend) -> None:
-    held = locked(backend.store)
-    backend.store.write(held, given_back(held))
+    first = locked(backend.store)
+    backend.store.write(first, given_back(first))
     lock = locked(backend.store)
     assert lock.refused_versions == ("v1", "v0")
     record = publish(backend.store, lock)
@@ -147,20 +147,20 @@ def test_one_lock_publishes_once_and_recognises_its_publish(backend: Backend) ->
 
 def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> None:
     for failure in (FAILED, None):
-        held = locked(backend.store)
-        after = given_back(held, failure)
-        assert backend.store.write(held, after) == after
+        lock = locked(backend.store)
+        after = given_back(lock, failure)
+        assert backend.store.write(lock, after) == after
         assert backend.store.read("digishare") == after
 
 
 def test_a_lock_may_be_all_that_is_removed(backend: Backend) -> None:
-    held = locked(backend.store)
-    assert backend.store.write(held, held._replace(lock=None)) == held._replace(lock=None)
-    assert backend.store.read("digishare") == held._replace(lock=None)
+    lock = locked(backend.store)
+    assert backend.store.write(lock, lock._replace(lock=None)) == lock._replace(lock=None)
+    assert backend.store.read("digishare") == lock._replace(lock=None)
 
 
 def test_only_what_differs_is_written(backend: Backend) -> None:
-    held = locked(backend.store)
+    lock = locked(backend.store)
     backend.dynamodb.update_item(
         TableName="tokens",
         Key=token_key("digishare"),
@@ -168,7 +168,7 @@ def test_only_what_differs_is_written(backend: Backend) -> None:
         ExpressionAttributeNames={"#format": "format", "#later": "of_a_later_version"},
         ExpressionAttributeValues={":two": {"N": "2"}, ":x": {"S": "x"}},
     )
-    publish(backend.store, held)
+    publish(backend.store, lock)
     item = backend.item()
     assert (item["format"], item["of_a_later_version"]) == ({"N": "2"}, {"S": "x"})
 

@@ -1,4 +1,4 @@
-"""Faults are injected, and calls counted, where a test says so."""
+"""The fakes fail where a test says so, and count their calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS disturbed for a moment, or slow: one call that goes wrong, five seconds of silence, answers that take their time."""
+"""Short disturbances of AWS: one call that goes wrong, five seconds of silence, slow answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cloud
 
 KINDS = {**BUSY, **UNAVAILABLE}
 UNREADABLE = TAKING_EFFECT - {"lost"}
-"""The call took effect, and its status says so, which is enough for a row."""
+"""The call took effect, and its status says so. For a row nothing else is read."""
 STEPS: dict[str, dict[str, Any]] = {
     "read": {"operation": "GetItem"},
     "secret": {"operation": "GetSecretValue"},
@@ -50,7 +50,7 @@ class Disturbance:
 
 @pytest.fixture(scope="module")
 def disturbed(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> dict[tuple[str, str], Disturbance]:
-    """All steps of all kinds, the kinds side by side."""
+    """Every step with every kind of fault, the kinds at the same time."""
     found = {}
     with ExitStack() as cleanup:
         proxies = {kind: cleanup.enter_context(AwsProxy(cloud.aws_endpoint_url)) for kind in KINDS}

@@ -1,4 +1,4 @@
-"""The exchange by itself. Two connections, one upstream: whatever is done to the one, the other never gets its token."""
+"""The exchange alone. Whatever fault one connection has, no other connection of the upstream gets its token."""
 
 from __future__ import annotations
 
@@ -67,29 +67,29 @@ def test_a_reused_connection_would_be_noticed(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: the connection goes back to a pool, for the next call."""
-    kept: list[_Kept] = []
+    made: list[_Reused] = []
     make = bounded_http._connection
 
-    def make_or_reuse(*where: Any) -> _Kept:
-        if not kept:
-            kept.append(_Kept(make(*where)))
-        return kept[0]
+    def make_or_reuse(*where: Any) -> _Reused:
+        if not made:
+            made.append(_Reused(make(*where)))
+        return made[0]
 
     monkeypatch.setattr(bounded_http, "_connection", make_or_reuse)
     digishare.fail("token", LEFTOVERS["204 with an answer behind"])
     with suppress(MintFailedError):
         exchange_as("one", exchange, digishare)
     answer = exchange.exchange(credential_of("other", digishare), 2)
-    # It was answered before its request was read: that must not reach the fake in the middle of the next test.
+    # It was answered before its request was read. The fake must not read that during the next test.
     assert wait_until(lambda: len(digishare.calls) == 2)
-    kept.pop().connection.close()
+    made.pop().connection.close()
 
     owners = [m.client_id for m in digishare.mints if m.token_id == token_id_of(answer.access_token)]
     assert owners == ["one"]
 
 
-class _Kept:
-    """A connection that stays open when it is closed, and asks the server for the same."""
+class _Reused:
+    """A connection whose `close` leaves it open, and that asks the server to leave it open."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         self.connection = connection
@@ -108,7 +108,7 @@ class _Kept:
         self.connection.request(method, target, body, {**headers, "Connection": "keep-alive"})
 
     def close(self) -> None:
-        """Keep it."""
+        """Leave it open."""
 
 
 def test_prepare_sends_nothing_and_leaves_only_the_sending(

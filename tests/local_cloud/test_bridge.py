@@ -1,4 +1,4 @@
-"""Connections to a bridge's address arrive at the same port of 127.0.0.1, and only by a bridge."""
+"""Connections to a bridge's address arrive at the same port of 127.0.0.1. Other interfaces are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = """[{}, {"ifname": "docker0", "addr_info": [{"family": "inet", "local": 
 
 @pytest.fixture
 def put_ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """There is no program on the machine but the one that shows interfaces, and that one only once a test has put it."""
+    """PATH has no program. A test puts `ip` there, which shows the interfaces."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def put(script: str) -> None:

@@ -59,7 +59,7 @@ def changes(*changed: tuple[str, int, str | None]) -> Detail:
 
 
 def in_order(events: Sequence[Detail]) -> Picture:
-    """Return what somebody knows who got each event once, in the order in which it was published."""
+    """Return what a consumer knows that got each event once, in the order of publication."""
     picture: Picture = {}
     for event in events:
         if event["kind"] == "summary":

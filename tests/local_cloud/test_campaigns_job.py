@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_CAMPAIGNS = 10_000
 CAMPAIGNS = 1_000
-"""Wherever their number is not what is tested: a run reads every page twice."""
+"""For tests of anything but the number: a run reads every page twice."""
 QUEUE = "campaign-events"
 
 
@@ -105,7 +105,7 @@ def job(cloud: LocalCloud) -> Iterator[Job]:
 
 @pytest.fixture
 def known(job: Job) -> dict[str, str | None]:
-    """The job knows the list as it is: every event has come, and nothing is changed any more."""
+    """The statuses upstream. The job knows them, its events have come, and no fault is left."""
     job.cloud.steer_digishare("DELETE", "/faults")
     job.settings(contacts_per_campaign=0, change_every=0)
     upstream, known = job.upstream(), job.known()
@@ -184,7 +184,7 @@ def test_a_list_that_changes_is_never_complete_and_wrong(job: Job, known: dict[s
     report = job.run()
 
     job.settings(change_every=0)
-    # Whatever it has missed or seen too often, it says so, and the next quiet run knows all.
+    # A run that missed a campaign says so, and the next run, without changes, knows all.
     assert report["is_complete"] or report["reason"]
     following = job.run()
     assert (following["is_complete"], following["campaigns"]) == (True, len(job.upstream()))
@@ -196,7 +196,7 @@ def test_a_list_that_changes_is_never_complete_and_wrong(job: Job, known: dict[s
 
 
 def test_a_revoked_token_is_replaced_once(job: Job, known: dict[str, str | None], operator: Operator) -> None:
-    operator.leave("digishare", 500)  # an old one: a report of a young one is not believed
+    operator.leave("digishare", 500)  # an old token: a report of a young one is ignored
     mints = job.cloud.steer_digishare("GET", "/state")["mint_count"]
     job.cloud.steer_digishare("POST", "/revoke", {"all": True})
 

@@ -1,4 +1,4 @@
-"""Whatever a developer's shell holds for real AWS, no documented way of running the functions here hands it to them."""
+"""No documented way of running the functions gives them what a developer's shell has for real AWS."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_sam_local_invoke_hands_on_the_file_and_nothing_else(desk: Desk) -> None
 
     assert len(engine.created) == 1, ended.stderr
     _assert_container_is_set_up(desk, "BrokerFunction", engine.created[0])
-    # SAM itself asks who the developer is before it starts; what it hears goes nowhere.
+    # SAM itself asks who the developer is before it starts. It passes the answer to nobody.
     assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
 
 
@@ -204,7 +204,7 @@ def _assert_container_is_set_up(desk: Desk, function: str, container: dict[str, 
 
 
 def _assert_none_has_the_developers(seen: dict[str, bytes], kind: str) -> None:
-    """Look at processes of this kind, of which there was at least one."""
+    """Check all processes of this kind. There was at least one."""
     environments = [environment for command, environment in seen.items() if kind in command]
 
     assert environments
@@ -230,8 +230,8 @@ def _developers_environment(home: Path, real_aws: str) -> dict[str, str]:
     (home / "config").write_text(f"[profile production]\nregion = {MARK}\n")
     key = f"aws_access_key_id = AKIA{MARK}\naws_secret_access_key = {MARK}\n"
     (home / "credentials").write_text(f"[production]\n{key}")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return kept | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return inherited | {
         "HOME": str(home),
         "AWS_CONFIG_FILE": str(home / "config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"),

@@ -1,4 +1,4 @@
-"""Nothing of a local cloud is left, whatever ends it, and nothing of another one goes with it."""
+"""A local cloud leaves nothing behind, whatever ends it, and ends nothing of another one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Run:
                     os.kill(self.pids[name], step)
 
     def end(self) -> str:
-        """Wait for its end, and return what it has told; nothing of it is left."""
+        """Wait for its end, check that nothing of it is left, and return what it wrote to standard error."""
         _, told = self.make.communicate(timeout=20)
         assert not self.processes
         assert not self.files
@@ -158,7 +158,7 @@ def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
 
 @pytest.fixture
 def busy(start: Callable[..., Run]) -> Run:
-    """One whose function is at work."""
+    """A run whose function is busy."""
     run = start("WITH=--with-aws")
     assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
     return run

@@ -1,4 +1,4 @@
-"""The Function URL front against a stand-in for AWS: what it lets through, and what it makes of it.
+"""The Function URL front against a stand-in for AWS: which requests it passes on, and as which event.
 
 Requests are signed by botocore, so that the check is not compared with itself.
 """

@@ -1,6 +1,6 @@
 """Each role of the stack can do its work, and what it must not do is denied: by calls on the local AWS, one by one.
 
-The words of the policies are in tests/packaging/permissions.txt. What the local AWS does not enforce is in
+The text of the policies is in tests/packaging/permissions.txt. What the local AWS does not enforce is in
 docs/deploying.md.
 """
 
@@ -48,7 +48,7 @@ class Stack:
         self._keys: dict[str, Credentials] = {}
 
     def keys(self, who: str) -> Credentials:
-        """Return the keys of one of the stack's roles, of a caller, or of somebody with every right of IAM."""
+        """Return the keys of one of the stack's roles, of a caller, or of an administrator."""
         if who not in self._keys:
             arn = self.role_arns.get(who)
             self._keys[who] = self._cloud.assume(arn) if arn else self._new(who)
@@ -100,7 +100,7 @@ def report_failure(stack: Stack, who: str) -> None:
 
 
 def become(stack: Stack, role: str) -> None:
-    stack.keys(role)  # as tests do; the trust of the role is as it was afterwards
+    stack.keys(role)  # tests may assume it; afterwards its trust policy is as before
     stack.client("administrator", "sts").assume_role(RoleArn=stack.role_arns[role], RoleSessionName="other")
 
 
@@ -135,7 +135,7 @@ ALLOWED: Final[list[Call]] = [
     ("broker", "reads a connection's secret", lambda s: read_secret(s, "broker")),
     ("campaigns", "reads its snapshot",
         lambda s: on_table(s, "campaigns", "get_item", "CampaignsTableName", Key=PART)),
-    ("campaigns", "keeps its snapshot",
+    ("campaigns", "writes its snapshot",
         lambda s: on_table(s, "campaigns", "put_item", "CampaignsTableName", Item=PART)),
     ("campaigns", "sends its events", lambda s: send_event(s, "campaigns", event_bus.SOURCE)),
     ("campaigns", "finds its bus", lambda s: s.client("campaigns", "events").describe_event_bus(Name="default")),

@@ -1,4 +1,4 @@
-"""A test stack beside production's, in one account and region; and who gets in by which policy, seen without the others.
+"""A test stack beside production's, in one account and region; and whom each policy alone stops.
 
 The test stack has `DirectInvocation` ALLOWED: what the caller policy denies is then denied by nothing else.
 """

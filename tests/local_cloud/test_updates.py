@@ -1,4 +1,4 @@
-"""A deployment that changes the layer or a parameter changes what callers get, and the version before can be had back."""
+"""A deployment that changes the layer or a parameter changes what callers get. The version before can be restored."""
 
 from __future__ import annotations
 
@@ -136,5 +136,5 @@ def test_a_first_deployment_that_failed_can_be_repeated(updated: Updated) -> Non
     with pytest.raises(ClientError, match="does not exist"):
         cloud.client("cloudformation").describe_stacks(StackName="first")
 
-    # AWS keeps the first attempt's table, which is protected; the local AWS deletes it all the same.
+    # AWS leaves the first attempt's table, which is protected. The local AWS deletes it.
     assert cloud.deploy("first").outputs["BrokerFunctionUrl"]
