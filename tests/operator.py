@@ -34,7 +34,7 @@ class Operator:
     credential: Mapping[str, str]
 
     def new_connection(self, **secret: str) -> str:
-        """Return the name of a connection that nobody has used; its credential is right unless `secret` says otherwise."""
+        """Return the name of a new connection. Its credential is right unless `secret` says otherwise."""
         connection = f"case-{uuid.uuid4().hex[:12]}"
         self.secrets_manager.create_secret(
             Name=f"token-broker/connections/{connection}",

@@ -1,7 +1,7 @@
 """Runs simulation and races with fresh seeds for as long as you like: `python -m tests.soak --minutes 10`.
 
-Prints what was done. A broken promise is printed with what broke it (for the simulation, the shortest trace); then it goes
-on, and the exit status is 1.
+Prints what was done. A broken promise is printed with what broke it (for the simulation, the shortest trace). Then it
+goes on, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The deployed campaigns job, run by the local cloud's scheduler against 10,000 campaigns and less, with its role's rights.
+"""The deployed campaigns job, with its role's rights, run by the local cloud's scheduler on up to 10,000 campaigns.
 
 What it reports, writes and sends is compared with what the fake knows.
 """

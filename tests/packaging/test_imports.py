@@ -1,4 +1,4 @@
-"""Which way the modules look: tests, bench, local, functions, layers; handler, policy, adapters; and who alone knows the SDK."""
+"""Which modules may import which: tests, bench, local, functions, layers; handler, policy, adapters; and the SDK."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ADAPTERS = BROKER / "adapters"
 
 THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
 POLICY = {"attempt", "decide", "issue_token", "lifetime", "ports", "replace_token", "status", "token"}
-# Data, figures, and what the policy needs of the world: what an adapter may know of the broker.
+# All that an adapter may import of the broker: data, figures and ports.
 SHARED = {"lifetime", "ports", "token"}
-# The means of the adapters: how an AWS call fails, and DynamoDB's way to write values.
+# What adapters share: how an AWS call fails, and DynamoDB's form of values.
 MEANS = {"aws_calls", "dynamodb"}
 
 

@@ -1,4 +1,4 @@
-"""Which Python the tasks run on: what `local/find-python` finds, and what `make python` gets and keeps."""
+"""Which Python the tasks run on: what `local/find-python` finds, and what `make python` installs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Machine:
-    """A machine of the test's own: what is on PATH, pyenv's folder, and where things are kept."""
+    """A machine for one test: what is on PATH, pyenv's folder, and the folder for built versions."""
 
     def __init__(self, folder: Path, tools: Path) -> None:
         self.bin, self.pyenv, self.data = folder / "bin", folder / "pyenv", folder / "data"
@@ -93,8 +93,8 @@ def test_the_first_version_that_is_anywhere_is_found(machine: Machine) -> None:
     lowest = put_python(machine.bin / "python3.11", "3.11")
     assert machine.find("3.13", "3.11") == lowest
 
-    kept = put_python(machine.built / "bin/python3.13")
-    assert machine.find("3.13", "3.11") == kept
+    built = put_python(machine.built / "bin/python3.13")
+    assert machine.find("3.13", "3.11") == built
 
 
 USELESS = {
@@ -186,7 +186,7 @@ mkdir -p "$2" && cp -R {" ".join(PACKAGES)} "$2"
 
 
 def copy_alone(machine: Machine, source: str) -> Path:
-    """Return a folder with what SAM's container has: one folder of the project, a copy of it to build in, and the artefact's."""
+    """Return a folder with what SAM's container has: a folder of the project, a copy to build, and the artefact's."""
     here = machine.data.parent
     for copy in ("source", "scratch"):
         shutil.copytree(ROOT / source, here / copy, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""What the template promises, read from its translation: what CloudFormation would really get."""
+"""What the template promises, read from its translation, which is what CloudFormation gets."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class RaceResult:
 
     @property
     def problems(self) -> list[str]:
-        """What the design forbids, in words; empty where one mint served everybody."""
+        """What is wrong, as texts. Empty if one mint served everybody."""
         found = []
         statuses = Counter(answer.status for answer in self.answers)
         if set(statuses) != {200}:
@@ -61,7 +61,7 @@ class RaceResult:
         token_ids = {answer.body.get("token_id") for answer in self.answers}
         if token_ids != set(self.minted):
             found.append(f"answered {len(token_ids)} tokens, or not the one that was minted")
-        # On a busy machine a holder may be too late to send its exchange: its row says so, and there was none.
+        # On a busy machine a holder may be too late to send its exchange. Its row says so, and nothing was sent.
         sent = [row for row in self.ledger if row.error != "too_late_to_send"]
         rows = [(row.outcome, row.token and row.token.token_id) for row in sent]
         if rows != [(Outcome.ISSUED, token_id) for token_id in self.minted]:
@@ -72,7 +72,7 @@ class RaceResult:
 def run_race(
     cloud: LocalCloud, nursery: Nursery, instances: int = INSTANCES, **environment: str
 ) -> RaceResult:
-    """Let so many cold instances ask at once for the token of a fresh connection; they are gone afterwards.
+    """Let so many cold instances ask at once for the token of a new connection, and end them.
 
     Args:
         cloud: with the stack deployed and a credential for `digishare`, which the connection gets too.
@@ -103,7 +103,7 @@ def run_race(
 
 
 def race_until(until_s: float, counts: Counter[str]) -> None:
-    """Run races on a local cloud of their own until `time.monotonic()` is there; count them in `counts`.
+    """Run races on their own local cloud until `time.monotonic()` reaches `until_s`; count them in `counts`.
 
     Raises:
         BrokenRaceError: at the first race that breaks a promise.

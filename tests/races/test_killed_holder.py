@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of a replacement, at each of its steps: the others take over when the lock ends, nothing is lost.
+"""SIGKILL at each step of a replacement: the others take over when the lock ends, and no token is unaccounted for.
 
 ::
 
@@ -6,8 +6,7 @@
       |           |              |            |             |             |           |
       +-----------+------------ killed before or after each of these ------+-----------+
 
-All cases run side by side with the real length of the lock and an upstream that takes three seconds, so that waiting
-for them is paid once.
+All cases run at the same time, because each waits for a lock of real length and an upstream that takes three seconds.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ PLANTED = "behind a lock without an end"
 
 
 class Killing:
-    """One holder that is killed at a step, and those who ask at that moment. Its client at the upstream is its own."""
+    """A holder that is killed at a step, with its own upstream client, and the followers that ask at that moment."""
 
     def __init__(self, cloud: LocalCloud, nursery: Nursery, stop_at: str) -> None:
         self._cloud = cloud
@@ -126,7 +125,7 @@ def killings(
         slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
         cloud.steer_digishare("POST", "/faults", slow)
         for step in (Killing.begin, Killing.kill, Killing.wait):
-            # The one whose exchange is under way comes first: it stops by itself nowhere.
+            # The one that is killed in its exchange comes first, because it stops nowhere.
             for killing in sorted(cases.values(), key=lambda each: bool(each._stop_at)):
                 step(killing)
         yield cases

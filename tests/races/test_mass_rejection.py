@@ -1,4 +1,4 @@
-"""Hundreds of callers report the same token at once, over many processes: it is replaced once, and all get the new one."""
+"""Hundreds of callers report the same token to many processes at once: it is replaced once, and all get the new one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_reports_that_are_not_compared_with_the_present_token_are_noticed(
 
 @dataclass(frozen=True)
 class Reports:
-    """What came of it: the token that was reported, the tokens minted since, every caller's answer."""
+    """The token that was reported, the tokens minted since, and every caller's answer."""
 
     connection: str
     old: str
@@ -64,7 +64,7 @@ def report_at_once(
     for instance in started:
         instance.send(new_event(connection))
     (old,) = {instance.receive().body["token_id"] for instance in started}
-    # A younger token would not be replaced: a slow clock upstream is likelier than a dead token.
+    # A report of a younger token would be ignored: a slow clock upstream is likelier than a dead token.
     operator.change(connection, {"token.issued_at_epoch_s": time.time() - 120})
     minted_before = minted_token_ids(cloud)
 

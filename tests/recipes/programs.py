@@ -1,4 +1,4 @@
-"""Running the page's snippets: as they stand there, but for Digishare's address."""
+"""Runs the page's snippets as they are there. Only Digishare's address is another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CAMPAIGNS = 250
 
 
 def run(command: Sequence[str], environment: dict[str, str], folder: Path, timeout_s: float = 60) -> str:
-    """Return what a program prints; it must end well and say nothing on standard error."""
+    """Return what a program prints. It must end with status 0."""
     # `nice`: tests that measure time come first.
     options: Any = {"env": environment, "cwd": folder, "stdin": subprocess.DEVNULL}
     done = run_program("nice", *command, timeout_s=timeout_s, **options)

@@ -1,7 +1,7 @@
-"""The commands of "When the broker is gone", as they stand there, on a local cloud that is broken for it.
+"""The commands of "When the broker is gone", run as they are there, on a local cloud that the tests break.
 
-Only Digishare's address is another one. The local AWS knows neither policy variables nor MFA: the person's name stands in
-the trust policy instead of the variable, and the condition on MFA is taken out after its absence was refused.
+Only Digishare's address is another one. The local AWS knows neither policy variables nor MFA. So the trust policy has
+the person's name instead of the variable, and the condition on MFA is removed once a test has seen it refuse.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ pytestmark = [
 
 
 class Broken:
-    """A cloud of its own with a stack whose parts tests take away, and somebody at a shell there.
+    """A cloud with a stack whose parts the tests remove, and a person at a shell.
 
-    Commands run in `folder`, and `.aws-sam/build` below it is deployed; `names` are what the page's first commands note.
+    Commands run in `folder`; `.aws-sam/build` below it is deployed. `names` are what the page's first commands print.
     """
 
     def __init__(self, cloud: LocalCloud, folder: Path) -> None:
@@ -118,10 +118,10 @@ def filled(broken: Broken, name: str) -> str:
 @pytest.fixture(scope="module")
 def emergency(broken: Broken) -> Credentials:
     """The session of a person in the page's role, made by its two policies."""
-    create_token_table(broken.cloud.client("dynamodb"))  # another one like the stack's
+    create_token_table(broken.cloud.client("dynamodb"))  # a second one, for a test below
     iam = broken.cloud.client("iam")
     iam.create_user(UserName="ada")
-    # On AWS, the trust is enough.
+    # On AWS the trust policy is enough.
     may_assume = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": may_assume})
     iam.put_user_policy(UserName="ada", PolicyName="a", PolicyDocument=document)
@@ -188,7 +188,7 @@ def test_with_a_disabled_key_a_person_gets_a_token_by_hand(broken: Broken, emerg
     assert token_id_of(token) not in logs
     for secret in (token, CANARY_SECRET):
         assert secret not in told + recorded + logs + refused.text
-    broken.shell("gone-trail")  # that it is well-formed: the local CloudTrail records nothing
+    broken.shell("gone-trail")  # the local CloudTrail records nothing: only the syntax is tested
 
 
 DENIED: Final[dict[str, Callable[[Broken, Callable[[str], Any]], object]]] = {
@@ -328,7 +328,7 @@ def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken:
 
 
 def test_the_stack_is_deleted_and_the_ledger_stays(broken: Broken) -> None:
-    """Runs last: nothing is left for others."""
+    """The last test: it leaves no stack for others."""
     in_service, cloud = broken.token_id(), broken.cloud
     broken.shell("gone-stop")
     assert broken.ask().status_code == 429
@@ -350,5 +350,5 @@ def test_the_stack_is_deleted_and_the_ledger_stays(broken: Broken) -> None:
 
     assert broken.shell("gone-key-state") == "PendingDeletion\n"
     assert broken.names["TABLE"] not in cloud.client("dynamodb").list_tables()["TableNames"]
-    kept = json.loads((broken.folder / "ledger.json").read_text())["Items"]
-    assert in_service in {row.get("token_id", {}).get("S") for row in kept}
+    saved = json.loads((broken.folder / "ledger.json").read_text())["Items"]
+    assert in_service in {row.get("token_id", {}).get("S") for row in saved}

@@ -39,5 +39,5 @@ def test_the_policy_for_other_accounts_is_the_stacks_own() -> None:
     assert json.loads(RECIPES["caller-policy"])["Statement"] == callers_policy()
 
 
-def test_the_doctor_prescribes_the_stacks_own_policy() -> None:
+def test_the_doctor_proposes_the_stacks_own_policy() -> None:
     assert caller_statements(f"{FUNCTION_ARN}:live") == callers_policy()

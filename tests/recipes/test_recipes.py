@@ -1,4 +1,4 @@
-"""Every snippet of "Calling the broker" is run as it stands on the page, over signed HTTP against the local cloud.
+"""Every snippet of "Calling the broker" is run as it is on the page, with signed HTTP calls to the local cloud.
 
 Only Digishare's address is another one, and with it the host that may see the token.
 """

@@ -1,4 +1,4 @@
-"""Plays every scenario, and compares the collection with the list of topics that it must cover."""
+"""Plays every scenario, and compares them with the list of topics that they must cover."""
 
 from __future__ import annotations
 

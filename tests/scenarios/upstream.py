@@ -1,4 +1,4 @@
-"""The upstream of a scenario: answers in the order of the script, as HTTP, so that the real parsing is in play."""
+"""The upstream of a scenario: scripted answers, as HTTP, so that the real parsing is tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Crash(BaseException):
-    """The instance is killed at this moment: nothing that it would still have done happens."""
+    """The instance is killed at this moment and does nothing more."""
 
 
 class ScriptedUpstream:

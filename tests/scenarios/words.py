@@ -1,4 +1,4 @@
-"""Between the words of a scenario and what the table holds: relative times, tokens and versions by name."""
+"""Translates between a scenario and the table: relative times, names of tokens and versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONTACTS: dict[str, Json] = {
     "failed mint": {"read": 2, "write": 2, "row": 2, "seal": 1, "secret": 2, "exchange": 1},
     "unsure mint": {"read": 2, "write": 2, "row": 1, "seal": 1, "secret": 2, "exchange": 1},
 }
-"""Names for what nearly every call asks of whom; README.md explains them."""
+"""Names for the usual numbers of contacts of a call; README.md explains them."""
 
 
 class Words:
@@ -174,7 +174,7 @@ class Words:
 
 
 def contacts(described: str | Json) -> Json:
-    """Return how often whom a call asks: by a name, or a name (`like`) with what is different."""
+    """Return how often a call contacts each service: by a name, or a name (`like`) and what differs."""
     if isinstance(described, str):
         return _CONTACTS[described]
     return _CONTACTS[described.get("like", "nobody")] | {

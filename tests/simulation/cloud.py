@@ -1,4 +1,4 @@
-"""The services around the instances in a simulation: the fakes, and whatever befalls them and the calls to them."""
+"""The services around the instances in a simulation: the fakes, and the faults of them and of calls to them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Cloud(Services):
             self._rotate(connection, accepted=True, old_stays=True)
 
     def strike(self, decision: d.Outside) -> None:
-        """Let something happen around the instances."""
+        """Change something around the instances."""
         match decision:
             case d.Outage():
                 self._world.count_fault(f"outage of {decision.name}: {decision.how}")
@@ -159,7 +159,7 @@ class Cloud(Services):
     # --- the wire -----------------------------------------------------------------------------------------------------
 
     def _before(self, operation: Operation) -> None:
-        """Stand before a call takes effect. `wire.before`."""
+        """Stop before a call takes effect. `wire.before`."""
         if self._world.current is None:
             return
         world, instance = self._world, self._world.here()
@@ -177,7 +177,7 @@ class Cloud(Services):
             self._answer_by_mode(operation)
 
     def _meet(self, operation: Operation, fault: Fault) -> None:
-        """Let outages and a call's own fault strike before it takes effect."""
+        """Apply outages and the call's own fault before it takes effect."""
         world, instance = self._world, self._world.here()
         for name in (operation.name, operation.name.split(".")[0]):
             until, how = self._outages.get(name, (0.0, Fault.NONE))
@@ -197,7 +197,7 @@ class Cloud(Services):
                 instance.fault_after = fault
 
     def _after(self, operation: Operation) -> bool:
-        """Stand where a call has taken effect and its answer is under way. `wire.after`."""
+        """Stop when a call has taken effect and its answer is on the way. `wire.after`."""
         world = self._world
         world.promises.on_effect(world.current, operation)
         if world.current is None:
@@ -223,7 +223,7 @@ class Cloud(Services):
         return False
 
     def _take_upstreams_time(self, operation: Operation) -> None:
-        """Let the upstream think; a slower answer than the request allows comes when nobody waits for it any more."""
+        """Let the upstream's time pass. If the request allows less, the call takes effect when nobody waits for it."""
         timeout_s = self._timeout_s(operation)
         if self.exchange_s < timeout_s:
             self._linger(operation, self.exchange_s)

@@ -1,4 +1,4 @@
-"""What may happen next in a simulation: plain data, so that a trace can be drawn, shrunk, printed and saved as a test."""
+"""What may happen next in a simulation: plain data, so that a trace can be drawn, shortened, printed and saved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_AFTER_S = 120.0
 
 
 class Fault(StrEnum):
-    """What befalls one call of an adapter."""
+    """A fault of one call of an adapter."""
 
     NONE = "none"
     UNREACHABLE = "unreachable"
@@ -106,7 +106,7 @@ class Ask(NamedTuple):
 
 
 class Run(NamedTuple):
-    """An instance goes on until it stands there, then the fault strikes; it is asked first, if it is idle.
+    """An instance goes on until it stops there; then the fault happens. An idle instance is asked first.
 
     Stops are "before dynamodb.get_item", "after dynamodb.get_item" and so on, "sleep" and "answer".
     """
@@ -123,7 +123,7 @@ class Wait(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """The process of an instance stands still, whatever its time-outs say: now, or at a coming look at its clock."""
+    """The process of an instance is stopped, whatever its time-outs say: now, or when it next reads its clock."""
 
     instance: int
     seconds: float
@@ -150,7 +150,7 @@ class Deploy(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """A service, or one operation of it, does not do its part: UNREACHABLE, BUSY or DENIED."""
+    """A service, or one operation of it, fails: UNREACHABLE, BUSY or DENIED."""
 
     name: str
     seconds: float

@@ -9,12 +9,12 @@ from tests.simulation import decisions as d
 if TYPE_CHECKING:
     from random import Random
 
-# Most of the difficulty lies in the conditional writes and in the exchange.
+# The conditional writes and the exchange are drawn more often: most bugs are there.
 _TROUBLED = (*d.OPERATIONS, "dynamodb.update_item", "dynamodb.put_item", *2 * ["upstream.exchange"])
 _STOPS = ("answer", "sleep", *(f"{side} {name}" for name in _TROUBLED for side in ("before", "after")))
 _FAULTS = tuple(fault for fault in d.Fault if fault is not d.Fault.NONE)
 _OUTAGES = ("dynamodb", "kms", "secretsmanager", "upstream", *d.OPERATIONS)
-# Around the margins of a token that lives for 90 s or for an hour, the lock, the trust, the back-offs, the hourly look.
+# Near the ends of tokens of 90 s and of an hour, of the lock, of trust in memory, back-offs and the hourly look.
 _WAITS_S = (1.0, 5.0, 15.0, 16.0, 30.0, 61.0, 61.0, 75.0, 88.0, 100.0, 400.0, 900.0, 2_900.0, 3_500.0,
     86_400.0)  # fmt: skip
 _LASTING_S = (3.0, 30.0, 100.0, 900.0)

@@ -1,4 +1,4 @@
-"""Bugs planted in the broker, one at a time: how, and those that are more than a line."""
+"""How bugs are planted in the broker, and those bugs that are more than a line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def figures(**values: float) -> Patch:
 
 
 def wrapped(of: Any, name: str, bug: Callable[..., object]) -> Patch:
-    """Call the bug in place of a function or method; what it stands for is its first argument."""
+    """Call the bug instead of a function or method, which is its first argument."""
     right = getattr(of, name)
     return replaced(of, name, lambda *arguments: bug(right, *arguments))
 
@@ -92,7 +92,7 @@ nothing_taken_from_the_pace = written(locked=lambda before, after: after._replac
 
 
 def leave_no_failure(_: TokenRecord, after: TokenRecord) -> TokenRecord:
-    """A lock does not say what failure it is if nothing follows."""
+    """A lock leaves no failure if its holder dies."""
     assert after.failure
     return after._replace(failure=after.failure._replace(not_before_epoch_s=0.0))
 
@@ -107,8 +107,8 @@ def leave_lock(before: TokenRecord, after: TokenRecord) -> TokenRecord:
 
 
 def leave_failure(before: TokenRecord, after: TokenRecord) -> TokenRecord:
-    kept = ("failure", "refresh_at_epoch_s", "refused_versions")
-    return after._replace(**{name: getattr(before, name) for name in kept})
+    names = ("failure", "refresh_at_epoch_s", "refused_versions")
+    return after._replace(**{name: getattr(before, name) for name in names})
 
 
 def remove_locks_only(
@@ -143,7 +143,7 @@ def condition(old: str, new: str, *, of: str = "lock_owner") -> Patch:
 
 
 def go_on(call: Callable[..., object], *arguments: Any) -> None:
-    """It does not matter whether a row could be written."""
+    """A row that could not be written is ignored."""
     with contextlib.suppress(AwsError):
         call(*arguments)
 
@@ -155,7 +155,7 @@ def begin_as_failed(begin: Callable[..., None], ledger: MintLedger, mint: Mint) 
 
 
 def put_by_fence_alone(put: Callable[..., None], ledger: MintLedger, mint: Mint, _: str) -> None:
-    """A row's key does not carry the owner, and rows are written over."""
+    """A row's key does not have the owner, and rows are written over."""
     put(ledger, replace(mint, owner="somebody"), "attribute_exists(#record) OR attribute_not_exists(#record)")
 
 

@@ -1,4 +1,4 @@
-"""What must hold at every moment of a simulation, whatever happens: of calls and answers. Of what is written: `records.py`."""
+"""What must hold of calls and answers at every moment of a simulation. `records.py` checks what is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.watched import Watched
     from token_broker.errors import TokenBrokerError
 
-# The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
+# The figures of the design, repeated on purpose: a change in the code alone breaks a promise.
 TO_LOCK_S, TO_SEND_S, EXCHANGE_S = 13.0, 12.0, 10.0
 LONGEST_REQUEST_S = 31.0
 ANSWER_S, AWS_CALL_S = 0.6, 2.5
@@ -175,7 +175,7 @@ class Promises(Records):
         """A request is answered."""
         request = instance.asked
         late_s = self.clock(instance) - request.deadline_epoch_s
-        # The last look before the deadline may be under way: one read, one unsealing.
+        # At the deadline the last look may still run: one read, one decryption.
         allowed_s = ANSWER_S + 2 * self._world.setup.latency_s + request.overtime_s
         self.require(late_s <= allowed_s, f"an answer {late_s:.2f} s after the deadline")
         if request.trouble:
@@ -235,7 +235,7 @@ class Promises(Records):
             self.require(not (was_old or is_unborn), "a rejected token is served again")
         self._check_replaced(instance, watched, connection, token.token_id)
         if issued.source != "memory" or request.trouble:
-            # A lock whose answer was lost is looked for in the item: that look is not the one that memory rests on.
+            # If a lock's answer was lost, the item is read again. Memory does not count from that read.
             look = request.began_epoch_s if request.lock_trouble else instance.calls[connection]
             instance.copied[connection] = look
 

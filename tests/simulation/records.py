@@ -1,4 +1,4 @@
-"""What must hold of all that is written in a simulation: locks, publishes, rows; and what every token has lived through."""
+"""What must hold of all that is written in a simulation: locks, publishes, rows; and the history of every token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Plain = Mapping[str, Any]
 
-# The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
+# The figures of the design, repeated on purpose: a change in the code alone breaks a promise.
 LOCK_S, SLOW_AWS_S, LONGEST_LOCK_S = 14.5, 1.0, 60.0
 TRUST_S = 60.0
 WITHIN_S = 960.0
@@ -98,7 +98,7 @@ class Records:
         self.clocks_agree = self.clocks_agree and max(skews) - min(skews) <= CLOCK_DIFFERENCE_S
 
     def newest_token(self, connection: str) -> tuple[str, float]:
-        """Return the text of the connection's newest token and the seconds that it has left; empty if there is none."""
+        """Return the text of the connection's newest token and its seconds left; empty if there is none."""
         births = [birth for birth in self.births.values() if birth.connection == connection]
         newest = max(reversed(births), key=lambda birth: birth.issued_epoch_s, default=None)
         return (newest.access_token, newest.expires_epoch_s - self._world.now) if newest else ("", 0.0)

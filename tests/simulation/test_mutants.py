@@ -1,4 +1,4 @@
-"""Bugs planted in the broker, one at a time: the simulation has to find each of them, or it proves nothing."""
+"""Bugs planted in the broker, one at a time. The simulation must find each of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
     """What is changed, and which broken promise tells of it (a regular expression).
 
     Attributes:
-        trace: forces the situation; without one, drawn traces have to find it.
+        trace: makes the bug show; without one, drawn traces must find it.
     """
 
     tells: str
@@ -248,7 +248,7 @@ MUTANTS = {
     "a loop without an end": Mutant(
         "spins|long after its deadline", m.replaced(issue_token, "is_usable", lambda *_: False)
     ),
-    # traces that once broke a promise, each with the bug that it had found
+    # traces that once broke a promise, each with the bug that it found then
     "memory was trusted for as much longer as a clock had been set back": Mutant(
         "memory is trusted",
         m.wrapped(issue_token._Request, "_keep", m.trust_from_answer),

@@ -1,4 +1,4 @@
-"""Several brokers at once through faults, crashes and skewed clocks: what is promised holds at every step.
+"""Several brokers at once, with faults, crashes and skewed clocks: every promise holds at every step.
 
 `make soak` runs the same with fresh seeds for as long as you like.
 """
@@ -22,7 +22,7 @@ RUNS = 900
 def test_every_promise_holds(*, adrift: bool) -> None:
     counts: Counter[str] = Counter()
     explore(range(RUNS), adrift=adrift, counts=counts)
-    # The promises are worth something only if the troubles that they speak of have come about.
+    # The promises prove something only if the faults that they are about have happened.
     assert counts["steps"] > 100 * RUNS
     assert counts["answers from mint"] > RUNS
     assert counts["answers from memory"] > RUNS
@@ -53,7 +53,7 @@ def _all_day(interval_s: float, *steps: d.Decision) -> list[d.Decision]:
     return [one for _ in range(int(DAY_S / interval_s)) for one in (*steps, d.Wait(interval_s))]
 
 
-# With a thousand callers, nobody's own share is used up; with clocks of one time, the pace alone is what bounds them.
+# With a thousand callers no caller's share is used up. As all clocks agree, only the pace limits the exchanges.
 DAYS: dict[str, list[d.Decision]] = {
     "false reports": [
         step

@@ -1,4 +1,4 @@
-"""Function URL events as nobody should send them, and how to make more."""
+"""Malformed Function URL events, and how to draw more."""
 
 from __future__ import annotations
 

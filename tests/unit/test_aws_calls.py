@@ -1,4 +1,4 @@
-"""How a failed AWS call is named: unavailable and busy are repeated, refused is not; and nothing but a code is told."""
+"""How a failed AWS call is named: unavailable and busy are repeated, refused is not. The error has only a code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds in time and size, and silence about secrets: against the fake Digishare and rawer servers still."""
+"""Bounds in time and size, and no secret in any error: against the fake Digishare and raw servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID
 from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import RawTlsServer, sends
-from tests.unit.safe_errors import assert_holds_no_secret, failure_of
+from tests.unit.safe_errors import assert_has_no_secret, failure_of
 from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
@@ -167,11 +167,11 @@ def test_threads_calls_do_not_cut_each_other(digishare: FakeDigishare, session: 
 
 def test_a_cut_call_leaves_nothing_open(digishare: FakeDigishare, without_garbage_collection: None) -> None:
     def descriptors() -> int:
-        held = 0
+        found = 0
         for each in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
-                held += peer_port_of(int(each.name)) == digishare.port
-        return held
+                found += peer_port_of(int(each.name)) == digishare.port
+        return found
 
     digishare.fail("token", faults.hang(), times=3)
     digishare.fail("token", faults.huge_body(), times=3)
@@ -190,7 +190,7 @@ def peer_port_of(descriptor: int) -> int:
     try:
         each = socket.socket(fileno=duplicate)
     except OSError:
-        os.close(duplicate)  # no socket: left open, it would keep the other end of somebody's pipe waiting
+        os.close(duplicate)  # no socket; if it stayed open, the reader of a pipe would wait for its end
         raise
     with each:
         return int(each.getpeername()[1])
@@ -314,9 +314,9 @@ def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
     try:
         with pytest.raises(AnswerNotJson) as caught:
             ask().json()
-        assert_holds_no_secret(caught.value)
+        assert_has_no_secret(caught.value)
     except NoAnswer as error:
-        assert_holds_no_secret(error)
+        assert_has_no_secret(error)
     assert CANARY not in caplog.text
 
 

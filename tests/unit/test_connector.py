@@ -1,4 +1,4 @@
-"""Reaching a host: every step is bounded in time, nothing is sent in clear, and what fails was certainly not processed."""
+"""Connecting to a host: every step is bounded in time, nothing is sent in clear, and a failure was never processed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_cut_connection_is_closed(total_timeout_s: float, how: str, monkeypatch:
 
     def late(*args: Any, **kwargs: Any) -> socket.socket:
         connection = real(*args, **kwargs)
-        time.sleep(0.2)  # the process stood still, and the peer has left
+        time.sleep(0.2)  # the process was stopped, and the peer has gone
         return connection
 
     def reset(connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""The rules by which one look is decided, in the order in which they count, and what a refused caller is told."""
+"""The rules of a decision, in their order, and what a refused caller is told."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ME, OTHER = "111111111111:role/me", "111111111111:role/other"
 def token_that(
     *, age_s: float = 5000.0, left_s: float | None = 5000.0, said: bool = True, token_id: str = ID
 ) -> SealedToken:
-    """Return a token of an age with a time left; fresh as it stands, due below a fifth of its life."""
+    """Return a token of this age with this time left: by default fresh, due below a fifth of its lifetime."""
     expires_at = None if left_s is None else NOW + left_s
     lifetime_s = age_s + left_s if said and left_s is not None else None
     return SealedToken(Token(token_id, NOW - age_s, expires_at, lifetime_s, None, "v1"), b"", 1)

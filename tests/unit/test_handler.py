@@ -1,4 +1,4 @@
-"""What the handler makes of a request and of what the policy says: an issuer and a store that remember stand in for both."""
+"""What the handler makes of requests and of the policy's answers. Fake issuer and store note what they are asked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RULES = [
 
 @dataclass
 class World:
-    """The handler's surroundings, and what it asked of them.
+    """What the handler uses, and what it asked for.
 
     Attributes:
         token: that the issuer has.

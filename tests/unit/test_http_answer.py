@@ -1,4 +1,4 @@
-"""One answer, read leniently and within bounds: from bytes in memory, cut and garbled in every way."""
+"""One answer, read leniently and within bounds, from bytes in memory that are cut and garbled in every way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may send: everything. What comes back for bad input: a 4xx with a sentence, at once, and never a 5xx."""
+"""A caller may send anything. Bad input gets a 4xx with a sentence, at once, and never a 5xx."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from token_broker.errors import InvalidRequest, SlowDown, TokenBrokerError
 
 
 def refusal(event: dict[str, Any]) -> tuple[int, str]:
-    """Return status and code of the error that an event gets, having checked that it comes at once and its answer."""
+    """Return status and code of an event's error, having checked the answer, and that it came at once."""
     started_s = time.perf_counter()
     with pytest.raises(TokenBrokerError) as refused:
         read_request(event)

@@ -1,4 +1,4 @@
-"""When an instance is put together."""
+"""When an instance is built."""
 
 from __future__ import annotations
 

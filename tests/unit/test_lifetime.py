@@ -1,4 +1,4 @@
-"""How long a token lives, when it is due, and what follows a failure: pure rules, so most of this holds for every input."""
+"""How long a token lives, when it is due, and what follows a failure. The rules are pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functions.broker import lifetime
 from functions.broker.token import FailureKind
 from token_broker import issued_token
 
-# Bounded, and no deadline: the machine that runs this may be busy.
+# A bounded number of examples and no deadline: the machine may be busy.
 BOUNDED = settings(max_examples=60, deadline=None, database=None)
 NOW = 1000.0
 YEAR_S = 31_536_000.0
@@ -65,13 +65,13 @@ def test_anything_else_is_ignored_and_a_day_is_assumed(expires_in: object) -> No
 @pytest.mark.parametrize(
     ("claims", "expires_in", "lifetime_s"),
     [
-        # exp - iat counts, by whatever clock the upstream writes them: 70 minutes off costs nothing.
+        # exp - iat counts, whatever clock has written them: 70 minutes off costs nothing.
         ({"exp": 7800, "iat": 4200}, None, 3600), ({"exp": -600, "iat": -4200}, None, 3600),
         ({"exp": 7800, "iat": 4200}, 0, 3600),
         ({"exp": 7800, "iat": 4200}, 7200, 3600), ({"exp": 7800, "iat": 4200}, 1800, 1800),
         ({"exp": "7800", "iat": "4200"}, None, 3600),
         ({"exp": 10**400, "iat": 0}, None, 400 * DAY_S),
-        # No life can be read off these.
+        # These tell no lifetime.
         ({"exp": 4200, "iat": 4200}, 60, 60), ({"exp": 4200, "iat": 7800}, 60, 60),
         ({"exp": True, "iat": 0}, 60, 60), ({"iat": 5}, 60, 60),
     ],

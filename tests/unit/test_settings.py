@@ -1,4 +1,4 @@
-"""Settings are complete and sound, or the function says which variable is not."""
+"""Settings are complete and valid, or the error names the variables that are not."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 ARRIVALS = 60
 DEADLINE_S = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 BUDGETED_AWS_S = 0.5
-"""Lock to sending has 1 s for two calls."""
+"""From the lock to sending there is 1 s, for two calls."""
 MOST_CALLS = 20_000
-"""Far more than any of these takes."""
+"""Far more than any of these tests makes."""
 
 # --- computed -------------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_the_function_may_run_as_long_as_the_time_table_takes() -> None:
 def test_one_who_waits_stops_while_an_aws_call_still_fits_into_its_time() -> None:
     assert lifetime.AWS_CALL_S == lifetime.AWS_CONNECT_TIMEOUT_S + lifetime.AWS_READ_TIMEOUT_S == 2.5
     assert lifetime.AWS_TROUBLE_S == 10
-    # The longest lock of a slow AWS is still one that counts, and the longest wait after a failure, too.
+    # Even with a slow AWS, the longest lock and the longest wait after a failure are still short enough to count.
     assert lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_LOCK_S == 60
     longest_wait_s = lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.MAY_HAVE_ISSUED_LIMIT_S
     assert longest_wait_s + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_NOT_BEFORE_S == 960
@@ -80,7 +80,7 @@ def test_one_who_waits_stops_while_an_aws_call_still_fits_into_its_time() -> Non
 
 
 def arrivals() -> list[float]:
-    """Return moments over the whole time for which a lock counts for somebody."""
+    """Return moments over the whole time for which some clock says that the lock lasts."""
     length_s = lifetime.LOCK_S + lifetime.CLOCK_DIFFERENCE_S
     return [0.001 + number * length_s / ARRIVALS for number in range(ARRIVALS)]
 
@@ -114,7 +114,7 @@ class Times(VirtualTime):
         self.upstream.secrets["client"] = {"secret"}
 
     def instance(self, *, clock_ahead_s: float = 0.0, randomness: float = 1.0) -> TokenIssuer:
-        """Return the policy of a cold instance; the longest pauses unless said otherwise."""
+        """Return the policy of a cold instance, by default with the longest pauses."""
         ports = Ports(
             clock=lambda: START_EPOCH_S + self.now + clock_ahead_s,
             monotonic=lambda: self.now,
@@ -137,7 +137,7 @@ class Times(VirtualTime):
                 except TemporarilyUnavailable as error:
                     answer = "refused"
                     self.sleep(error.retry_after_s or 0)
-                # Where every call takes longer than its budget, the margin for the answer may be used up, too.
+                # If every call takes longer than its budget, the time for the answer may be used up, too.
                 limit_s = DEADLINE_S if self._aws_s <= BUDGETED_AWS_S else lifetime.FUNCTION_TIMEOUT_S
                 assert self.now - began <= limit_s or answer == "refused", "answered too late"
                 if answer != "refused":
@@ -167,7 +167,7 @@ class Times(VirtualTime):
 
     def _pass_time(self, operation: Operation) -> None:
         self._calls += 1
-        assert self._calls < MOST_CALLS, "goes round in circles"
+        assert self._calls < MOST_CALLS, "the calls do not end"
         if takes_s := self._upstream_s if operation.name == "upstream.exchange" else self._aws_s:
             self.sleep(takes_s)
 
