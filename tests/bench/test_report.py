@@ -36,7 +36,7 @@ def _written(folder: Path, page: str, measured: dict[str, Any]) -> str:
     return (folder / "performance.md").read_text()
 
 
-def test_a_table_goes_to_its_place_and_the_words_around_it_stay(tmp_path: Path) -> None:
+def test_a_table_is_written_to_its_place_and_the_text_around_it_stays(tmp_path: Path) -> None:
     page = "Before.\n<!-- bench:cold -->\nstale\n<!-- /bench:cold -->\nAfter.\n"
     text = _written(tmp_path, page, _cold([240, 250, 260]))
 

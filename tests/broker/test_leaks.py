@@ -91,7 +91,7 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
             ("token_url_malformed", "")),
     ],
 )  # fmt: skip
-def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
+def test_a_malformed_secret_is_not_shown_but_its_mistake_is(
     secret: object,
     said: tuple[str, str],
     invoke: Invoke,

@@ -34,7 +34,7 @@ def test_the_first_page_again_and_again_is_no_complete_list(reader: Reader) -> N
 
 
 @pytest.mark.parametrize("answer", ["empty", "404", "422"])
-def test_what_is_behind_the_last_page_ends_the_list(answer: str, reader: Reader) -> None:
+def test_a_page_after_the_last_one_ends_the_list(answer: str, reader: Reader) -> None:
     reader.digishare.replace_campaigns(200)  # the last page is full, so that there might be another one
     reader.digishare.configure(behind_last_page=answer)
 

@@ -175,7 +175,7 @@ def test_what_the_bus_refuses_is_stored_and_told_by_the_next_run(world: World) -
     assert changes_of(world) == [("cmp_00000", "changed", "planned", "completed")]
 
 
-def test_one_refused_event_does_not_keep_the_others_back(world: World) -> None:
+def test_one_refused_event_does_not_stop_the_others(world: World) -> None:
     world.add(*["planned"] * 500)
     codes = iter(["", "InternalFailure", ""])
     world.eventbridge.refuse = lambda: next(codes, "")
@@ -213,7 +213,7 @@ def test_a_bus_that_does_not_answer_is_asked_once_a_time_and_no_event_is_lost(wo
     assert len(changes_of(world)) == 500
 
 
-def test_changes_that_wait_do_not_keep_a_lost_snapshot_from_beginning_again(world: World) -> None:
+def test_a_lost_snapshot_begins_again_although_changes_wait(world: World) -> None:
     world.upstream |= dict.fromkeys(world.upstream, "paused")
     world.eventbridge.refuse = lambda: "InternalFailure"
     world.run()

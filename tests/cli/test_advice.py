@@ -166,7 +166,7 @@ def test_a_stacks_output_adds_no_line_to_a_command(consult: Consult, monkeypatch
     assert len(shlex.split(line)) == 7
 
 
-def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(consult: Consult) -> None:
+def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_needs(consult: Consult) -> None:
     fix = consult(f"{ASSUMED}/orders/s", REFUSED)["fix"]
 
     assert "aws iam attach" not in fix

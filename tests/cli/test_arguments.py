@@ -173,7 +173,7 @@ EXECUTED: dict[str, tuple[list[str], int, str]] = {
 }
 
 
-def test_exec_runs_what_stands_behind_its_options(broker: FakeBroker, tmp_path: Path) -> None:
+def test_exec_runs_what_follows_its_options(broker: FakeBroker, tmp_path: Path) -> None:
     # As `env`, `sudo` and `kubectl exec` do it: one `--` before the command is the end of exec's own options.
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{SHOW}")

@@ -113,7 +113,7 @@ def busy_table(table: Table) -> Table:
     return table
 
 
-def test_every_token_that_may_be_valid_is_shown_and_with_all_every_other(run: Run, busy_table: Table) -> None:
+def test_every_token_that_may_be_valid_is_shown_and_all_with_an_option(run: Run, busy_table: Table) -> None:
     before = [("a", "expired"), ("b", "to revoke"), (None, "failed"), (None, "unknown")]
     everything = [*before, ("c", "in service"), ("d", "still leased"), (None, "under way")]
 

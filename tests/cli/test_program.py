@@ -94,7 +94,7 @@ def test_wrong_usage_ends_with_2(run: Run, arguments: list[str]) -> None:
     assert ended.err.startswith("usage: ")
 
 
-def test_shared_options_stand_before_or_behind_the_command(run: Run, broker: FakeBroker) -> None:
+def test_shared_options_may_come_before_or_after_the_command(run: Run, broker: FakeBroker) -> None:
     run("--connection", "before", "token")
     run("token", "--connection", "behind")
     run("--connection", "before", "token", "--json")

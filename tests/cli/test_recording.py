@@ -63,7 +63,7 @@ def at(epoch_s: float) -> tuple[str, str]:
     return "--issued-at", datetime.fromtimestamp(epoch_s, UTC).isoformat()
 
 
-def test_the_row_says_of_the_token_what_the_brokers_own_row_says(
+def test_the_row_describes_the_token_as_the_brokers_own_row_does(
     run: Run, account: Account, invoke: Invoke, digishare: FakeDigishare, table: Table
 ) -> None:
     answer = json.loads(invoke()["body"])

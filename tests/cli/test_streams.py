@@ -166,7 +166,7 @@ BODIES = {
     ("name", "encoding"),
     [*((name, "utf-8") for name in BODIES), ("JSON", "utf-16"), ("JSON", "ascii"), ("binary", "utf-16")],
 )
-def test_get_hands_a_body_on_as_it_came(
+def test_get_writes_the_body_unchanged(
     world: FakeBroker, api: FakeApi, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
 ) -> None:
     api.body = BODIES[name]

@@ -127,7 +127,7 @@ def test_get_does_not_repeat_with_the_same_token(run: Run, broker: FakeBroker, a
     assert len(api.seen) == 1
 
 
-def test_get_leaves_403_alone(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+def test_get_reports_no_token_at_403(run: Run, broker: FakeBroker, api: FakeApi) -> None:
     ended = run("get", "/forbidden", "--base-url", api.url(""))
 
     assert (ended.exit_code, len(broker.calls)) == (3, 1)

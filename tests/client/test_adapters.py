@@ -149,7 +149,7 @@ def test_no_request_is_repeated_with_the_same_token(caller: Caller, api: FakeApi
     assert api.bearers == [FIRST]
 
 
-def test_403_is_left_alone(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
+def test_403_is_returned_and_not_reported(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     assert caller.send("GET", api.url("/forbidden")).status_code == 403
     assert (len(api.seen), len(broker.calls)) == (1, 1)
 

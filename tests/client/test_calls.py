@@ -137,7 +137,7 @@ def test_unknown_region_says_what_to_set(new_client: NewClient) -> None:
 
 
 @pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.code)
-def test_error_of_the_broker_comes_back_as_the_same_class(
+def test_error_of_the_broker_is_raised_as_the_same_class(
     kind: type[errors.TokenBrokerError], broker: FakeBroker, new_client: NewClient
 ) -> None:
     broker.script.append(failure(kind.status, kind.code, 99))
@@ -276,7 +276,7 @@ def test_token_is_in_no_repr_or_text(client: BrokerClient) -> None:
         failure(503, "temporarily_unavailable", 60),
     ],
 )
-def test_no_error_and_no_log_record_holds_token_or_key(
+def test_no_error_and_no_log_record_has_token_or_key(
     answer: Answer, broker: FakeBroker, new_client: NewClient, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="token_broker")

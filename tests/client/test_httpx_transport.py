@@ -130,7 +130,7 @@ def test_known_lease_needs_no_thread(in_loop: InLoop, api: FakeApi, monkeypatch:
     in_loop(run)
 
 
-def test_cancelled_request_ends_at_once_and_the_others_get_what_its_thread_brings(
+def test_cancelled_request_ends_at_once_and_the_others_get_its_threads_token(
     in_loop: InLoop, api: FakeApi, broker: FakeBroker
 ) -> None:
     broker.may_answer.clear()
@@ -280,7 +280,7 @@ def test_every_form_of_event_loop_is_told(
     ],
     ids=["no thread can be started", "a fault in the thread"],
 )
-def test_what_goes_wrong_with_a_thread_reaches_the_request_and_the_next_one_works(
+def test_an_error_of_a_thread_reaches_the_request_and_the_next_one_works(
     part: str, error: BaseException, transport: AsyncBrokerTransport, api: FakeApi
 ) -> None:
     with patch(part, side_effect=error), pytest.raises(type(error)):

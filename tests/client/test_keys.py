@@ -169,7 +169,7 @@ def test_keys_that_were_rotated_are_read_again_when_aws_calls_the_old_ones_expir
     assert client.token().token_id == broker.token_id
 
 
-def test_keys_that_somebody_put_into_a_session_are_not_replaced_by_others(
+def test_keys_of_a_given_session_are_not_replaced(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)

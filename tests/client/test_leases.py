@@ -315,7 +315,7 @@ def test_who_needs_more_validity_asks_next(broker: FakeBroker, client: BrokerCli
     assert longer.expires_at == clock.now + 1200
 
 
-def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
+def test_a_process_forked_during_a_call_has_its_own_state(
     broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = client._http.call
@@ -360,7 +360,7 @@ def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
     assert client.token(min_ttl_s=1200).expires_at == clock.now + 1200
 
 
-def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being_asked(
+def test_after_a_failure_while_the_clock_was_ahead_the_broker_is_still_asked(
     broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
     client.token()

@@ -76,7 +76,7 @@ STAGES = {
     [*product([drips_for_ever, resets], STAGES), *product([stalls], ["no answer", "body of a length"])],
     ids=lambda row: getattr(row, "__name__", row),
 )
-def test_an_answer_that_does_not_come_is_given_up_in_time(
+def test_an_answer_that_does_not_come_times_out(
     fault: Callable[[bytes], Script],
     stage: str,
     new_client: NewClient,

@@ -133,7 +133,7 @@ def test_a_bad_token_is_unauthenticated(http: httpx.Client, authorization: str |
     assert (to_login.status_code, to_login.headers["Location"]) == (302, "/login")
 
 
-def test_tokens_end_by_time_and_by_hand(digishare: FakeDigishare, http: httpx.Client, clock: Clock) -> None:
+def test_tokens_expire_and_are_revoked(digishare: FakeDigishare, http: httpx.Client, clock: Clock) -> None:
     digishare.configure(token_lifetime_s=10)
     first, second, third = (mint(http).json()["access_token"] for _ in range(3))
     assert digishare.revoke(token_id(first))
@@ -190,7 +190,7 @@ def test_faulty_answers_are_given_as_told_and_nothing_is_minted(
     assert digishare.mints == []
 
 
-def test_rate_limits_say_when_to_come_back_in_every_way(digishare: FakeDigishare, http: httpx.Client) -> None:
+def test_rate_limits_have_every_form_of_retry_after(digishare: FakeDigishare, http: httpx.Client) -> None:
     digishare.fail("campaigns", faults.rate_limited(retry_after_s=30))
     digishare.fail("campaigns", faults.rate_limited(retry_after_s=30, as_date=True))
     digishare.fail("campaigns", faults.rate_limited())

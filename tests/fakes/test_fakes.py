@@ -90,7 +90,7 @@ def test_the_first_of_two_who_saw_the_same_gets_the_lock(backend: Backend) -> No
     )
 
 
-def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) -> None:
+def test_a_lock_is_taken_only_if_fence_and_lock_are_as_seen(backend: Backend) -> None:
     first = locked(backend.store)
     second = acquire(backend.store, first, owner="b")
     assert second is not None
@@ -119,7 +119,7 @@ def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Bac
     )
 
 
-def test_a_token_without_expiry_lifetime_and_scope_leaves_nothing_of_the_one_before(backend: Backend) -> None:
+def test_a_token_without_expiry_lifetime_and_scope_removes_those_of_the_one_before(backend: Backend) -> None:
     publish(backend.store, locked(backend.store))
     bare = token_of(expires_at_epoch_s=None, lifetime_s=None, scope=None)
     record = publish(backend.store, locked(backend.store), SealedToken(bare, b"sealed", 2))
@@ -145,7 +145,7 @@ def test_one_lock_publishes_once_and_recognises_its_publish(backend: Backend) ->
     assert backend.store.read("digishare") == published
 
 
-def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> None:
+def test_a_lock_given_back_leaves_the_failure_and_the_refused_versions(backend: Backend) -> None:
     for failure in (FAILED, None):
         lock = locked(backend.store)
         after = given_back(lock, failure)
@@ -245,7 +245,7 @@ def test_a_sealed_token_opens_for_its_connection_fence_expiry_and_id_only(backen
             store.open(connection, changed)
 
 
-def test_an_expiry_that_the_item_has_given_back_opens_what_was_sealed_before(backend: Backend) -> None:
+def test_an_expiry_that_was_read_from_the_item_opens_what_was_sealed(backend: Backend) -> None:
     lock = locked(backend.store)
     for expires_at in (NOW + 0.1, NOW, None, NOW + 1234.567):
         token = token_of(expires_at_epoch_s=expires_at)
@@ -364,7 +364,7 @@ def test_a_row_is_begun_once(backend: Backend) -> None:
     backend.ledger.begin(row_of(1, "b"))
 
 
-def test_the_outcome_takes_the_place_of_begun_and_may_be_written_again(backend: Backend) -> None:
+def test_the_outcome_replaces_begun_and_may_be_written_again(backend: Backend) -> None:
     backend.ledger.begin(row_of(1))
     failed = row_of(1, outcome=Outcome.FAILED, error="invalid_client")
     backend.ledger.complete(failed)

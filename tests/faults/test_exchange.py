@@ -111,7 +111,7 @@ class _Reused:
         """Leave it open."""
 
 
-def test_prepare_sends_nothing_and_leaves_only_the_sending(
+def test_prepare_sends_nothing_and_does_all_else(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange.prepare(credential_of("one", digishare))

@@ -98,7 +98,7 @@ def test_the_deployed_functions_have_nothing_of_the_developers(desk: Desk) -> No
     _assert_none_has_the_developers(desk.seen, "_worker.py")
 
 
-def test_sam_local_invoke_hands_on_the_file_and_nothing_else(desk: Desk) -> None:
+def test_sam_local_invoke_passes_on_the_file_and_nothing_else(desk: Desk) -> None:
     command = (SAM, "local", "invoke", "BrokerFunction", "--event", "events/token-default.json")
     with FakeEngine() as engine:
         ended = desk.run(*command, DOCKER_HOST=engine.host)
@@ -109,7 +109,7 @@ def test_sam_local_invoke_hands_on_the_file_and_nothing_else(desk: Desk) -> None
     assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
 
 
-def test_sam_local_start_lambda_hands_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
+def test_sam_local_start_lambda_passes_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
     names = ["BrokerFunction", "BrokerFunction:live", "CampaignsFunction"]
     with FakeEngine() as engine, _start_lambda(desk, engine, tmp_path / "log") as address:
         for name in names:

@@ -245,7 +245,7 @@ def test_a_process_with_a_reused_pid_is_left_alone(tmp_path: Path, sleeper: subp
     assert not list((tmp_path / ".local/runs").iterdir())
 
 
-def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
+def test_the_end_of_a_run_does_not_touch_what_a_live_one_has_listed(
     tmp_path: Path, thing: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     live = Reaper(tmp_path)
@@ -258,7 +258,7 @@ def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
     assert not thing.exists()
 
 
-def test_what_a_live_reaper_is_about_to_do_is_left_to_it(tmp_path: Path, thing: Path) -> None:
+def test_what_a_live_reaper_is_about_to_do_is_not_done_for_it(tmp_path: Path, thing: Path) -> None:
     reaper = Reaper(tmp_path)
     reaper.remove_at_end(thing)
     reaper._list.close()
@@ -321,7 +321,7 @@ def test_program_that_takes_too_long_is_given_up(children: Children, tmp_path: P
         children.run("tool", SLEEP, clean_environment(tmp_path), 0.2)
 
 
-def test_clean_environment_keeps_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clean_environment_has_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "HTTPS_PROXY", "PYTHONPATH"):
         monkeypatch.setenv(name, "canary")
     environment = clean_environment(tmp_path)

@@ -301,7 +301,7 @@ FAILURES: dict[str, tuple[object, int]] = {
 
 
 @pytest.mark.parametrize(("value", "status"), FAILURES.values(), ids=FAILURES)
-def test_failures_say_nothing_from_inside(aws: StandInAws, value: object, status: int) -> None:
+def test_failures_show_nothing_of_the_function(aws: StandInAws, value: object, status: int) -> None:
     aws.value = value
     reply = send(aws, sign())
     assert (reply.status, "canary" in reply.text) == (status, False)

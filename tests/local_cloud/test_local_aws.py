@@ -38,7 +38,7 @@ def test_half_of_the_permissions_or_none_is_forbidden(echo_cloud: LocalCloud) ->
     assert call(echo_cloud, echo_cloud.create_caller("none")).status_code == 403
 
 
-def test_keys_that_ministack_leaves_unchecked_are_forbidden(echo_cloud: LocalCloud) -> None:
+def test_keys_that_ministack_does_not_check_are_forbidden(echo_cloud: LocalCloud) -> None:
     for key in (ROOT, Credentials(echo_cloud.account_id, "anything"), Credentials("AKIAUNKNOWN", "anything")):
         assert call(echo_cloud, key).status_code == 403
 
@@ -160,7 +160,7 @@ def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCl
     assert len(execution_ids) == 2
 
 
-def test_input_of_a_rule_reaches_the_function_as_it_stands(echo_cloud: LocalCloud) -> None:
+def test_input_of_a_rule_reaches_the_function_unchanged(echo_cloud: LocalCloud) -> None:
     events = echo_cloud.client("events")
     events.put_rule(Name="any", EventPattern=json.dumps({"source": [EVENT["Source"]]}))
     text = json.dumps({"mark": "<aws.scheduler.attempt-number> from-the-rule"})

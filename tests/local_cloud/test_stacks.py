@@ -96,7 +96,7 @@ def test_stack_without_a_url_is_404(echo_cloud: LocalCloud, granted: Credentials
     assert (reply.status_code, "nobody" in reply.json()["Message"]) == (404, True)
 
 
-def test_each_stack_keeps_an_address_of_its_own(echo_cloud: LocalCloud) -> None:
+def test_each_stack_has_its_own_unchanging_address(echo_cloud: LocalCloud) -> None:
     names = ("token-broker", "one", "another")
     first, again = ([echo_cloud.find_function_url(name) for name in names] for _ in range(2))
     assert len(set(first)) == 3

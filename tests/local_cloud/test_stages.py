@@ -229,7 +229,7 @@ def change(cloud: LocalCloud, **parameters: str) -> None:
     client.get_waiter("stack_update_complete").wait(StackName=NAME, WaiterConfig={"Delay": 1})
 
 
-def test_named_accounts_and_an_organization_get_in_and_no_other(cloud: LocalCloud, test_stack: Stack) -> None:
+def test_only_named_accounts_and_an_organization_are_allowed(cloud: LocalCloud, test_stack: Stack) -> None:
     elsewhere = role_elsewhere(cloud, "elsewhere", test_stack)
     stranger = cloud.create_caller("stranger-of-the-own-account")
 

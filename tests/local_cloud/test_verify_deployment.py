@@ -140,7 +140,7 @@ def test_what_is_wrong_is_seen_and_nothing_else_is(
     assert seen in broken[what]
 
 
-def test_who_may_not_look_is_told_what_could_not_be_looked_at(cloud: LocalCloud) -> None:
+def test_who_may_not_read_is_told_what_could_not_be_checked(cloud: LocalCloud) -> None:
     statement = {**EVERYTHING, "Action": "cloudformation:DescribeStacks"}
     keys = new_caller(cloud, "reads-the-stack", statement)
 

@@ -201,7 +201,7 @@ def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:
 
 
 @pytest.mark.parametrize("artefact", ["BrokerFunction", "CampaignsFunction", "CommonLayer"])
-def test_every_source_has_byte_code_of_lambdas_python_where_that_is_at_hand(artefact: str) -> None:
+def test_every_source_has_byte_code_of_lambdas_python_where_that_is_installed(artefact: str) -> None:
     sources = {file.with_suffix("") for file in (BUILD / artefact).rglob("*.py")}
     compiled = list((BUILD / artefact).rglob("*.pyc"))
     unchecked = {file for file in compiled if file.read_bytes()[4:8] == b"\1\0\0\0"}
@@ -218,7 +218,7 @@ def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
             assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()
 
 
-def test_what_stands_in_for_a_module_loads_it_when_it_is_needed() -> None:
+def test_a_placeholder_for_a_module_loads_it_when_it_is_needed() -> None:
     code = """
 import jmespath, dateutil.parser
 print(jmespath.search("a[0].b", {"a": [{"b": 7}]}), jmespath.compile("a").search({"a": 1}))

@@ -108,7 +108,7 @@ def test_nobody_else_reads_the_keys(folder: Path) -> None:
     assert stat.S_IMODE((folder / "env.json").stat().st_mode) == 0o600
 
 
-def test_a_new_build_arrives_and_what_stays_the_same_is_not_touched(folder: Path) -> None:
+def test_a_new_build_is_copied_and_unchanged_files_are_not_touched(folder: Path) -> None:
     """The code may be running, and start-lambda starts a new container when a file changes."""
     function = folder / "BrokerFunction"
     files = set(function.rglob("*.py"))

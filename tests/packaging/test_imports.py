@@ -50,7 +50,7 @@ def modules_of_the_broker(path: Path) -> set[str]:
     return {module for module in known for name in names if f"{name}.".startswith(f"{module}.")}
 
 
-def test_what_is_imported_is_found_wherever_it_stands() -> None:
+def test_imports_are_found_anywhere_in_a_source() -> None:
     source = (
         "from __future__ import annotations\n"
         "import botocore.config\n"
@@ -135,7 +135,7 @@ def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", DIRECTION)
-def test_a_folder_imports_what_stands_below_it(folder: str) -> None:
+def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
     modules, allowed = own_modules(), tuple(f"{name}." for name in DIRECTION[folder])
     astray = {
         f"{module_name(path)} imports {name}"

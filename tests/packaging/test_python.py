@@ -142,7 +142,7 @@ def test_a_link_in_an_environment_leads_to_the_interpreter_itself(machine: Machi
 SHOW = ("make", "--eval", "show: ; @echo $(PYTHON)", "show")
 
 
-def test_the_tasks_take_lambdas_version_then_the_lowest_then_what_there_is(machine: Machine) -> None:
+def test_the_tasks_use_lambdas_version_then_the_lowest_then_any(machine: Machine) -> None:
     assert machine.run(*SHOW).stdout.strip() == "python3"
 
     for version in ("3.14", "3.12", "3.11", "3.13"):
@@ -161,7 +161,7 @@ def test_tasks_that_make_no_environment_look_for_no_python(machine: Machine) -> 
     assert asked.exists()
 
 
-def test_one_version_stands_everywhere() -> None:
+def test_every_file_names_the_same_version() -> None:
     places = {
         "local/pythons.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
         "Makefile": r"local/find-python (\S+) 3\.11 ",

@@ -156,7 +156,7 @@ def stop_before_sending(scene: Scene) -> str:
     return str(answer.body["token_id"])
 
 
-def test_a_holder_that_is_too_late_sends_nothing_and_begins_once_more(scene: Scene) -> None:
+def test_a_holder_that_is_too_late_sends_nothing_and_starts_again(scene: Scene) -> None:
     served = stop_before_sending(scene)
 
     assert scene.minted == [served]

@@ -54,7 +54,7 @@ def test_scenarios_are_many_and_have_names_of_their_own() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_every_scenario_says_nothing_that_is_not_understood() -> None:
+def test_no_scenario_has_unknown_members() -> None:
     unknown = {scenario["name"]: set(scenario) - _MEMBERS for scenario in SCENARIOS}
     steps = [step for scenario in SCENARIOS for step in scenario["steps"]]
 

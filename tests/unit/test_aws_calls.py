@@ -74,7 +74,7 @@ def test_each_kind_is_an_event_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("members", [{}, {"Item": {"fence": {"N": "7"}}}])
-def test_a_condition_that_failed_brings_the_item_along(members: dict[str, Any]) -> None:
+def test_a_condition_that_failed_has_the_item(members: dict[str, Any]) -> None:
     def fail() -> None:
         raise answered("ConditionalCheckFailedException", **members)
 
@@ -84,7 +84,7 @@ def test_a_condition_that_failed_brings_the_item_along(members: dict[str, Any]) 
     assert CANARY not in repr(raised.value)
 
 
-def test_what_is_no_failure_of_aws_passes() -> None:
+def test_other_errors_than_of_aws_are_not_changed() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -94,7 +94,7 @@ def test_what_is_no_failure_of_aws_passes() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_an_item_that_was_cut_off_on_its_way_is_not_taken_for_none(length: int) -> None:
+def test_an_item_that_was_cut_off_is_not_read_as_none(length: int) -> None:
     dynamodb: Any = mock.Mock()
     headers = {"content-length": str(length)}
     dynamodb.get_item.return_value = {"ResponseMetadata": {"HTTPHeaders": headers}}

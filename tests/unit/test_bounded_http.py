@@ -337,7 +337,7 @@ def test_what_cannot_be_sent_is_refused_and_not_quoted(
     assert digishare.calls == []
 
 
-def test_an_addresss_share_of_the_time_to_connect_does_not_bound_its_handshake(serve: Serve) -> None:
+def test_the_time_to_connect_to_one_address_does_not_limit_its_handshake(serve: Serve) -> None:
     server, ask = serve(sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
     server.handshake_delay_s = 0.4
     assert ask(connect_timeout_s=0.1, total_timeout_s=10).status == 200

@@ -155,7 +155,7 @@ def test_a_token_is_replaced_only_with_lock_time_and_limits_free(look: Look) -> 
 
 @BOUNDED
 @given(LOOKS)
-def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(look: Look) -> None:
+def test_retry_after_is_at_most_sixteen_minutes(look: Look) -> None:
     if isinstance(look.decision, Refuse):
         retry_after_s = look.decision.error.retry_after_s
         assert retry_after_s is None or 1 <= retry_after_s <= 960
@@ -197,7 +197,7 @@ LOCKED_AND_FAILED = TokenRecord(
 @example(LOCKED_AND_FAILED, TokenWanted("digishare"))
 @example(TokenRecord("digishare", pace=Pace(-1e125, NOW + 1e125)), TokenWanted("digishare"))
 @given(RECORDS, REQUESTS)
-def test_with_nothing_usable_a_caller_who_asks_as_told_comes_to_an_exchange_within_16_minutes(
+def test_with_nothing_usable_a_caller_that_obeys_retry_after_gets_an_exchange_within_16_minutes(
     record: TokenRecord, wanted: TokenWanted
 ) -> None:
     if may_be_served(record, wanted, NOW) or is_over_its_share(record, wanted):
@@ -338,7 +338,7 @@ def test_what_an_operator_removes_from_the_item_is_not_written_again(
 
 @BOUNDED
 @given(RECORDS)
-def test_a_record_that_is_written_down_reads_back(record: TokenRecord) -> None:
+def test_a_record_that_is_written_is_read_unchanged(record: TokenRecord) -> None:
     record = record._replace(fence=max(1, record.fence))
     item = {name: to_attribute(value) for name, value in plain_record(record).items()}
 

@@ -68,7 +68,7 @@ def test_rule_1_what_is_not_due_is_served_whatever_else_the_record_says() -> Non
         (token_that(age_s=60), ID, Need.REPORTED), (token_that(age_s=-0.1), ID, Need.REPORTED),
     ],
 )  # fmt: skip
-def test_rule_6_with_nothing_in_the_way_a_token_is_replaced_and_the_reason_is_named(
+def test_rule_6_otherwise_a_token_is_replaced_and_the_reason_is_named(
     token: SealedToken | None, rejected: str | None, need: Need
 ) -> None:
     assert look(token, rejected=rejected) == Replace(need)
@@ -119,7 +119,7 @@ def test_a_refresh_time_counts_for_a_usable_token_and_not_beyond_its_expiry(
     assert look(token, refresh_at_epoch_s=NOW + refresh_at_s) == expected
 
 
-def test_a_lock_stands_before_a_back_off_that_before_the_pace_and_the_pace_before_the_share() -> None:
+def test_the_order_is_lock_back_off_pace_share() -> None:
     more: dict[str, Any] = {"failure": failed(500), "pace": Pace(0.0, NOW), "reports": {ME: [NOW - 1] * 6}}
 
     assert look(FRESH, rejected=ID, left_s=2.5, lock=LOCK, **more) == Wait(NOW + 14.5)

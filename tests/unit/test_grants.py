@@ -184,7 +184,7 @@ def test_connections_granted_by_name_are_listed(load: Load) -> None:
 
 @BOUNDED
 @given(st.text(alphabet="ab*.", min_size=1, max_size=12), st.text(alphabet="ab.", min_size=1, max_size=12))
-def test_a_star_stands_for_any_text_and_nothing_else_is_special(
+def test_a_star_matches_any_text_and_nothing_else_is_special(
     tmp_path_factory: pytest.TempPathFactory, pattern: str, name: str
 ) -> None:
     file = tmp_path_factory.mktemp("grants") / "grants.json"
@@ -287,7 +287,7 @@ def test_the_deployed_file_is_sound() -> None:
     assert grants.decide(role("campaigns-role"), "other") is None
 
 
-def test_the_local_clouds_account_is_nobody_where_it_is_not_the_brokers_own(tmp_path: Path) -> None:
+def test_the_local_clouds_account_counts_only_where_it_is_the_brokers(tmp_path: Path) -> None:
     file = tmp_path / "grants.json"
     file.write_text(json.dumps({"rules": [rule([f"{LOCAL}:role/local-*", f"{OTHER}:role/a"])]}))
     at_home, elsewhere = (load_grants(account, "campaigns-role", file) for account in (LOCAL, OWN))
@@ -298,7 +298,7 @@ def test_the_local_clouds_account_is_nobody_where_it_is_not_the_brokers_own(tmp_
     assert elsewhere.decide(role("local-a", OWN), "digishare") is None
 
 
-def test_campaigns_is_one_role_of_the_own_account(load: Load) -> None:
+def test_the_principal_campaigns_is_one_role_of_the_brokers_account(load: Load) -> None:
     grants = load(rule(["campaigns", "self:role/campaigns"]))
 
     assert grants.decide(role("campaigns-role"), "digishare")

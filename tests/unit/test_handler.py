@@ -232,7 +232,7 @@ def test_one_who_is_no_role_or_user_is_refused(world: World, user_arn: str | Non
     assert not world.read_names
 
 
-def test_the_own_account_is_not_the_callers(world: World) -> None:
+def test_self_is_not_the_callers_account(world: World) -> None:
     foreign = "arn:aws:sts::999999999999:assumed-role/orders/session"
 
     assert ask(user_arn=foreign)["status"] == 403
@@ -247,7 +247,7 @@ def test_the_own_account_is_not_the_callers(world: World) -> None:
     [(None, "orders", ["digishare", "second"]), ("second", "orders", ["second"]), (None, "billing", ["digishare"]),
         (None, "nobody", [])],
 )  # fmt: skip
-def test_the_status_tells_of_what_is_granted_by_name_or_of_the_one_that_is_asked_for(
+def test_the_status_lists_what_is_granted_by_name_or_the_one_asked_for(
     world: World, connection: str | None, role: str, names: list[str]
 ) -> None:
     answer = status(connection, role=role)
@@ -255,7 +255,7 @@ def test_the_status_tells_of_what_is_granted_by_name_or_of_the_one_that_is_asked
     assert [one["connection"] for one in answer["connections"]] == names == world.read_names
 
 
-def test_a_connection_granted_by_a_pattern_is_told_of_when_asked_for(world: World) -> None:
+def test_a_connection_granted_by_a_pattern_is_listed_when_asked_for(world: World) -> None:
     user = f"arn:aws:iam::{ACCOUNT}:user/path/ana"
 
     assert [one["connection"] for one in status(user_arn=user)["connections"]] == ["digishare"]
@@ -327,7 +327,7 @@ def test_the_policys_errors_are_told_as_they_are(
 @pytest.mark.parametrize(
     "error", [AwsUnavailableError("a bug: the policy handles these"), KeyError("canary"), RecursionError()]
 )
-def test_any_other_error_is_a_bug_with_an_event_and_a_time_to_come_again(
+def test_any_other_error_is_a_bug_with_an_event_and_a_retry_after(
     world: World, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.error = error

@@ -62,7 +62,7 @@ def test_elapsed_time_is_never_less_than_the_monotonic_clock_says(steps: list[tu
         assert request.now() >= clocks.wall
 
 
-def test_a_wall_clock_behind_what_it_said_at_the_lock_was_set_back() -> None:
+def test_a_wall_clock_that_is_behind_its_time_at_the_lock_was_set_back() -> None:
     clocks = Clocks()
     request = RequestClock(clocks.ports(), 1030.0)
     clocks.pass_time(10, 10)

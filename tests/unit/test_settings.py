@@ -34,7 +34,7 @@ def test_everything_is_read_from_its_variable() -> None:
     )
 
 
-def test_the_own_account_is_the_keys() -> None:
+def test_the_brokers_account_is_that_of_the_key() -> None:
     assert settings_with().own_account == "123456789012"
 
 
@@ -59,7 +59,7 @@ def test_without_a_ca_file_the_public_roots_count(ca_file: dict[str, str]) -> No
     [("900", 900), ("900.0", 900), ("9e2", 900), ("9E+2", 900), ("1e3", 1000), ("+60", 60), ("1", 1),
         ("90.00e1", 900), ("1e9", 10**9)],
 )  # fmt: skip
-def test_a_number_may_be_written_in_every_way_that_cloudformation_hands_on(text: str, seconds: int) -> None:
+def test_a_number_may_have_every_form_that_cloudformation_passes_on(text: str, seconds: int) -> None:
     found = settings_with(LEASE_SECONDS=text).lease_seconds
 
     assert found == seconds

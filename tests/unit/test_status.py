@@ -56,7 +56,7 @@ def test_the_state_is_that_of_the_moment(later_s: float, state: str) -> None:
     assert describe(RECORD, NOW + later_s)["state"] == state
 
 
-def test_exchanges_come_in_while_time_passes() -> None:
+def test_the_pace_gains_exchanges_while_time_passes() -> None:
     found = [describe(RECORD, NOW + later_s)["exchanges_left"] for later_s in (0, 449, 451, 10**6)]
     assert found == [20, 20, 21, 24]
 

@@ -207,7 +207,7 @@ def test_after_a_killed_holder_all_who_wait_share_one_exchange(upstream_s: float
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
 @pytest.mark.parametrize("callers", [1, 5])
 @pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 1), (0.8, 3)])
-def test_where_aws_is_slow_callers_who_come_again_as_told_share_one_exchange(
+def test_where_aws_is_slow_callers_that_obey_retry_after_share_one_exchange(
     aws_s: float, most_times: int, callers: int, upstream_s: float
 ) -> None:
     times = Times(upstream_s=upstream_s, aws_s=aws_s)
@@ -223,7 +223,7 @@ def test_where_aws_is_slow_callers_who_come_again_as_told_share_one_exchange(
 
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
 @pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 2), (0.8, 3)])
-def test_where_aws_is_slow_and_the_holder_was_killed_a_token_comes_all_the_same(
+def test_where_aws_is_slow_and_the_holder_was_killed_a_token_is_still_minted(
     aws_s: float, most_times: int, upstream_s: float
 ) -> None:
     for arrives_s in arrivals():
