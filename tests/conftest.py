@@ -107,7 +107,7 @@ def operator(cloud: LocalCloud, instance_environment: dict[str, str]) -> Operato
 
 @pytest.fixture
 def slow_upstream(cloud: LocalCloud) -> Iterator[None]:
-    """Every exchange takes three seconds; the token is there at once, its answer is not."""
+    """The token of an exchange is issued at once, but its answer takes three seconds."""
     slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
     cloud.steer_digishare("POST", "/faults", slow)
     yield

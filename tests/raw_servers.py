@@ -75,7 +75,7 @@ class RawTlsServer(RawServer):
 
 
 class ConnectProxy(RawServer):
-    """A proxy that opens tunnels and nothing else; notes each request's head. `wanted` must stand in it."""
+    """A proxy that opens tunnels and nothing else; notes each request's head, which must contain `wanted`."""
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
         super().__init__(self._open_tunnel)
@@ -143,6 +143,6 @@ def drip_handshake(connection: socket.socket) -> None:
 
 @contextmanager
 def plain_listener(script: Script) -> Iterator[str]:
-    """Never speak TLS on the connections that come, and yield an https URL."""
+    """Yield an https URL of a server that never speaks TLS."""
     with RawServer(script) as server:
         yield f"https://127.0.0.1:{server.port}"

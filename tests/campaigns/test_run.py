@@ -65,7 +65,7 @@ def test_changes_are_told_once_with_old_and_new_status(world: World) -> None:
         (new, "created", None, "planned"),
     ]
     assert (report.update.created, report.update.changed, report.events) == (1, 3, 1)
-    # Each item that has a change is written twice: with it, and without what was told.
+    # Each item with a change is written twice: with the change to send, and without it once it was sent.
     assert world.wire.contacts["dynamodb.put_item"] <= 8
     assert world.wire.contacts["events.put_events"] == 1
 

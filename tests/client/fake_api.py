@@ -20,7 +20,7 @@ URLS_ELSEWHERE = (
     "https://example.com:{port}#@api.digishare.ma/",
     "https://api.example.com:{port}/api.digishare.ma",
 )
-"""URLs that a comparison of prefixes, or a hasty reader, takes for Digishare's."""
+"""URLs that a comparison of prefixes, or a person, may take for Digishare's."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def caller(request: pytest.FixtureRequest, client: BrokerClient) -> Iterator[Cal
 
 @pytest.fixture
 def to_digishare(caller: Caller, digishare: Path, monkeypatch: pytest.MonkeyPatch) -> Caller:
-    """A caller whose adapter was told no hosts, and whose every host leads to `api`, over TLS."""
+    """A caller whose adapter has its default hosts. Every host name leads to `api`, over TLS."""
     monkeypatch.setenv("SSL_CERT_FILE", str(digishare))
     caller.hosts = None
     return caller

@@ -52,7 +52,7 @@ def test_closing_a_transport_closes_the_one_that_it_wraps(client: BrokerClient, 
 
 @pytest.fixture
 def in_loop(client: BrokerClient) -> InLoop:
-    """Runs what takes a client for `httpx`, on an event loop."""
+    """Return a function that runs another one, with a client for `httpx`, on an event loop."""
 
     async def run(act: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
         transport = AsyncBrokerTransport(client, hosts=["localhost"])

@@ -1,4 +1,4 @@
-"""The fake's campaigns: what is documented of the list, and every way in which it can be hard to read."""
+"""The fake's campaigns: what is documented of the list, and everything that makes it hard to read."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_without_a_token_a_fault_is_answered_in_time_and_everybody_backs_off(
     assert len(digishare.mints) == case.mints
     assert len(digishare.calls) == 1
 
-    # Another instance waits like everybody else, and leaves the upstream alone.
+    # Another instance waits, too, and does not ask the upstream.
     not_before = time.time() + max(10, case.retry_after_s)
     instances.operator.change(connection, {"failure.not_before_epoch_s": not_before})
     assert ask(instances.other, connection, ONE_ATTEMPT_S).status == case.status

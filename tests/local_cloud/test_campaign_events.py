@@ -1,4 +1,4 @@
-"""The consumer of "When campaigns change", as it stands on the page: deployed, and its rule on drawn histories."""
+"""The consumer of "When campaigns change", as it is on the page: deployed, and its rule on drawn histories."""
 
 from __future__ import annotations
 

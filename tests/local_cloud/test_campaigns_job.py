@@ -69,7 +69,7 @@ class Job:
         }
 
     def received(self, count: int) -> list[dict[str, Any]]:
-        """Return the details of the events that have come, once there are so many; and any that follow at once."""
+        """Wait for so many events, and return their details with those of any that follow at once."""
         details: list[dict[str, Any]] = []
 
         def look() -> bool:

@@ -28,7 +28,7 @@ PROC = Path("/proc")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="looks the processes up in /proc")
 
-# `make local` without a stack: build and deployment take a quarter of a minute and leave nothing of their own.
+# `make local` without a stack: build and deployment take a quarter of a minute and leave nothing behind.
 PROGRAM = """
 import io, json, os, sys, zipfile
 from local import up

@@ -1,4 +1,4 @@
-"""The whole way through the local AWS: `sam build`, `sam deploy`, a signed call, the function, the answer."""
+"""All steps on the local AWS: `sam build`, `sam deploy`, a signed call, the function, the answer."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_one_time_schedule_runs_the_function_now(echo_cloud: LocalCloud) -> None
 def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCloud) -> None:
     names = ("schedule-arn", "scheduled-time", "execution-id", "attempt-number")
     execution_ids = set()
-    # The ticker is late for both, and the functions are told when they were due all the same.
+    # The scheduler is late for both. Each function still gets the time at which it was due.
     for hour in (11, 12):
         mark = f"late-{hour}:" + "|".join(f"<aws.scheduler.{name}>" for name in names)
         due = datetime(2026, 7, 6, hour, 59, 43, tzinfo=UTC)

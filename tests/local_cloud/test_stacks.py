@@ -30,7 +30,7 @@ def caller_of_second(echo_cloud: LocalCloud, second: Stack) -> Credentials:
 
 
 def ask(endpoint_url: str, stack_name: str) -> requests.Response:
-    """Ask for the address of a stack's Function URL, with the name as it stands: requests would tidy it up."""
+    """Ask for the address of a stack's Function URL, with an unchanged name: requests would normalise it."""
     with requests.Session() as session:
         session.trust_env = False
         request = session.prepare_request(requests.Request("GET", endpoint_url))

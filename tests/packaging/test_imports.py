@@ -100,7 +100,7 @@ def test_what_reads_and_writes_texts_knows_neither_policy_nor_adapters(name: str
 # --- the whole repository -----------------------------------------------------------------------------------------
 
 LAYER = {"token_broker", "lambda_support"}
-# A folder, and what its modules may import of ours.
+# By folder: the packages of this project that its modules may import.
 DIRECTION = {
     "layers/common/token_broker": {"token_broker"},
     "layers/common/lambda_support": LAYER,
@@ -113,7 +113,7 @@ DIRECTION = {
 
 
 def own_modules() -> dict[str, Path]:
-    """Return every module of ours by the name that it is imported by."""
+    """Return every module of this project by the name under which it is imported."""
     files = [path for folder in DIRECTION for path in (PROJECT / folder).rglob("*.py")]
     return {module_name(path): path for path in files}
 
@@ -125,7 +125,7 @@ def module_name(path: Path) -> str:
 
 
 def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
-    """Return the modules of ours that a file imports, each by its own name."""
+    """Return the names of this project's modules that a file imports."""
     found = set()
     for name in imports(path):
         while name and name not in modules:

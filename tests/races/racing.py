@@ -33,7 +33,7 @@ class BrokenRaceError(Exception):
 
 @dataclass(frozen=True)
 class RaceResult:
-    """What came of one race for a token that nobody had yet.
+    """The result of one race for the first token of a connection.
 
     Attributes:
         connection: the race's own.

@@ -58,7 +58,7 @@ class Reports:
 def report_at_once(
     cloud: LocalCloud, nursery: Nursery, operator: Operator, *, instances: int, callers_at_each: int
 ) -> Reports:
-    """Let callers of their own names report the token that all instances have served."""
+    """Let callers, each with its own name, report the token that all instances have served."""
     connection = operator.new_connection()
     started = nursery.start(instances)
     for instance in started:

@@ -39,7 +39,7 @@ class Scene:
         self.connection = operator.new_connection()
 
     def ask(self, stop_at: str = "") -> Instance:
-        """Return a cold instance that is at work on a request; it has stopped if it was told to."""
+        """Return a cold instance that answers a request, or has stopped where `stop_at` says."""
         (instance,) = self._nursery.start(1, STOP_AT=stop_at)
         instance.send(new_event(self.connection))
         if stop_at:

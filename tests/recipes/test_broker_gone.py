@@ -71,7 +71,7 @@ class Broken:
     ) -> str:
         """Run a block of the page with somebody's keys, and `then` in the same shell; return what they print."""
         environment = environment_of(self.cloud, keys) | self.names | more
-        del environment["PYTHONWARNINGS"]  # the AWS command line is not ours
+        del environment["PYTHONWARNINGS"]  # the AWS command line may warn
         environment |= {"AWS_DEFAULT_REGION": self.cloud.region, "AWS_PAGER": "", "TMPDIR": str(self.folder)}
         text = localised(self.changed.get(name, COMMANDS[name]), environment) + then
         return run(["bash", "-euo", "pipefail", "-c", text], environment, folder or self.folder)

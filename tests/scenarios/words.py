@@ -166,7 +166,7 @@ class Words:
         return self._start_epoch_s + at_s
 
     def _name_of_id(self, token: Json) -> str | None:
-        """Return the name of the token whose id stands in a map; None where there is none."""
+        """Return the name of the token whose id is in a map, or None."""
         numbered = {f"{kind}{number}": f"{kind}{number}" for kind in "TP" for number in range(40)}
         known = numbered | self._texts
         token_id = token.get("token_id")

@@ -57,7 +57,7 @@ class Request:
         trouble: how many calls of AWS have failed.
         read_trouble, secret_trouble, lock_trouble: how many reads of the item and decryptions, reads of the secret, and
             writes of the item have failed.
-        overtime_s: by how much longer than usual its calls and stand-stills took.
+        overtime_s: by how much longer than usual its calls took, and how long it was stopped.
     """
 
     wanted: TokenWanted
@@ -97,7 +97,7 @@ class Instance:
     """One process. After a crash only the skew of its clock is as before.
 
     Attributes:
-        freeze: at how many looks at the clock from now it stands still, and for how long.
+        freeze: after how many more reads of the clock it is stopped, and for how long.
         looks: by connection, true time of its last attempt to look at the item, or of the failure that ended it.
         calls: by connection, true time of its last call for the item.
         copied: by connection, true time of the look that its memory rests on.

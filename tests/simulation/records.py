@@ -354,7 +354,7 @@ class Records:
             self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
     def check_row_of(self, token_id: str, promise: str) -> None:
-        """Some row says `issued` with this token, unless somebody has removed it."""
+        """Require a row `issued` with this token, unless an operator has removed it."""
         birth = self.births.get(token_id)
         items = self._world.cloud.dynamodb.items
         rows = [items[key] for key in self._rows_of_token.get(token_id, ()) if key in items]

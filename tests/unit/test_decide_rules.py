@@ -1,4 +1,4 @@
-"""The rules of a decision, in their order, and what a refused caller is told."""
+"""The rules of a decision, in their order, and the error of a refused caller."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Times(VirtualTime):
         return self._services.new_issuer(ports)
 
     def let_ask(self, moment_s: float, issuer: TokenIssuer, *, most_times: int = 1) -> None:
-        """Let a caller ask at a moment, and again as it is told; its last answer is added to `answers`."""
+        """Let a caller ask at a moment, and again when Retry-After says; `answers` gets its last answer."""
 
         def ask() -> None:
             for _ in range(most_times):
@@ -158,12 +158,12 @@ class Times(VirtualTime):
     def kill_a_holder(self, clock_ahead_s: float) -> None:
         """Let an instance take the lock now and be killed before it can do anything with it."""
 
-        def hold() -> None:
+        def take_lock() -> None:
             self._kills = True
             with pytest.raises(Killed):
                 self._issue(self.instance(clock_ahead_s=clock_ahead_s))
 
-        self.at(self.now, hold)
+        self.at(self.now, take_lock)
 
     def _pass_time(self, operation: Operation) -> None:
         self._calls += 1
