@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REGION = "eu-west-3"
 ACCOUNT = "000000000000"
-"""The local cloud's: the deployed grants let its callers in."""
+"""The local cloud's account, whose callers the deployed grants allow."""
 AWS_ENVIRONMENT = {
     "AWS_DEFAULT_REGION": REGION,
     "AWS_ACCESS_KEY_ID": "testing",
@@ -46,6 +46,8 @@ SECRET_PREFIX = "token-broker/connections"
 CANARY_SECRET = "canary-client-secret-5f1c"
 CANARY_CLIENT_ID = "client-1"
 CREDENTIAL = {"client_id": CANARY_CLIENT_ID, "client_secret": CANARY_SECRET}
+CANARY_CLIENT = {"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}
+"""The same for the fake Digishare's admin API."""
 
 
 @dataclass
@@ -70,13 +72,11 @@ def digishare_server() -> Iterator[FakeDigishare]:
 def cloud() -> Iterator[LocalCloud]:
     """The local cloud with the built stack deployed, and a right client secret for `digishare`: one for all tests.
 
-    Tests that change more than their own connection put it back.
+    A test that changes more than its own connection restores it.
     """
     with LocalCloud(say=lambda _: None) as running:
         running.deploy(LeaseSeconds="900")
-        running.steer_digishare(
-            "PUT", "/clients", [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        )
+        running.steer_digishare("PUT", "/clients", [CANARY_CLIENT])
         running.put_connection("digishare", CREDENTIAL)
         yield running
 
@@ -107,7 +107,7 @@ def operator(cloud: LocalCloud, instance_environment: dict[str, str]) -> Operato
 
 @pytest.fixture
 def slow_upstream(cloud: LocalCloud) -> Iterator[None]:
-    """Every exchange takes three seconds; the token is there at once, its answer is not."""
+    """The token of an exchange is issued at once, but its answer takes three seconds."""
     slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
     cloud.steer_digishare("POST", "/faults", slow)
     yield
@@ -191,7 +191,7 @@ def new_account(patch: pytest.MonkeyPatch) -> Iterator[Account]:
     for name, value in AWS_ENVIRONMENT.items():
         patch.setenv(name, value)
     with mock_aws():
-        # Of the default session: one of its own would read the SDK's data again for every test.
+        # From the default session: a new one would read the SDK's data again for every test.
         dynamodb, kms = boto3.client("dynamodb"), boto3.client("kms")
         create_token_table(dynamodb)
         key_arn = kms.create_key()["KeyMetadata"]["Arn"]
@@ -209,7 +209,7 @@ Invoke = Callable[..., dict[str, Any]]
 
 
 class _PresentOutput(io.TextIOBase):
-    """Standard output as it is when something is written."""
+    """Whatever `sys.stdout` is at the moment of a write."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -217,7 +217,7 @@ class _PresentOutput(io.TextIOBase):
 
 @pytest.fixture
 def fresh_log() -> None:
-    """The broker's logger writes to this test's output, and not to that of the test in which it was made."""
+    """The broker's logger writes to this test's output, not to that of the test that made the logger."""
     for handler in logging.getLogger(SERVICE).handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.stream = _PresentOutput()

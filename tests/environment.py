@@ -30,8 +30,8 @@ BUDGETS_S = {
     "simulation": 55,
     "unit": 35,
 }
-"""What the tests of a folder may take in all on two idle cores, three processes at a time: together 17 minutes of theirs,
-which are 6 of ours. Who needs more takes it from another, or says why in the commit."""
+"""Seconds that the tests of a folder may take together, on two idle cores with three processes. The sum is 17 minutes,
+which pass in 6. A folder that needs more takes it from another one."""
 
 _took_s: defaultdict[str, float] = defaultdict(float)
 
@@ -43,14 +43,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for suite, took_s in sorted(_took_s.items()):
         if took_s > BUDGETS_S[suite]:
-            terminalreporter.write_line(
-                f"tests/{suite}: {took_s:.0f} s, over its budget of {BUDGETS_S[suite]} s"
-            )
+            terminalreporter.write_line(f"tests/{suite}: {took_s:.0f} s, budget {BUDGETS_S[suite]} s")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_sdk_data() -> Iterator[None]:
-    """All sessions of the SDK share its service descriptions: each would read and parse 60 to 100 ms of JSON."""
+    """All sessions share the SDK's service descriptions: reading them takes each session 60 to 100 ms."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("botocore.session.create_loader", cache(create_loader))
         yield

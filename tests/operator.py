@@ -1,4 +1,4 @@
-"""What an operator sees and does in AWS, past every fault."""
+"""What an operator sees and does in AWS. No fault of a test applies to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Operator:
-    """Somebody with every right to the token table and the secrets; `credential` is right at the upstream."""
+    """Has every right to the token table and the secrets. The upstream accepts `credential`."""
 
     store: TokenStore
     dynamodb: DynamoDBClient
@@ -34,7 +34,7 @@ class Operator:
     credential: Mapping[str, str]
 
     def new_connection(self, **secret: str) -> str:
-        """Return the name of a connection that nobody has used; its credential is right unless `secret` says otherwise."""
+        """Return the name of a new connection. Its credential is right unless `secret` says otherwise."""
         connection = f"case-{uuid.uuid4().hex[:12]}"
         self.secrets_manager.create_secret(
             Name=f"token-broker/connections/{connection}",
@@ -69,18 +69,18 @@ class Operator:
         self.dynamodb.delete_item(TableName=self.table, Key=token_key(connection))
 
     def end_lock(self, connection: str) -> None:
-        """Let the lock's time go by, and the back-off that a lost holder leaves."""
+        """End the lock, and the back-off that follows if its holder is lost."""
         past = time.time() - 1
         self.change(connection, {"lock_until_epoch_s": past, "failure.not_before_epoch_s": past})
 
     def leave_nothing(self, connection: str) -> None:
-        """Let there be an item without a token."""
+        """Write an item without a token."""
         values = {"format": FORMAT, "fence": 1, "generation": 0}
         item = token_key(connection) | {name: to_attribute(value) for name, value in values.items()}
         self.dynamodb.put_item(TableName=self.table, Item=item)
 
     def leave(self, connection: str, left_s: float, refresh_in_s: float = 0.0) -> None:
-        """Let the token be one of 1000 s, of which `left_s` are left: due below 200; nobody refreshes it before `refresh_in_s`."""
+        """Make the token one of 1000 s with `left_s` left (due below 200), not to be refreshed for `refresh_in_s`."""
         now, sealed = time.time(), self.record(connection).token
         assert sealed is not None
         token = sealed.token._replace(

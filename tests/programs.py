@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 def run_program(
     *command: str | Path, timeout_s: float = 60, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run it in the project's folder unless `options` say otherwise; what it says is text, and any status is good."""
+    """Run it, by default in the project's folder; its output is text, and no exit status is an error."""
     options = {"cwd": PROJECT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(command, text=True, timeout=timeout_s, check=False, **options)  # noqa: S603 - the project's own

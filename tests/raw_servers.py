@@ -1,4 +1,4 @@
-"""Servers that say byte for byte what a test tells them to."""
+"""Servers that send exactly the bytes that a test gives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RawServer(LoopbackServer):
-    """Hands each connection to a script; what comes first is `handshake_delay_s`, and the handshake if it speaks TLS."""
+    """Hands each connection to a script, after `handshake_delay_s` and, where it speaks TLS, the handshake."""
 
     def __init__(self, script: Script) -> None:
         super().__init__(_RawHandler)
@@ -40,7 +40,7 @@ class _RawHandler(LoopbackHandler):
         super().setup()
 
     def handle(self) -> None:
-        # Closed here and not by the server, which shuts a connection down in good order first: no reset would come.
+        # Closed here: the server would shut the connection down first, so that no reset would be sent.
         with self.rfile, self.connection:
             self.server.script(self.connection)
 
@@ -75,7 +75,7 @@ class RawTlsServer(RawServer):
 
 
 class ConnectProxy(RawServer):
-    """A proxy that opens tunnels and nothing else; notes each request's head. `wanted` must stand in it."""
+    """A proxy that opens tunnels and nothing else; notes each request's head, which must contain `wanted`."""
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
         super().__init__(self._open_tunnel)
@@ -102,7 +102,7 @@ class ConnectProxy(RawServer):
 
 
 def _relay(client: socket.socket, server: socket.socket) -> None:
-    """Hand on what comes from either side until one of them ends: in one thread, since TLS is not safe in two."""
+    """Pass on what either side sends until one of them ends. One thread does it: TLS is not safe in two."""
     other = {client: server, server: client}
     while True:
         has_more = isinstance(client, ssl.SSLSocket) and client.pending() > 0
@@ -143,6 +143,6 @@ def drip_handshake(connection: socket.socket) -> None:
 
 @contextmanager
 def plain_listener(script: Script) -> Iterator[str]:
-    """Never speak TLS on the connections that come, and yield an https URL."""
+    """Yield an https URL of a server that never speaks TLS."""
     with RawServer(script) as server:
         yield f"https://127.0.0.1:{server.port}"

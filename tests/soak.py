@@ -1,7 +1,7 @@
 """Runs simulation and races with fresh seeds for as long as you like: `python -m tests.soak --minutes 10`.
 
-Prints what was done, and at a broken promise what broke it (the shortest trace, for the simulation), then goes on; the
-exit status is then 1.
+Prints what was done. A broken promise is printed with what broke it (for the simulation, the shortest trace). Then it
+goes on, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _LONGEST_TRACE = 80
 _MOST_VIOLATIONS = 10
-"""An activity ends after so many: what is broken is broken."""
+"""An activity ends after so many violations."""
 
 
 def simulate(until_s: float, counts: Counter[str], *, adrift: bool) -> None:
-    """Simulate traces of fresh seeds until `time.monotonic()` gets there.
+    """Simulate traces of fresh seeds until `time.monotonic()` reaches `until_s`.
 
     Raises:
         BrokenPromiseError: with the log and, as a note, the shortest trace that breaks the promise.

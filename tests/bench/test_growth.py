@@ -15,7 +15,7 @@ def test_a_small_cold_fleet_mints_once() -> None:
 
     assert (event.mints, event.refused_answers, event.throttled_calls) == (1, 0, 0)
     assert event.decrypts == 19
-    # Secret and key are tried before the lock, by all that find no token and no lock yet: never more than that.
+    # Every instance that finds neither token nor lock tries secret and key before it takes the lock.
     assert 2 <= event.secret_reads <= 2 * 20
     assert 0.4 < event.longest_wait_s < 2
 
@@ -40,7 +40,7 @@ def test_a_busy_instance_reads_once_a_minute() -> None:
 def test_tokens_of_a_quarter_of_an_hour_are_refreshed_all_day_and_nobody_is_refused() -> None:
     mints_a_year, refused = year(900, days=2)
 
-    # Each lasts for four fifths of its lifetime: 120 a day, which is beyond what an upstream of long tokens may cost.
+    # Each is replaced after four fifths of its lifetime: 120 a day, more than the pace allows for long lifetimes.
     assert mints_a_year / 365 == pytest.approx(86_400 / (0.8 * 900), rel=0.05)
     assert refused == 0
 

@@ -1,4 +1,4 @@
-"""What the benchmark writes: tables in their places, bars, and no ratio out of noise."""
+"""What the benchmark writes: tables in their places, bars, and no ratio of noisy values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _written(folder: Path, page: str, measured: dict[str, Any]) -> str:
     return (folder / "performance.md").read_text()
 
 
-def test_a_table_goes_to_its_place_and_the_words_around_it_stay(tmp_path: Path) -> None:
+def test_a_table_is_written_to_its_place_and_the_text_around_it_stays(tmp_path: Path) -> None:
     page = "Before.\n<!-- bench:cold -->\nstale\n<!-- /bench:cold -->\nAfter.\n"
     text = _written(tmp_path, page, _cold([240, 250, 260]))
 
@@ -51,9 +51,7 @@ def test_a_table_goes_to_its_place_and_the_words_around_it_stay(tmp_path: Path) 
     ("version", "said"),
     [("3.13.0", "CPython 3.13.0 (as Lambda)"), ("3.11.7", "CPython 3.11.7 (Lambda runs 3.13)")],
 )
-def test_it_says_which_python_has_measured_and_whether_lambda_runs_the_same(
-    version: str, said: str, tmp_path: Path
-) -> None:
+def test_it_names_the_python_that_measured_and_lambdas_own(version: str, said: str, tmp_path: Path) -> None:
     run = {"at": "now", "machine": "one", "minutes": 1, "load_before": 0, "python": version}
 
     text = _written(tmp_path, "<!-- bench:run -->\n<!-- /bench:run -->\n", {"run": run})
@@ -75,7 +73,7 @@ def test_the_summary_has_every_target() -> None:
     assert any("cpu_s" in line and "5.00 x" in line and "target <= 4.3" in line for line in lines)
 
 
-def test_the_longest_bar_is_as_long_as_the_page_is_wide_and_nothing_has_none() -> None:
+def test_the_longest_bar_is_as_long_as_the_page_is_wide_and_zero_has_no_bar() -> None:
     block = bars({"ours": 24.0, "theirs": 48.0, "nothing": 0.0}, "ms").splitlines()
 
     assert block == [

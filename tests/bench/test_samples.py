@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic: what it may claim, and what it must refuse to."""
+"""The benchmark's arithmetic: which ratios it gives, and which it refuses."""
 
 from __future__ import annotations
 

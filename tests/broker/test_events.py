@@ -1,4 +1,4 @@
-"""Every sample event is executed against its handler, so that none can rot."""
+"""Every sample event is executed against its handler, so that none is out of date."""
 
 from __future__ import annotations
 

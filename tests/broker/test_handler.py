@@ -24,9 +24,7 @@ def body_of(answer: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def test_first_call_mints_and_the_second_is_served_from_memory(
-    invoke: Invoke, digishare: FakeDigishare
-) -> None:
+def test_the_first_call_mints_and_memory_serves_the_second(invoke: Invoke, digishare: FakeDigishare) -> None:
     first, second = body_of(invoke()), body_of(invoke())
 
     assert first["token_type"] == "Bearer"
@@ -36,9 +34,7 @@ def test_first_call_mints_and_the_second_is_served_from_memory(
     assert len(digishare.mints) == 1
 
 
-def test_a_fresh_instance_serves_the_token_of_the_table(
-    new_broker: Callable[[], Invoke], digishare: FakeDigishare
-) -> None:
+def test_a_cold_instance_reads_the_table(new_broker: Callable[[], Invoke], digishare: FakeDigishare) -> None:
     first, second = body_of(new_broker()()), body_of(new_broker()())
 
     assert second["token_id"] == first["token_id"]

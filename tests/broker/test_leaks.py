@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TOKEN = Token("0123456789abcdef", 0.0, None, None, None, "v1")
 CANARY_PAT = "canary-personal-access-token-90b7"
 ONE_OR_TWO_ATTEMPTS_MS = 15_500
-"""Enough for an exchange, also where a busy machine begins it two seconds late, and not for many back-offs."""
+"""Enough for one exchange, even if a busy machine begins it two seconds late, but not for many back-offs."""
 UNUSABLE = "canary token with spaces\nand a line"
 
 FAULTS: dict[str, Callable[[], Fault]] = {
@@ -54,16 +54,13 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 @pytest.fixture(autouse=True)
 def everything_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The operator has turned every log up: what the SDK prints then must still be silenced by us."""
+    """All loggers are at DEBUG; the broker must silence the SDK's all the same."""
     caplog.set_level(logging.DEBUG)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
-    fault: str,
-    invoke: Invoke,
-    digishare: FakeDigishare,
-    output: Output,
+    fault: str, invoke: Invoke, digishare: FakeDigishare, output: Output
 ) -> None:
     digishare.fail("token", FAULTS[fault](), times=None)
 
@@ -84,13 +81,17 @@ def test_no_failure_of_the_upstream_shows_the_secret_or_a_token(
         ('"canary-text"', ("secret_malformed", "it is not a JSON object")),
         ("canary\0", ("secret_malformed", "it has NUL characters, as UTF-16 has: save it as UTF-8")),
         ({"type": "canary"}, ("secret_malformed", "`type` must be client_credentials or personal_access_token")),
-        ({"client_id": "x", "client_secret": ["canary"]}, ("secret_malformed", "`client_secret` must be printable ASCII text")),
-        ({"type": "personal_access_token", "access_token": "canary\nline"}, ("secret_malformed", "`access_token` must be printable ASCII text")),
-        ({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"}, ("token_url_not_allowed", "")),
-        ({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"}, ("token_url_malformed", "")),
+        ({"client_id": "x", "client_secret": ["canary"]},
+            ("secret_malformed", "`client_secret` must be printable ASCII text")),
+        ({"type": "personal_access_token", "access_token": "canary\nline"},
+            ("secret_malformed", "`access_token` must be printable ASCII text")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "http://canary.example/"},
+            ("token_url_not_allowed", "")),
+        ({"client_id": "canary", "client_secret": "canary", "token_url": "https://canary@[bad"},
+            ("token_url_malformed", "")),
     ],
 )  # fmt: skip
-def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
+def test_a_malformed_secret_is_not_shown_but_its_mistake_is(
     secret: object,
     said: tuple[str, str],
     invoke: Invoke,
@@ -108,21 +109,18 @@ def test_a_malformed_secret_is_not_shown_and_what_is_wrong_with_it_is(
     assert "canary" not in output(answer)
 
 
-def test_what_the_broker_holds_does_not_show_itself(
-    invoke: Invoke,
-    new_broker: Callable[[], Invoke],
-    account: Account,
-    output: Output,
+def test_the_brokers_memory_shows_no_token(
+    invoke: Invoke, new_broker: Callable[[], Invoke], account: Account, output: Output
 ) -> None:
     account.put_secret("digishare", {"type": "personal_access_token", "access_token": CANARY_PAT})
 
     answers: list[dict[str, Any]] = [invoke(), invoke(), new_broker()()]
     cells = [cell.cell_contents for cell in invoke.__closure__ or ()]
-    held = [(cell.issuer, cell.issuer.known) for cell in cells if hasattr(cell, "issuer")]
+    remembered = [(cell.issuer, cell.issuer.known) for cell in cells if hasattr(cell, "issuer")]
 
     assert all(CANARY_PAT in answer["body"] for answer in answers)
-    assert held
-    assert CANARY_PAT not in output(held, cells)
+    assert remembered
+    assert CANARY_PAT not in output(remembered, cells)
     assert CANARY_PAT not in repr(account.item())
 
 
@@ -141,7 +139,7 @@ def test_what_the_broker_holds_does_not_show_itself(
     ],
     ids=lambda made: type(made).__name__,
 )
-def test_what_holds_a_secret_or_a_token_does_not_show_it(made: object) -> None:
+def test_no_repr_shows_a_secret_or_a_token(made: object) -> None:
     assert "canary" not in f"{made} {made!r}"
 
 
@@ -170,10 +168,8 @@ def test_the_callers_own_credentials_are_not_logged(invoke: Invoke, output: Outp
     assert "Signature=" not in shown
 
 
-def test_the_check_itself_sees_a_leak(
-    invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output
-) -> None:
-    """Without the silenced SDK loggers, the SDK prints what it reads: the fixture above would see it."""
+def test_the_check_sees_a_leak(invoke: Invoke, caplog: pytest.LogCaptureFixture, output: Output) -> None:
+    """If the SDK's loggers are not silenced, `output` has the secret that the SDK logs."""
     for silenced in ("botocore", "urllib3"):
         caplog.set_level(logging.DEBUG, silenced)
     invoke()

@@ -50,9 +50,9 @@ class Aws:
     """Lets calls fail.
 
     Attributes:
-        fails: by operation: the error, and whether it strikes now. By what has happened and not by the number of the
-            call: on a busy machine it can be too late to send, and then everything is tried once more.
-        seen: operations that were asked for.
+        fails: by operation, the error and a function that tells whether to raise it now. The call's number would not
+            do: a busy machine can be too late to send, and then everything is repeated.
+        seen: operations that were called.
     """
 
     fails: dict[str, tuple[Exception, Callable[[], bool]]] = field(default_factory=dict)
@@ -114,13 +114,8 @@ def test_no_error_of_aws_shows_what_it_says(
 
 
 @pytest.mark.parametrize("name", ["refused", "busy"])
-def test_a_token_whose_publication_was_lost_is_told_of_by_its_id_only(
-    name: str,
-    invoke: Invoke,
-    aws: Aws,
-    account: Account,
-    digishare: FakeDigishare,
-    output: Output,
+def test_a_token_whose_publish_was_lost_is_logged_by_its_id_only(
+    name: str, invoke: Invoke, aws: Aws, account: Account, digishare: FakeDigishare, output: Output
 ) -> None:
     times = iter([True, False])
     aws.fails["UpdateItem"] = (ERRORS[name], lambda: bool(digishare.mints) and next(times))
@@ -138,10 +133,7 @@ def test_a_token_whose_publication_was_lost_is_told_of_by_its_id_only(
 
 
 def test_an_item_that_somebody_has_changed_and_its_token_are_not_shown(
-    new_broker: Callable[[], Invoke],
-    account: Account,
-    output: Output,
-    caplog: pytest.LogCaptureFixture,
+    new_broker: Callable[[], Invoke], account: Account, output: Output, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = json.loads(new_broker()()["body"])
     item = account.item()

@@ -1,4 +1,4 @@
-"""A list of campaigns in this process that changes under its reader, and remembers what it was at every moment."""
+"""A list of campaigns that changes while it is read, and remembers its content at every moment."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ START_EPOCH_S = 1_780_000_000.0
 
 @dataclass
 class ChangingList:
-    """A `walk.PageSource`. Each second made so many campaigns as `sizes` says.
+    """A `walk.PageSource`. `sizes` says how many campaigns were made in each second.
 
-    How probable a change is before each call, and between its count and its rows, say `changes_...`.
+    `changes_...` are the probabilities of a change before each call, and between its count and its rows.
     """
 
     seed: int

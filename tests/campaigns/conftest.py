@@ -1,4 +1,4 @@
-"""A run that reads the fake, whose time moves by waiting alone."""
+"""A run that reads the fake. Only waiting moves its clock."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LONGEST_PAUSE_S = 30 * 1.25
 
 @dataclass
 class Reader:
-    """A run that reads the fake; only waiting moves its time, and `events` says what happened to its token.
+    """A run that reads the fake, and its own `Tokens`: after a report it uses the next token.
 
-    It is a `Tokens`, too: it goes on to the next token where one is reported.
+    `events` says in which order it waited, and asked for and reported tokens.
     """
 
     digishare: FakeDigishare
@@ -78,15 +78,15 @@ class Reader:
         return page
 
     def assert_reads(self, number: int = 1) -> None:
-        """The page holds the campaigns that belong there, those first that were made first."""
+        """Check that the page has its campaigns, oldest first."""
         campaigns = list(self.digishare.campaign_statuses.items())
         assert self.read(number).statuses == dict(campaigns[(number - 1) * LIMIT : number * LIMIT])
 
     def failure(self, kind: type[Exception], number: int = 1, limit: int = LIMIT) -> str:
-        """Return the error's text; neither it nor anything behind it tells what nobody may know."""
+        """Return the error's text, having checked that neither it nor its causes show a canary."""
         with pytest.raises(kind) as raised:
             self.read(number, limit)
-        assert_tells_nothing(everything_of(raised.value))
+        assert_shows_no_canary(everything_of(raised.value))
         return str(raised.value)
 
     def assert_pauses_have_grown(self) -> None:
@@ -95,19 +95,15 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def running(clock: Clock) -> Iterator[tuple[FakeDigishare, requests.Session]]:
+def running() -> Iterator[tuple[FakeDigishare, requests.Session, Clock]]:
+    clock = Clock()
     with FakeDigishare(clients=[Client("client-1", ("secret",))], clock=clock) as digishare:
-        yield digishare, new_session(str(digishare.ca_file))
+        yield digishare, new_session(str(digishare.ca_file)), clock
 
 
 @pytest.fixture
-def reader(running: tuple[FakeDigishare, requests.Session], clock: Clock) -> Reader:
-    reader = Reader(*running, clock)
+def reader(running: tuple[FakeDigishare, requests.Session, Clock]) -> Reader:
+    reader = Reader(*running)
     reader.digishare.reset()
     reader.digishare.configure(contacts_per_campaign=1)
     reader.digishare.set_personal_access_tokens([PersonalAccessToken(TOKEN), PersonalAccessToken(NEXT_TOKEN)])
@@ -115,7 +111,7 @@ def reader(running: tuple[FakeDigishare, requests.Session], clock: Clock) -> Rea
     return reader
 
 
-def assert_tells_nothing(text: str) -> None:
+def assert_shows_no_canary(text: str) -> None:
     assert not [canary for canary in CANARIES if canary in text]
 
 

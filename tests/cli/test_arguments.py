@@ -1,4 +1,4 @@
-"""Arguments of every kind, as processes get them: what is refused says what to pass, and nothing ends in a traceback."""
+"""Arguments of every kind, as processes get them: a refusal says what to pass, and nothing ends in a traceback."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def test_what_no_command_takes_is_quoted_on_one_line(run: Run) -> None:
 
 @pytest.mark.parametrize("name", [*OF_THE_BROKER, "DIGISHARE_BASE_URL"])
 @pytest.mark.parametrize("kind", ["a line end", "an escape sequence", "no UTF-8"])
-def test_odd_variables_are_refused_by_their_name(
-    run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
-) -> None:
+def test_odd_variables_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
     monkeypatch.setenv(name, os.fsdecode(ODD[kind]))
 
     ended = run("doctor")
@@ -89,9 +87,7 @@ def test_odd_variables_are_refused_by_their_name(
     "seconds", ["nan", "inf", "-inf", "-1", "-0.001", "1e300", "1e10", "1" + "0" * 5000, "", "soon", "9e999"]
 )
 @pytest.mark.parametrize("command", [["token"], ["exec", "/no/such/command"]], ids=" ".join)
-def test_a_validity_that_is_none_is_refused_with_what_to_pass(
-    run: Run, broker: FakeBroker, command: list[str], seconds: str
-) -> None:
+def test_malformed_min_ttl_is_refused(run: Run, broker: FakeBroker, command: list[str], seconds: str) -> None:
     ended = run(command[0], f"--min-ttl={seconds}", *command[1:])
 
     assert (ended.exit_code, ended.out, broker.calls) == (2, "", [])
@@ -100,9 +96,7 @@ def test_a_validity_that_is_none_is_refused_with_what_to_pass(
 
 
 @pytest.mark.parametrize(("seconds", "sent"), [("0", None), ("0.5", 1), ("1e3", 1000), ("1000000000", 10**9)])
-def test_a_validity_is_sent_in_whole_seconds(
-    run: Run, broker: FakeBroker, seconds: str, sent: int | None
-) -> None:
+def test_min_ttl_is_whole_seconds(run: Run, broker: FakeBroker, seconds: str, sent: int | None) -> None:
     assert run("token", "--min-ttl", seconds).exit_code == 0
     assert broker.calls[0].body.get("min_ttl") == sent
 
@@ -127,9 +121,7 @@ def test_a_token_in_the_place_of_its_id_is_neither_sent_nor_shown(run: Run, brok
         *("http://elsewhere.example/v1", "ftp://localhost/v1"),
     ],
 )
-def test_a_base_url_that_may_not_see_the_token_is_refused(
-    run: Run, broker: FakeBroker, api: FakeApi, base_url: str
-) -> None:
+def test_an_unsafe_base_url_is_refused(run: Run, broker: FakeBroker, api: FakeApi, base_url: str) -> None:
     ended = run("get", "/campaigns", "--base-url", base_url)
 
     assert (ended.exit_code, ended.out, broker.calls, api.seen) == (2, "", [], [])
@@ -144,7 +136,7 @@ def test_a_path_is_no_url(run: Run, broker: FakeBroker) -> None:
 @pytest.mark.parametrize(
     "file", [b"", b"/no/such/file", b"/no/\xff/file", b"/", b"a" * 5000, os.fsencode(os.devnull)]
 )
-def test_a_ca_file_that_is_none_is_refused(run: Run, broker: FakeBroker, file: bytes) -> None:
+def test_what_is_no_ca_file_is_refused(run: Run, broker: FakeBroker, file: bytes) -> None:
     ended = run("get", "/campaigns", "--ca-file", os.fsdecode(file))
 
     assert (ended.exit_code, ended.out) == (2, "")
@@ -181,7 +173,7 @@ EXECUTED: dict[str, tuple[list[str], int, str]] = {
 }
 
 
-def test_exec_runs_what_stands_behind_its_options(broker: FakeBroker, tmp_path: Path) -> None:
+def test_exec_runs_what_follows_its_options(broker: FakeBroker, tmp_path: Path) -> None:
     # As `env`, `sudo` and `kubectl exec` do it: one `--` before the command is the end of exec's own options.
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{SHOW}")
@@ -205,9 +197,7 @@ def test_exec_runs_what_stands_behind_its_options(broker: FakeBroker, tmp_path: 
         *((odd, 126) for odd in ([""], ["a\0b"], ["true", "a\0b"], ["/"], ["a" * 5000], [os.devnull])),
     ],
 )
-def test_exec_says_in_a_line_that_a_command_cannot_be_run(
-    run: Run, broker: FakeBroker, command: list[str], exit_code: int
-) -> None:
+def test_exec_reports_a_bad_command(run: Run, broker: FakeBroker, command: list[str], exit_code: int) -> None:
     ended = run("exec", "--", *command)
 
     assert (ended.exit_code, ended.out) == (exit_code, "")
@@ -216,7 +206,7 @@ def test_exec_says_in_a_line_that_a_command_cannot_be_run(
     assert "\0" not in ended.err
 
 
-def test_exec_says_by_its_code_that_a_command_cannot_be_run_where_nobody_reads(broker: FakeBroker) -> None:
+def test_exec_has_its_exit_code_where_nobody_reads(broker: FakeBroker) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     all_ended = run_each({"exec": ["exec", "--", "no-such-command"]}, stdout=writing, streams="2>&1")
@@ -233,9 +223,7 @@ def test_exec_leaves_odd_bytes_of_the_environment_as_they_are(broker: FakeBroker
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_execs_command_finds_the_streams_as_they_were(
-    broker: FakeBroker, tmp_path: Path, streams: str
-) -> None:
+def test_execs_command_has_the_streams_unchanged(broker: FakeBroker, tmp_path: Path, streams: str) -> None:
     said = tmp_path / "said"
     there = "".join(f'[ -e /proc/self/fd/{n} ] && echo {n} >> "$0";' for n in (0, 1, 2))
     command = ["sh", "-c", f"touch $0; {there} true", str(said)]

@@ -1,4 +1,4 @@
-"""`connection put|list|check`: what is stored, what is refused before it is stored, and that nothing of it is shown."""
+"""`connection put|list|check`: what they store, what they refuse, and that they show no secret."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", NOT_STORED.values(), ids=NOT_STORED)
-def test_what_is_no_credential_is_not_stored_and_not_quoted(
-    run: Run, account: Account, text: str | bytes
-) -> None:
+def test_what_is_no_credential_is_not_stored_or_quoted(run: Run, account: Account, text: str | bytes) -> None:
     assert_refused(put(run, text))
 
 
@@ -138,7 +136,7 @@ def test_a_file_with_a_byte_order_mark_is_stored_without_it(run: Run, account: A
 
 
 def assert_refused(ended: Ended) -> None:
-    """Look that nothing was stored for `marketing`, and that nothing of it is shown."""
+    """Check that nothing was stored for `marketing`, and that no secret is shown."""
     assert (ended.exit_code, ended.out) == (2, "")
     assert "nothing was stored" in ended.err
     assert CANARY not in ended.err
@@ -149,9 +147,8 @@ def assert_refused(ended: Ended) -> None:
 @pytest.mark.parametrize("text", (BAD | GOOD).values(), ids=BAD | GOOD)
 def test_the_broker_takes_what_put_takes_and_refuses_what_it_refuses(text: str) -> None:
     answer = {"VersionId": "version-1", "SecretString": text}
-    secrets = ConnectionSecrets(
-        Mock(**{"get_secret_value.return_value": answer}), "prefix", "https://default/t"
-    )
+    client = Mock(**{"get_secret_value.return_value": answer})
+    secrets = ConnectionSecrets(client, "prefix", "https://default/t")
     if text in GOOD.values():
         checked_text(text)
         secrets.read("digishare")
@@ -247,7 +244,7 @@ def test_check_says_what_a_secret_must_be_that_is_not_text(run: Run, account: Ac
     ],
     ids=["nothing", "a failure", "the current secret", "the pace"],
 )
-def test_check_says_what_the_broker_has_trouble_with(
+def test_check_tells_the_brokers_last_failure(
     run: Run, account: Account, broker: FakeBroker, facts: dict[str, object], said: str | None
 ) -> None:
     row = {"connection": "digishare", "generation": 1, **facts}

@@ -1,4 +1,4 @@
-"""`token-broker doctor` where what is wrong is on this machine; the rest is in tests/recipes/test_doctor.py."""
+"""`token-broker doctor` and faults of this machine. The others are in tests/recipes/test_doctor.py."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def test_a_setting_that_cannot_be_used_is_named(
     assert "canary-password" not in ended.out + ended.err
 
 
-def test_a_region_that_nothing_tells_is_the_fault(
-    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_region_is_a_fault(run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
 
     assert fault_of(run("doctor", "--json").value["findings"])["topic"] == "region"

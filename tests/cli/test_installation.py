@@ -1,11 +1,10 @@
-"""What the wheel brings: the client, its command behind an extra, and nothing that only Lambda needs."""
+"""What the wheel contains: the client, its command behind an extra, and nothing that only Lambda needs."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.wheel import build_wheel, requirement
+from tests.programs import run_program
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[2]
@@ -36,16 +37,8 @@ PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--isolated", "--no-index
 
 
 def end(command: Sequence[str | Path], folder: Path = Path(sys.prefix)) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, with nothing of this environment."""
-    return subprocess.run(  # noqa: S603 - our own programs
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env={"PIP_CONFIG_FILE": os.devnull},
-    )
+    """Run a program to its end, with no variable of this environment."""
+    return run_program(*command, cwd=folder, env={"PIP_CONFIG_FILE": os.devnull}, timeout_s=120)
 
 
 def run(command: Sequence[str | Path], folder: Path = Path(sys.prefix)) -> str:
@@ -60,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(wheel: Path, folder: Path, borrowed: Callable[[Path], bool]) -> Path:
-    """Return a fresh environment with the wheel in it, and those packages of this one, so that none is downloaded."""
+    """Return a new environment with the wheel and the borrowed packages of this one: nothing is downloaded."""
     run([sys.executable, "-m", "venv", "--without-pip", folder])
     uv = Path(sys.executable).parent / "uv"
     options = ("--quiet", "--offline", "--no-cache", "--no-deps", "--python")
@@ -75,7 +68,7 @@ def install(wheel: Path, folder: Path, borrowed: Callable[[Path], bool]) -> Path
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel and every package that this one has."""
-    # Not the files that would bring this checkout back in.
+    # Without the .pth files, which would put this checkout on its path.
     return install(wheel, tmp_path_factory.mktemp("installed"), lambda package: package.suffix != ".pth")
 
 
@@ -142,8 +135,8 @@ def test_an_sdk_that_is_there_for_other_reasons_is_not_the_extra(wheel: Path, tm
     assert f"{wheel.name}[cli]" in ended.stderr
 
 
-def test_what_that_line_says_is_something_that_pip_understands(wheel: Path) -> None:
-    # Typed in the wheel's own folder. There is no index here: pip finds in this environment what the extra asks for.
+def test_pip_accepts_what_that_line_says(wheel: Path) -> None:
+    # Run in the wheel's folder. Without an index, pip finds in this environment what the extra needs.
     told = run([*PIP_INSTALL, "--dry-run", f"{wheel.name}[cli]"], wheel.parent)
 
     assert "boto3>=1.34.63 in " in told
@@ -189,9 +182,7 @@ def test_the_metadata_asks_for_the_sdk_and_the_http_library_alone_and_names_the_
     assert licence.startswith(b"MIT License\n\nCopyright (c) 2026 the token-broker authors\n")
 
 
-def test_wheel_and_sdist_have_what_callers_use_and_nothing_of_the_functions(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_wheel_and_sdist_have_what_callers_use_and_nothing_of_functions(wheel: Path, tmp_path: Path) -> None:
     run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], ROOT)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as packed:

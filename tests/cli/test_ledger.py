@@ -39,7 +39,7 @@ def personal_token(token_id: str, issued_at: float) -> Token:
 
 @dataclass
 class Table:
-    """The token table, written to as the broker does."""
+    """The token table. It writes rows and items as the broker does."""
 
     account: Account
     connection: str = "digishare"
@@ -56,9 +56,8 @@ class Table:
         """Write the row of an exchange that began so long ago."""
         self.fence += 1
         begun_at = made.issued_at_epoch_s if made else self.now - age_s
-        row = Mint(
-            self.connection, self.fence, f"owner-{self.fence}", begun_at, "refresh", CALLER, "version-1"
-        )
+        owner = f"owner-{self.fence}"
+        row = Mint(self.connection, self.fence, owner, begun_at, "refresh", CALLER, "version-1")
         self._ledger.complete(replace(row, outcome=outcome, token=made, jti=jti, error=error))
 
     def issue(
@@ -69,22 +68,21 @@ class Table:
         return made
 
     def publish(self, made: Token) -> None:
-        """Make it the item's token, of an item that is new."""
+        """Publish the token in a new item."""
         kms = boto3.client("kms")
         store = TokenStore(self._dynamodb, kms, table=self.account.table, key_arn=self.account.key_arn)
         seen = TokenRecord(self.connection)
-        held = store.write(seen, seen._replace(fence=1, lock=Lock("owner", self.now + 14.5)))
-        assert held
-        sealed = store.seal(self.connection, held.fence, made, "token")
-        assert store.write(held, TokenRecord(self.connection, sealed, generation=1, fence=1))
+        locked = store.write(seen, seen._replace(fence=1, lock=Lock("owner", self.now + 14.5)))
+        assert locked
+        sealed = store.seal(self.connection, locked.fence, made, "token")
+        assert store.write(locked, TokenRecord(self.connection, sealed, generation=1, fence=1))
 
 
 @pytest.fixture(autouse=True)
 def no_stack(aws_says: dict[str, Any]) -> None:
     # moto's CloudFormation needs packages that nothing else here needs.
-    aws_says["DescribeStacks"] = ClientError(
-        {"Error": {"Code": "ValidationError", "Message": "does not exist"}}, "x"
-    )
+    error: Any = {"Error": {"Code": "ValidationError", "Message": "does not exist"}}
+    aws_says["DescribeStacks"] = ClientError(error, "x")
 
 
 @pytest.fixture
@@ -115,21 +113,16 @@ def busy_table(table: Table) -> Table:
     return table
 
 
-def test_every_token_that_may_be_alive_is_shown_with_what_to_do_about_it_and_all_others_if_told(
-    run: Run, busy_table: Table
-) -> None:
+def test_every_token_that_may_be_valid_is_shown_and_all_with_an_option(run: Run, busy_table: Table) -> None:
     before = [("a", "expired"), ("b", "to revoke"), (None, "failed"), (None, "unknown")]
     everything = [*before, ("c", "in service"), ("d", "still leased"), (None, "under way")]
 
     assert uses(read(run, busy_table, "--all")) == everything
-    assert uses(read(run, busy_table)) == [
-        each for each in everything if each[1] not in {"expired", "failed"}
-    ]
+    relevant = [each for each in everything if each[1] not in {"expired", "failed"}]
+    assert uses(read(run, busy_table)) == relevant
 
 
-def test_a_row_says_whose_request_made_the_token_and_how_the_dashboard_names_it(
-    run: Run, table: Table
-) -> None:
+def test_a_row_names_the_caller_and_the_tokens_jti(run: Run, table: Table) -> None:
     table.issue("b", age_s=5_000, jti="jti-of-b")
 
     (row,) = read(run, table)
@@ -196,9 +189,7 @@ def test_a_token_that_was_published_twice_is_in_service(run: Run, table: Table) 
     assert uses(read(run, table)) == [("a", "in service"), ("a", "in service")]
 
 
-def test_the_oldest_exchange_is_first_although_a_restored_table_counts_fences_again(
-    run: Run, table: Table
-) -> None:
+def test_the_oldest_exchange_is_first_where_a_restored_table_repeats_fences(run: Run, table: Table) -> None:
     table.fence = 9
     table.issue("a", age_s=6_000)
     table.fence = 0
@@ -207,10 +198,8 @@ def test_the_oldest_exchange_is_first_although_a_restored_table_counts_fences_ag
     assert uses(read(run, table)) == [("a", "to revoke"), ("b", "to revoke")]
 
 
-def test_a_person_is_told_what_to_do(
-    run: Run, busy_table: Table, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOKEN_BROKER_TABLE", account.table)
+def test_a_person_is_told_what_to_do(run: Run, busy_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_BROKER_TABLE", busy_table.account.table)
 
     ended = run("mints")
 

@@ -1,4 +1,4 @@
-"""AWS keys that would break out of a header: every command names the variable, and shows nothing of any key."""
+"""AWS keys that no header can contain: every command names the variable, and shows no part of any key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every command: help, exit codes, errors, and how it ends when it is not let finish."""
+"""What holds for every command: help, exit codes, errors, and how it ends when it is interrupted."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def test_help_does_not_load_the_aws_sdk() -> None:
         *(("slow_down", 4), ("temporarily_unavailable", 4)),
     ],
 )
-def test_each_error_of_the_broker_has_its_exit_code_and_a_fix(
-    run: Run, broker: FakeBroker, code: str, exit_code: int
-) -> None:
+def test_each_error_has_an_exit_code_and_fix(run: Run, broker: FakeBroker, code: str, exit_code: int) -> None:
     # Waiting longer than the client's time budget makes it give up at once.
     broker.script.extend([failure(BY_CODE[code].status, code, retry_after_s=600)] * 4)
 
@@ -68,13 +66,13 @@ def test_each_error_of_the_broker_has_its_exit_code_and_a_fix(
     assert fix.startswith("fix: ")
 
 
-def test_every_error_of_the_tree_has_an_exit_code_of_its_own_choice() -> None:
+def test_every_error_class_but_two_has_a_fix() -> None:
     unplanned = {kind for kind in BY_CODE.values() if kind not in _FIXES}
 
     assert {kind.code for kind in unplanned} == {"not_found", "method_not_allowed"}
 
 
-def test_json_has_the_error_for_programs_and_keeps_it_for_people(run: Run, broker: FakeBroker) -> None:
+def test_with_json_the_error_is_on_both_streams(run: Run, broker: FakeBroker) -> None:
     broker.script.append(failure(403, "access_denied"))
 
     ended = run("--json", "token")
@@ -96,7 +94,7 @@ def test_wrong_usage_ends_with_2(run: Run, arguments: list[str]) -> None:
     assert ended.err.startswith("usage: ")
 
 
-def test_shared_options_stand_before_or_behind_the_command(run: Run, broker: FakeBroker) -> None:
+def test_shared_options_may_come_before_or_after_the_command(run: Run, broker: FakeBroker) -> None:
     run("--connection", "before", "token")
     run("token", "--connection", "behind")
     run("--connection", "before", "token", "--json")
@@ -104,9 +102,7 @@ def test_shared_options_stand_before_or_behind_the_command(run: Run, broker: Fak
     assert [call.body["connection"] for call in broker.calls] == ["before", "behind", "before"]
 
 
-def test_missing_url_and_missing_keys_are_told_apart(
-    run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_keys_and_url_differ(run: Run, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert run("token").exit_code == 3
     monkeypatch.delenv("TOKEN_BROKER_URL")
@@ -148,9 +144,7 @@ def test_settings_of_the_sdk_that_are_not_good_are_told_without_a_traceback(
     "url", ["nonsense", "https://", "https://[::1", "https://a b/", "http://example.com/", "https://x/?a=1"]
 )
 @pytest.mark.parametrize("command", ["token", "doctor"])
-def test_a_url_that_is_none_is_told_without_a_traceback(
-    run: Run, broker: FakeBroker, command: str, url: str
-) -> None:
+def test_a_bad_url_is_told_without_a_traceback(run: Run, broker: FakeBroker, command: str, url: str) -> None:
     ended = run(command, "--url", url)
 
     assert ended.exit_code in {1, 2, 4}
@@ -172,7 +166,7 @@ TOO_LARGE = "the answer is too large, or nested too deeply"
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_nobody_foresaw_ends_in_a_line_without_its_text(
+def test_an_unforeseen_error_is_one_line_without_its_text(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def command(*_: object) -> int:
@@ -206,9 +200,7 @@ def test_the_place_of_an_unforeseen_error_is_the_last_line_of_this_package(
     ("number", "exit_code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
 )
-def test_signals_end_it_silently_as_they_end_any_program(
-    broker: FakeBroker, number: signal.Signals, exit_code: int
-) -> None:
+def test_a_signal_ends_it_silently(broker: FakeBroker, number: signal.Signals, exit_code: int) -> None:
     broker.may_answer.clear()
     with subprocess.Popen(  # noqa: S603 - our own program
         [*PROGRAM, "token"],
@@ -224,7 +216,7 @@ def test_signals_end_it_silently_as_they_end_any_program(
     assert (running.returncode, out, err) == (exit_code, "", "")
 
 
-def test_an_answer_that_is_nested_deeply_is_no_reason_for_a_traceback(run: Run, broker: FakeBroker) -> None:
+def test_a_deeply_nested_answer_gives_no_traceback(run: Run, broker: FakeBroker) -> None:
     broker.script.extend([Answer(200, b'{"connections":' + b"[" * 20_000 + b"]" * 20_000 + b"}")] * 4)
 
     ended = run("status", "--json")

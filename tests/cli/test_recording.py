@@ -1,4 +1,4 @@
-"""`mints record` writes the row of a token that a person got by hand, as the broker writes its own, and shows no token."""
+"""`mints record` writes the same row for a token got by hand as the broker for its own, and shows no token."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(account: Account, monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 def record(run: Run, *arguments: str, answer: object = ANSWER) -> Ended:
-    """Record an answer; nothing that is said may hold a part of its token."""
+    """Record an answer, and check that the output has no part of its token."""
     text = answer if isinstance(answer, str | bytes) else json.dumps(answer)
     ended = run("mints", "record", "digishare", "--reason", "the key is disabled", *arguments, stdin=text)
     assert_shows_no_token(ended.out + ended.err)
@@ -63,7 +63,7 @@ def at(epoch_s: float) -> tuple[str, str]:
     return "--issued-at", datetime.fromtimestamp(epoch_s, UTC).isoformat()
 
 
-def test_the_row_says_of_the_token_what_the_brokers_own_row_says(
+def test_the_row_describes_the_token_as_the_brokers_own_row_does(
     run: Run, account: Account, invoke: Invoke, digishare: FakeDigishare, table: Table
 ) -> None:
     answer = json.loads(invoke()["body"])
@@ -84,9 +84,7 @@ def test_the_row_says_of_the_token_what_the_brokers_own_row_says(
     assert by_hand["reason"]["S"] == "by hand: no broker"
 
 
-def test_it_is_listed_with_when_why_and_who_and_the_token_in_service_stays(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_it_is_listed_and_the_token_in_service_stays(run: Run, account: Account, table: Table) -> None:
     table.publish(table.issue("c", age_s=9_000))
     item = account.item()
 
@@ -104,9 +102,7 @@ def test_it_is_listed_with_when_why_and_who_and_the_token_in_service_stays(
     assert account.item() == item
 
 
-def test_where_nobody_says_a_lifetime_the_row_stays_for_the_longest(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_without_a_lifetime_the_row_stays_for_the_longest(run: Run, account: Account, table: Table) -> None:
     before = time.time()
     record(run, answer={"access_token": "canary-opaque-token", "scope": "read write"})
 
@@ -117,9 +113,7 @@ def test_where_nobody_says_a_lifetime_the_row_stays_for_the_longest(
     assert before - 1 <= float(item["issued_at_epoch_s"]["N"]) <= time.time()
 
 
-def test_a_token_that_was_recorded_is_told_and_its_row_stays(
-    run: Run, account: Account, table: Table
-) -> None:
+def test_a_recorded_token_is_told_and_its_row_stays(run: Run, account: Account, table: Table) -> None:
     record(run, *at(table.now - 5_000))
     (row,) = account.items()
 
@@ -182,17 +176,17 @@ def test_what_is_no_answer_is_not_recorded_and_not_quoted(
         ("0001-01-01T00:00:00+23:59", "would have expired already"),
     ],
 )
-def test_a_time_that_cannot_be_right_is_refused(
-    run: Run, account: Account, table: Table, moment: str | int, said: str
-) -> None:
+def test_a_time_that_cannot_be_right_is_refused(run: Run, table: Table, moment: str | int, said: str) -> None:
     ended = record(run, "--issued-at", moment if isinstance(moment, str) else at(table.now + moment)[1])
 
     assert ended.exit_code == 2
     assert said in ended.err
-    assert account.items() == []
+    assert table.account.items() == []
 
 
-@pytest.mark.parametrize("arguments", [["record", "a/b", "--reason", "r"], ["record", TOKEN, "--reason", "r"], ["record"], ["record", "digishare"], ["record", "digishare", "--reason", "a\nb"]])  # fmt: skip
+@pytest.mark.parametrize("arguments",
+    [["record", "a/b", "--reason", "r"], ["record", TOKEN, "--reason", "r"], ["record"], ["record", "digishare"],
+        ["record", "digishare", "--reason", "a\nb"]])  # fmt: skip
 def test_wrong_usage_writes_nothing(run: Run, account: Account, table: Table, arguments: list[str]) -> None:
     ended = run("mints", *arguments, stdin=json.dumps(ANSWER))
 
@@ -211,17 +205,17 @@ def test_without_a_table_it_is_told_how_to_find_the_token_later(run: Run, accoun
 
 
 FAILURES = {
-    "denied": (ClientError({"Error": {"Code": "AccessDeniedException", "Message": TOKEN}}, "PutItem"), 3, '"dynamodb:PutItem"'),
-    "throttled": (ClientError({"Error": {"Code": "ThrottlingException", "Message": TOKEN}}, "PutItem"), 4, "try again later"),
+    "denied": (ClientError({"Error": {"Code": "AccessDeniedException", "Message": TOKEN}}, "PutItem"), 3,
+        '"dynamodb:PutItem"'),
+    "throttled": (ClientError({"Error": {"Code": "ThrottlingException", "Message": TOKEN}}, "PutItem"), 4,
+        "try again later"),
     "no answer": (EndpointConnectionError(endpoint_url=TOKEN), 4, "check the network"),
     "anything": (ValueError(TOKEN), 4, "check the network"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_row_that_cannot_be_written_is_told_without_the_token(
-    run: Run, table: Table, aws_says: dict[str, Any], name: str
-) -> None:
+def test_a_failed_write_shows_no_token(run: Run, table: Table, aws_says: dict[str, Any], name: str) -> None:
     aws_says["PutItem"], exit_code, said = FAILURES[name]
 
     ended = record(run)
@@ -231,7 +225,7 @@ def test_a_row_that_cannot_be_written_is_told_without_the_token(
     assert f"not recorded: token {TOKEN_ID}" in ended.err
 
 
-def test_nothing_is_written_for_nobody(run: Run, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_keys(run: Run, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
 
     ended = record(run)

@@ -1,4 +1,4 @@
-"""Closed, full and odd standard streams, for every command: no traceback, a fitting exit code, secrets where they belong."""
+"""Closed, full and odd standard streams, for every command: no traceback, the right exit code, no leaked secret."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def world(aws: FakeAws, broker: FakeBroker, api: FakeApi) -> FakeBroker:
     return broker
 
 
-def assert_decent(ended: Ended, broker: FakeBroker) -> None:
-    """Look that nothing was told that is not meant for a person, and nothing secret on the wrong stream."""
+def assert_clean(ended: Ended, broker: FakeBroker) -> None:
+    """Check that there is no traceback, and no secret on the wrong stream."""
     for complaint in ("Traceback", "Exception ignored", "Fatal Python error", "internal error"):
         assert complaint not in ended.out + ended.err
     assert broker.token not in ended.err
@@ -76,7 +76,7 @@ def assert_decent(ended: Ended, broker: FakeBroker) -> None:
 )
 def test_a_result_that_cannot_be_written_is_a_failure(world: FakeBroker, streams: str, reason: str) -> None:
     for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
-        assert_decent(ended, world)
+        assert_clean(ended, world)
         assert (name, ended.exit_code, ended.out) == (name, 0 if name in NO_RESULT else 1, "")
         if reason and name not in NO_RESULT:
             assert f"standard output cannot be written: {reason}" in ended.err
@@ -84,9 +84,9 @@ def test_a_result_that_cannot_be_written_is_a_failure(world: FakeBroker, streams
 
 
 @pytest.mark.parametrize("streams", ["", "2>&-", "2>/dev/full"])
-def test_results_are_written_whatever_becomes_of_standard_error(world: FakeBroker, streams: str) -> None:
+def test_results_are_written_without_a_usable_standard_error(world: FakeBroker, streams: str) -> None:
     for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
-        assert_decent(ended, world)
+        assert_clean(ended, world)
         assert (name, ended.exit_code) == (name, 0)
         assert bool(ended.out) is (name not in NO_RESULT)
 
@@ -94,7 +94,7 @@ def test_results_are_written_whatever_becomes_of_standard_error(world: FakeBroke
 @pytest.mark.parametrize("streams", ["<&-", "0>/dev/null", "<&- >&- 2>&-"])
 def test_only_put_needs_standard_input(world: FakeBroker, aws: FakeAws, streams: str) -> None:
     for name, ended in run_each(COMMANDS, streams=streams, stdin=CREDENTIAL.encode()).items():
-        assert_decent(ended, world)
+        assert_clean(ended, world)
         if name == "connection put":
             assert ended.exit_code == 2
             assert "nothing was stored" in ended.err or "2>&-" in streams
@@ -104,7 +104,7 @@ def test_only_put_needs_standard_input(world: FakeBroker, aws: FakeAws, streams:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_gone_is_no_reason_to_complain(world: FakeBroker, unbuffered: str) -> None:
+def test_a_reader_that_has_gone_is_no_error(world: FakeBroker, unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -166,7 +166,7 @@ BODIES = {
     ("name", "encoding"),
     [*((name, "utf-8") for name in BODIES), ("JSON", "utf-16"), ("JSON", "ascii"), ("binary", "utf-16")],
 )
-def test_get_hands_a_body_on_as_it_came(
+def test_get_writes_the_body_unchanged(
     world: FakeBroker, api: FakeApi, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
 ) -> None:
     api.body = BODIES[name]
@@ -187,9 +187,7 @@ def test_get_hands_a_body_on_as_it_came(
     ],
     ids=["numbers that JSON does not have", "text", "no JSON", "nothing"],
 )
-def test_get_with_json_prints_one_value_on_one_line(
-    run: Run, world: FakeBroker, api: FakeApi, body: bytes, value: object
-) -> None:
+def test_get_json_is_one_value(run: Run, world: FakeBroker, api: FakeApi, body: bytes, value: object) -> None:
     api.body = body
     ended = run("get", "/campaigns", "--json")
 

@@ -1,4 +1,4 @@
-"""What a person sees and types, on terminals of the tests' own: prompts, waiting, and text that cannot steer."""
+"""What a person sees and types: prompts, waiting, and text that cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ def test_settings_that_another_program_made_are_left_alone() -> None:
         *(("doctor", "the broker and AWS"), ("mints --table tokens", "the token table")),
     ],
 )
-def test_a_person_who_waits_is_told_for_what(
-    broker: FakeBroker, aws: FakeAws, command: str, what: str
-) -> None:
+def test_a_waiting_person_is_told_for_what(broker: FakeBroker, aws: FakeAws, command: str, what: str) -> None:
     asked = aws if "mints" in command else broker
     asked.may_answer.clear()
 
@@ -144,7 +142,7 @@ def test_a_person_who_waits_is_told_for_what(
     assert shown.startswith(f"waiting for {what} …\n")
 
 
-def test_nothing_is_said_of_waiting_where_nobody_watches(broker: FakeBroker) -> None:
+def test_without_a_terminal_no_waiting_is_announced(broker: FakeBroker) -> None:
     broker.may_answer.clear()
     release = threading.Timer(3, broker.may_answer.set)
     release.start()
@@ -168,8 +166,8 @@ def test_what_people_write_is_left_as_it_is() -> None:
     assert safe(safe(STEERING)) == safe(STEERING)
 
 
-def assert_harmless(shown: str, *, lines: int) -> None:
-    """Look that a text of others is shown on its own line, and steers nothing."""
+def assert_controls_nothing(shown: str, *, lines: int) -> None:
+    """Check that text from elsewhere stays on its own line and has no control characters."""
     assert not set(STEERING) & set(shown) & set("\x07\r\x08\x7f\x9b\u202e\u2066\u200f\u061c\u2028\ufeff")
     assert "\x1b[2J" not in shown
     assert not [line for line in shown.splitlines() if line.startswith("fix: curl")]
@@ -181,16 +179,16 @@ def test_an_error_of_the_broker_cannot_steer(run: Run, broker: FakeBroker) -> No
     body = {"error": "access_denied", "error_description": STEERING, "request_id": STEERING}
     broker.script.append(Answer(403, json.dumps(body).encode()))
 
-    assert_harmless(run("token").err, lines=2)
+    assert_controls_nothing(run("token").err, lines=2)
 
 
 def test_an_error_of_awss_cannot_steer(run: Run, broker: FakeBroker, aws: FakeAws) -> None:
     refused = Answer(403, json.dumps({"Message": f"region {STEERING}"}).encode())
     broker.script.extend([refused] * 2)
 
-    assert_harmless(run("token").err, lines=2)
+    assert_controls_nothing(run("token").err, lines=2)
     report = run("doctor").out
-    assert_harmless(report, lines=report.count("\n"))
+    assert_controls_nothing(report, lines=report.count("\n"))
     assert report.count("\n  fix: ") == 1
 
 
@@ -198,7 +196,7 @@ def test_a_status_cannot_steer(run: Run, broker: FakeBroker) -> None:
     row = {"connection": STEERING, "state": STEERING, "last_error": [STEERING], "expires_at": {"a": 1}}
     broker.script.append(Answer(200, json.dumps({"connections": [row]}).encode()))
 
-    assert_harmless(run("status").out, lines=2)
+    assert_controls_nothing(run("status").out, lines=2)
 
 
 def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBroker) -> None:
@@ -210,9 +208,7 @@ def test_a_table_stays_in_line_where_a_cell_could_steer(run: Run, broker: FakeBr
     assert {line.index("fresh") for line in lines} == {heading.index("STATE")}
 
 
-def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
-    run: Run, broker: FakeBroker, aws: FakeAws
-) -> None:
+def test_secrets_names_and_stack_outputs_cannot_steer(run: Run, broker: FakeBroker, aws: FakeAws) -> None:
     output = "<OutputKey>SecretPrefix</OutputKey><OutputValue>token-broker&#10;fix: curl evil</OutputValue>"
     aws.answers |= {
         "ListSecrets": {"SecretList": [{"Name": f"{STEERING}/{STEERING}"}]},
@@ -225,7 +221,7 @@ def test_names_of_secrets_and_outputs_of_a_stack_cannot_steer(
     assert [(ended.exit_code, ended.out) for ended in (listed, by_stack)] == [(0, "")] * 2
     assert by_stack.err.count("\n") == 1
     aws.answers["ListSecrets"]["SecretList"] = [{"Name": f"p/{STEERING}"}]
-    assert_harmless(run("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)
+    assert_controls_nothing(run("connection", "list", "--prefix", "p", "--region", "eu-west-3").out, lines=2)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +244,7 @@ def test_an_answer_of_the_apis_is_readable_and_harmless_on_a_terminal(
 
     assert ended == 0
     if shown is None:
-        assert_harmless(seen, lines=3)
+        assert_controls_nothing(seen, lines=3)
         assert json.loads(seen) == {"name": STEERING}
     else:
         assert seen == shown

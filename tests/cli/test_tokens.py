@@ -41,7 +41,7 @@ def test_a_rejection_is_passed_on(run: Run, broker: FakeBroker) -> None:
     assert ended.err == ""
 
 
-def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_word(run: Run, broker: FakeBroker) -> None:
+def test_a_token_that_is_too_young_to_be_replaced_is_given_with_a_note(run: Run, broker: FakeBroker) -> None:
     broker.replaces_rejected = False
 
     ended = run("token", "--rejected", broker.token_id)
@@ -105,9 +105,7 @@ def test_get_prints_the_apis_answer(run: Run, broker: FakeBroker, api: FakeApi) 
     assert [(seen.path, seen.bearer) for seen in api.seen] == [("/v1/campaigns?page=2", broker.token)]
 
 
-def test_get_reports_a_refused_token_and_repeats_the_call_once(
-    run: Run, broker: FakeBroker, api: FakeApi
-) -> None:
+def test_get_reports_a_refused_token_and_repeats_once(run: Run, broker: FakeBroker, api: FakeApi) -> None:
     old, old_id = broker.token, broker.token_id
     api.refused.add(old)
 
@@ -129,7 +127,7 @@ def test_get_does_not_repeat_with_the_same_token(run: Run, broker: FakeBroker, a
     assert len(api.seen) == 1
 
 
-def test_get_leaves_403_alone(run: Run, broker: FakeBroker, api: FakeApi) -> None:
+def test_get_reports_no_token_at_403(run: Run, broker: FakeBroker, api: FakeApi) -> None:
     ended = run("get", "/forbidden", "--base-url", api.url(""))
 
     assert (ended.exit_code, len(broker.calls)) == (3, 1)

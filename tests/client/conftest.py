@@ -30,7 +30,7 @@ class Clock:
 
 
 def everything_of(error: BaseException | None) -> str:
-    """Return all that a log of `error` could print, hidden causes and what they hold included."""
+    """Return all that a log of `error` could print, with its hidden causes and their attributes."""
     text = ""
     while error is not None:
         text += repr(error) + str(error) + repr(error.args) + repr(vars(error))
@@ -94,9 +94,7 @@ def digishare(api: FakeApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     """Have every host name lead to `api`, over TLS; the file has the root to trust."""
     authority = trustme.CA()
     api.speak_tls(authority.issue_cert("api.digishare.ma", *HOSTS_ELSEWHERE))
-    resolve = socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *given, **more: resolve("127.0.0.1", *given, **more)
-    )
+    find = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *given, **more: find("127.0.0.1", *given, **more))
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     return tmp_path / "ca.pem"

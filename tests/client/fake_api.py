@@ -1,4 +1,4 @@
-"""An API that wants bearer tokens, on loopback; it answers to whatever host name leads there."""
+"""An API on loopback that needs bearer tokens. It accepts every host name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ URLS_ELSEWHERE = (
     "https://example.com:{port}#@api.digishare.ma/",
     "https://api.example.com:{port}/api.digishare.ma",
 )
-"""What a prefix without its last slash, or a careless reader, takes for Digishare's."""
+"""URLs that a comparison of prefixes, or a person, may take for Digishare's."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def token_id(token: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer: `drips` spreads the body; `raw` is sent instead, and the connection closed behind it."""
+    """One scripted answer. `drips`: the body comes slowly. `raw`: these bytes are sent instead, then the end."""
 
     status: int
     body: bytes

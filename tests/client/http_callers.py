@@ -1,4 +1,4 @@
-"""The libraries that send requests with the token, in one form: `requests`, `httpx`, and `httpx` on an event loop."""
+"""One interface to what sends requests with the token: `requests`, `httpx`, and `httpx` on an event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HTTPX: dict[str, Any] = {"trust_env": False, "follow_redirects": True, "timeout"
 
 
 class Caller:
-    """Sends requests through one adapter, which gets every host's. What is set counts from the first request on.
+    """Sends the requests to every host through one adapter. Attributes are read at the first request.
 
     `hosts` may see the token, by default the adapter's own; `proxy` is a URL, for plain HTTP; `hook` gets each answer,
     those that redirect included. Roots are those of SSL_CERT_FILE; nothing else comes from the environment.

@@ -34,7 +34,7 @@ def caller(request: pytest.FixtureRequest, client: BrokerClient) -> Iterator[Cal
 
 @pytest.fixture
 def to_digishare(caller: Caller, digishare: Path, monkeypatch: pytest.MonkeyPatch) -> Caller:
-    """A caller whose adapter was told no hosts, and whose every host leads to `api`, over TLS."""
+    """A caller whose adapter has its default hosts. Every host name leads to `api`, over TLS."""
     monkeypatch.setenv("SSL_CERT_FILE", str(digishare))
     caller.hosts = None
     return caller
@@ -43,9 +43,7 @@ def to_digishare(caller: Caller, digishare: Path, monkeypatch: pytest.MonkeyPatc
 # --- to whom ------------------------------------------------------------------------------------------------------
 
 
-def test_token_is_sent_to_its_host_in_the_place_of_every_other_authorization(
-    caller: Caller, api: FakeApi
-) -> None:
+def test_token_is_sent_to_its_host_instead_of_any_other_authorization(caller: Caller, api: FakeApi) -> None:
     assert caller.send("GET", api.url()).status_code == 200
     caller.send("GET", api.url(), auth=("a", "b"))
     caller.send("GET", api.url(), headers={"authorization": "Bearer of-another"})
@@ -80,9 +78,7 @@ def test_digishares_api_gets_the_token_over_tls(host: str, to_digishare: Caller,
     assert api.bearers == [FIRST]
 
 
-def test_digishares_api_does_not_get_the_token_in_clear(
-    caller: Caller, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_digishares_api_gets_no_token_in_clear(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     caller.hosts, caller.proxy = None, api.url("", host="127.0.0.1")  # a proxy sees plain HTTP to any host
 
     caller.send("GET", "http://api.digishare.ma/v1")
@@ -138,14 +134,12 @@ def test_second_401_is_returned(caller: Caller, api: FakeApi, broker: FakeBroker
 
     assert (answer.status_code, answer.json()) == (401, {"status": 401})
     assert api.bearers == [FIRST, SECOND]
-    # The next request starts with what the broker has by then.
+    # The next request starts with the token that the broker has then.
     assert caller.send("GET", api.url()).status_code == 200
     assert len(broker.calls) == 3
 
 
-def test_request_is_not_repeated_with_the_same_token(
-    caller: Caller, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_no_request_is_repeated_with_the_same_token(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     api.refused = {FIRST}
     broker.replaces_rejected = False
 
@@ -155,14 +149,12 @@ def test_request_is_not_repeated_with_the_same_token(
     assert api.bearers == [FIRST]
 
 
-def test_403_is_left_alone(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
+def test_403_is_returned_and_not_reported(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     assert caller.send("GET", api.url("/forbidden")).status_code == 403
     assert (len(api.seen), len(broker.calls)) == (1, 1)
 
 
-def test_401_is_reported_although_a_hook_raises_on_it(
-    caller: Caller, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_401_is_reported_although_a_hook_raises(caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     caller.hook = lambda answer: answer.raise_for_status()
     api.refused = {FIRST}
 
@@ -175,9 +167,7 @@ def test_401_is_reported_although_a_hook_raises_on_it(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}, {"Retry-After": "600"}], ids=str)
-def test_401_that_is_dropped_is_closed_and_not_read(
-    headers: dict[str, str], caller: Caller, api: FakeApi
-) -> None:
+def test_dropped_401_is_closed_and_not_read(headers: dict[str, str], caller: Caller, api: FakeApi) -> None:
     api.refused, api.dripping_401, api.error_headers = {FIRST}, True, headers
     caller.has_one_connection = True  # which the 401 has to give back first
 
@@ -272,9 +262,7 @@ def test_401_that_cannot_be_repeated_is_returned_within_the_clients_budget_altho
 
 
 @pytest.mark.parametrize("status", [302, 307])
-def test_redirect_to_another_host_does_not_carry_the_token(
-    status: int, caller: Caller, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_redirected_host_sees_no_token(status: int, caller: Caller, api: FakeApi, broker: FakeBroker) -> None:
     elsewhere = quote(api.url(host="127.0.0.1"), safe="")
 
     assert caller.send("POST", api.url(f"/redirect/{status}/{elsewhere}"), content=b"x").status_code == 401
@@ -282,7 +270,7 @@ def test_redirect_to_another_host_does_not_carry_the_token(
     assert len(broker.calls) == 1  # that 401 says nothing about the token
 
 
-def test_redirect_on_the_same_host_carries_token_and_body_renews_the_token_and_shows_it_to_nobody(
+def test_redirect_on_the_same_host_has_token_and_body_and_shows_the_token_to_nobody(
     caller: Caller, api: FakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

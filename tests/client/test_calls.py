@@ -41,9 +41,7 @@ FUNCTION_URL = "https://abc123.lambda-url.eu-west-3.on.aws/"
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def test_url_and_connection_come_from_the_environment(
-    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_has_url_and_connection(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**broker.environment, "TOKEN_BROKER_CONNECTION": "other"}.items():
         monkeypatch.setenv(name, value)
 
@@ -139,7 +137,7 @@ def test_unknown_region_says_what_to_set(new_client: NewClient) -> None:
 
 
 @pytest.mark.parametrize("kind", errors.BY_CODE.values(), ids=lambda kind: kind.code)
-def test_error_of_the_broker_comes_back_as_the_same_class(
+def test_error_of_the_broker_is_raised_as_the_same_class(
     kind: type[errors.TokenBrokerError], broker: FakeBroker, new_client: NewClient
 ) -> None:
     broker.script.append(failure(kind.status, kind.code, 99))
@@ -157,9 +155,7 @@ def test_wrong_secret_key_is_refused_by_aws(new_client: NewClient) -> None:
     assert raised.value.request_id == "aws-1"
 
 
-def test_missing_permission_names_both_permissions_and_what_aws_says(
-    broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_missing_permission_names_both_and_what_aws_says(broker: FakeBroker, client: BrokerClient) -> None:
     broker.script.append(aws_refusal("AccessDeniedException:http://x", "Forbidden. For troubleshooting"))
     says = r"InvokeFunctionUrl.*InvokeFunction .*Forbidden\. For"
 
@@ -169,9 +165,7 @@ def test_missing_permission_names_both_permissions_and_what_aws_says(
     assert not raised.value.retryable
 
 
-def test_credentials_that_aws_calls_expired_say_sign_in_again(
-    broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_credentials_that_have_expired_say_sign_in_again(broker: FakeBroker, client: BrokerClient) -> None:
     broker.script.append(aws_refusal("ExpiredTokenException", "The security token is expired"))
 
     with pytest.raises(errors.CredentialsExpired, match="sign in again"):
@@ -208,9 +202,7 @@ def test_answer_in_the_place_of_the_broker_is_retried(
     ],
     ids=["redirect", "not found", "not JSON", "not an object", "too long", "unknown code"],
 )
-def test_answer_that_is_not_the_brokers_is_unusable(
-    answer: Answer, broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_answer_of_no_broker_is_unusable(answer: Answer, broker: FakeBroker, client: BrokerClient) -> None:
     broker.script.append(answer)
 
     with pytest.raises(errors.UnusableAnswer):
@@ -228,9 +220,7 @@ def test_answer_that_is_not_the_brokers_is_unusable(
     ],
     ids=str,
 )
-def test_lease_with_an_unusable_field_is_refused(
-    change: dict[str, object], broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_bad_lease_is_refused(change: dict[str, object], broker: FakeBroker, client: BrokerClient) -> None:
     lease = {"access_token": "canary-token", "token_id": "1", "connection": "c", "expires_in": 900}
     broker.script.append(Answer(200, json.dumps({**lease, **change}).encode()))
 
@@ -239,9 +229,7 @@ def test_lease_with_an_unusable_field_is_refused(
 
 
 @pytest.mark.parametrize("min_ttl_s", [float("nan"), float("inf"), -1.0, float("-inf")])
-def test_a_validity_that_is_no_number_of_seconds_is_told(
-    min_ttl_s: float, broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_a_malformed_min_ttl_is_refused(min_ttl_s: float, broker: FakeBroker, client: BrokerClient) -> None:
     with pytest.raises(errors.InvalidRequest, match="min_ttl_s"):
         client.token(min_ttl_s=min_ttl_s)
     assert not broker.calls
@@ -288,7 +276,7 @@ def test_token_is_in_no_repr_or_text(client: BrokerClient) -> None:
         failure(503, "temporarily_unavailable", 60),
     ],
 )
-def test_no_error_and_no_log_record_holds_token_or_key(
+def test_no_error_and_no_log_record_has_token_or_key(
     answer: Answer, broker: FakeBroker, new_client: NewClient, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="token_broker")
@@ -313,16 +301,14 @@ def test_no_error_and_no_log_record_holds_token_or_key(
 
 
 @forks
-def test_child_keeps_the_lease_and_fetches_its_own_next_one(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_child_has_the_lease_and_asks_itself(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     lease = client.token()
     client._http._tls = ssl.create_default_context()  # its locks are OpenSSL's, which does not know of forks
 
     def act() -> bool:
-        kept = client.token() is lease and client._http._tls is None
+        is_same = client.token() is lease and client._http._tls is None
         clock.now += 900
-        return kept and client.token().expires_at == clock.now + 900
+        return is_same and client.token().expires_at == clock.now + 900
 
     assert in_child(act)
     assert len(broker.calls) == 2

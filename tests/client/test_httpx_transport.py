@@ -1,4 +1,4 @@
-"""What the transports for `httpx` promise besides what `test_adapters.py` holds: the event loop never waits."""
+"""What is special to the transports for `httpx` (see `test_adapters.py`): the event loop never waits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_closing_a_transport_closes_the_one_that_it_wraps(client: BrokerClient, 
 
 @pytest.fixture
 def in_loop(client: BrokerClient) -> InLoop:
-    """Runs what takes a client for `httpx`, on an event loop."""
+    """Return a function that runs another one, with a client for `httpx`, on an event loop."""
 
     async def run(act: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
         transport = AsyncBrokerTransport(client, hosts=["localhost"])
@@ -110,9 +110,7 @@ def test_many_that_wait_for_a_broker_that_fails_are_told_by_its_first_answer(
     assert len(broker.calls) == 1
 
 
-def test_many_that_are_refused_together_make_one_report(
-    in_loop: InLoop, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_many_refused_together_make_one_report(in_loop: InLoop, api: FakeApi, broker: FakeBroker) -> None:
     async def run(http: httpx.AsyncClient) -> list[int]:
         await http.get(api.url())
         api.refused = {FIRST}
@@ -123,9 +121,7 @@ def test_many_that_are_refused_together_make_one_report(
     assert len(broker.calls) == 2
 
 
-def test_lease_in_memory_needs_no_thread(
-    in_loop: InLoop, api: FakeApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_lease_needs_no_thread(in_loop: InLoop, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(http: httpx.AsyncClient) -> None:
         await http.get(api.url())
         monkeypatch.setattr(httpx_transport, "in_background", None)
@@ -134,7 +130,7 @@ def test_lease_in_memory_needs_no_thread(
     in_loop(run)
 
 
-def test_cancelled_request_ends_at_once_and_the_others_get_what_its_thread_brings(
+def test_cancelled_request_ends_at_once_and_the_others_get_its_threads_token(
     in_loop: InLoop, api: FakeApi, broker: FakeBroker
 ) -> None:
     broker.may_answer.clear()
@@ -157,9 +153,7 @@ def test_cancelled_request_ends_at_once_and_the_others_get_what_its_thread_bring
     assert len(broker.calls) == 1
 
 
-def test_requests_that_give_up_one_after_the_other_leave_one_thread_behind(
-    in_loop: InLoop, api: FakeApi, broker: FakeBroker
-) -> None:
+def test_many_time_outs_leave_one_thread_behind(in_loop: InLoop, api: FakeApi, broker: FakeBroker) -> None:
     broker.may_answer.clear()
 
     async def run(http: httpx.AsyncClient) -> None:
@@ -199,7 +193,7 @@ def test_request_that_is_cancelled_while_its_token_is_reported_closes_the_401(
 
 
 class OnePerRequest(httpx.AsyncBaseTransport):
-    """Belongs to no event loop: connections do, and are not reused."""
+    """Belongs to no event loop, because it reuses no connection."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         once = httpx.AsyncHTTPTransport(verify=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -239,7 +233,7 @@ def test_event_loops_at_the_same_time_wait_for_the_same_thread(
     for loop in loops:
         loop.start()
     assert broker.was_asked.wait(10)
-    # One more, that ends before there is an answer.
+    # One more event loop, which ends before there is an answer.
     asyncio.run(give_up(transport, api.url()))
     assert asking_threads() == 1
     broker.may_answer.set()
@@ -286,7 +280,7 @@ def test_every_form_of_event_loop_is_told(
     ],
     ids=["no thread can be started", "a fault in the thread"],
 )
-def test_what_goes_wrong_with_a_thread_reaches_the_request_and_the_next_one_works(
+def test_an_error_of_a_thread_reaches_the_request_and_the_next_one_works(
     part: str, error: BaseException, transport: AsyncBrokerTransport, api: FakeApi
 ) -> None:
     with patch(part, side_effect=error), pytest.raises(type(error)):
@@ -310,9 +304,7 @@ def test_forked_child_does_not_wait_for_a_thread_of_its_parent(
     assert in_child(lambda: asyncio.run(get_with(transport, api.url())) == 200, answer_the_child)
 
 
-def test_program_that_ends_does_not_wait_for_a_silent_broker(
-    broker: FakeBroker, api: FakeApi, tmp_path: Path
-) -> None:
+def test_ending_program_waits_for_no_broker(broker: FakeBroker, api: FakeApi, tmp_path: Path) -> None:
     broker.may_answer.clear()
     program = f"""
 import asyncio, httpx

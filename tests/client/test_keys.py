@@ -1,4 +1,4 @@
-"""Keys that AWS refuses or that no header can carry, keys that were rotated, and what a fork does to them."""
+"""Keys that AWS refuses or that no header can contain, keys that were rotated, and forks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_malformed_key_is_named_and_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="token_broker")
     for variable, value in KEYS.items():
-        # In the middle, because botocore strips nothing, and at neither end would it be seen.
+        # In the middle: at either end it would be hard to see.
         spoilt = value[:9] + ODD[odd] + value[9:] if variable == name else value
         monkeypatch.setenv(variable, spoilt)
     client = BrokerClient(broker.url, region=REGION)
@@ -169,7 +169,7 @@ def test_keys_that_were_rotated_are_read_again_when_aws_calls_the_old_ones_expir
     assert client.token().token_id == broker.token_id
 
 
-def test_keys_that_somebody_put_into_a_session_are_not_replaced_by_others(
+def test_keys_of_a_given_session_are_not_replaced(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
@@ -250,9 +250,7 @@ def test_rotated_credentials_are_used_by_the_next_call(
 
 
 @forks
-def test_a_child_that_is_forked_during_a_refresh_of_a_given_session_gets_its_token(
-    broker: FakeBroker, new_client: NewClient
-) -> None:
+def test_a_child_forked_during_a_refresh_gets_its_token(broker: FakeBroker, new_client: NewClient) -> None:
     parent, is_refreshing, may_end = os.getpid(), threading.Event(), threading.Event()
 
     def refresh() -> dict[str, str]:

@@ -70,9 +70,7 @@ def test_32_threads_make_one_call(broker: FakeBroker, client: BrokerClient) -> N
     assert len(set(leases)) == 1
 
 
-def test_lease_is_served_from_memory_until_80_percent(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_memory_serves_until_80_percent(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     first = client.token()
 
     clock.now += 719
@@ -110,7 +108,7 @@ def test_valid_lease_is_served_while_the_broker_gives_no_other(
     broker.script.append(failure(status, code))
 
     assert client.token() is old
-    assert client.token() is old  # and the broker is left alone for a while
+    assert client.token() is old  # and the broker is not asked for a while
     assert client.fresh_lease() is old
     assert len(broker.calls) == 2
     assert old.token_id in caplog.text
@@ -118,9 +116,7 @@ def test_valid_lease_is_served_while_the_broker_gives_no_other(
     assert client.token() is not old
 
 
-def test_expired_lease_is_never_served_and_a_refusal_not_repeated(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_after_expiry_a_refusal_is_told_once(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     client.token()
     clock.now += 900
     broker.script.append(failure(403, "access_denied"))
@@ -130,9 +126,7 @@ def test_expired_lease_is_never_served_and_a_refusal_not_repeated(
     assert len(broker.calls) == 2
 
 
-def test_lease_that_expires_during_the_failed_refresh_is_not_served(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_lease_that_ends_meanwhile_is_refused(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     client.token()
     clock.now += 899
     broker.script.append(failure(403, "access_denied"))
@@ -142,9 +136,7 @@ def test_lease_that_expires_during_the_failed_refresh_is_not_served(
         refresh.result()
 
 
-def test_lease_is_not_trusted_after_the_clock_went_back(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_clock_set_back_ends_trust_in_a_lease(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     client.token()
     clock.now -= 3600
 
@@ -174,9 +166,7 @@ def ask_one_after_the_other(
         return [outcome.exception(10) or outcome.result() for outcome in outcomes]
 
 
-def test_threads_that_wait_for_a_failing_call_share_its_failure(
-    broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_threads_that_wait_for_a_call_share_its_failure(broker: FakeBroker, client: BrokerClient) -> None:
     broker.may_answer.clear()
     broker.script.append(failure(403, "access_denied"))
 
@@ -196,9 +186,7 @@ def test_unavailable_broker_is_asked_again_after_its_retry_after(
     assert pauses == [7, 5]
 
 
-def test_retry_after_beyond_the_time_budget_is_not_waited_for(
-    broker: FakeBroker, new_client: NewClient, pauses: list[float]
-) -> None:
+def test_long_retry_after_is_raised(broker: FakeBroker, new_client: NewClient, pauses: list[float]) -> None:
     broker.script.append(failure(503, "temporarily_unavailable", 30))
 
     with pytest.raises(TemporarilyUnavailable) as raised:
@@ -207,9 +195,7 @@ def test_retry_after_beyond_the_time_budget_is_not_waited_for(
     assert not pauses
 
 
-def test_broker_is_asked_four_times_at_most(
-    broker: FakeBroker, client: BrokerClient, pauses: list[float]
-) -> None:
+def test_four_calls_are_made_at_most(broker: FakeBroker, client: BrokerClient, pauses: list[float]) -> None:
     broker.script.extend([failure(503, "temporarily_unavailable")] * 9)
 
     with pytest.raises(TemporarilyUnavailable):
@@ -253,18 +239,14 @@ def test_rejection_by_many_threads_is_reported_once(broker: FakeBroker, client: 
     assert [call.body.get("rejected_token_id") for call in broker.calls] == [None, rejected]
 
 
-def test_report_about_a_token_that_is_not_in_memory_returns_the_one_that_is(
-    broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_report_of_another_token_returns_the_present_one(broker: FakeBroker, client: BrokerClient) -> None:
     lease = client.token()
 
     assert client.report_rejected("0123456789abcdef") is lease
     assert len(broker.calls) == 1
 
 
-def test_too_many_reports_are_an_error_although_there_is_a_lease(
-    broker: FakeBroker, new_client: NewClient
-) -> None:
+def test_too_many_reports_are_an_error_despite_a_lease(broker: FakeBroker, new_client: NewClient) -> None:
     client = new_client(time_budget_s=5)
     rejected = client.token().token_id
     broker.script.append(failure(429, "slow_down", 60))
@@ -274,9 +256,7 @@ def test_too_many_reports_are_an_error_although_there_is_a_lease(
     assert client.token().token_id == rejected  # until the broker says otherwise
 
 
-def test_bug_during_a_call_is_told_to_all_that_wait_and_the_next_call_works(
-    broker: FakeBroker, client: BrokerClient
-) -> None:
+def test_a_bug_is_raised_to_all_and_the_next_call_works(broker: FakeBroker, client: BrokerClient) -> None:
     asked, may_end, calls = threading.Event(), threading.Event(), [0]
 
     def fail(*_: object, **__: object) -> float:
@@ -326,9 +306,7 @@ def test_those_who_wait_for_an_interrupted_caller_ask_themselves(
     assert len(broker.calls) == 1
 
 
-def test_who_needs_more_than_what_is_being_asked_for_asks_next(
-    broker: FakeBroker, client: BrokerClient, clock: Clock
-) -> None:
+def test_who_needs_more_validity_asks_next(broker: FakeBroker, client: BrokerClient, clock: Clock) -> None:
     broker.may_answer.clear()
     acts = [client.token, lambda: client.token(min_ttl_s=1200)]
     _, longer = ask_one_after_the_other(client, acts, broker.was_asked, broker.may_answer)
@@ -337,7 +315,7 @@ def test_who_needs_more_than_what_is_being_asked_for_asks_next(
     assert longer.expires_at == clock.now + 1200
 
 
-def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
+def test_a_process_forked_during_a_call_has_its_own_state(
     broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = client._http.call
@@ -354,7 +332,7 @@ def test_a_process_that_was_forked_by_the_one_who_asks_keeps_its_own_state(
     assert client._question is not None
 
 
-def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with_the_whole_budget(
+def test_a_lease_that_ends_during_a_failed_early_call_is_asked_for_with_the_whole_budget(
     broker: FakeBroker, client: BrokerClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("token_broker.client._ASK_AHEAD_TIMEOUT_S", 0.2)
@@ -362,7 +340,7 @@ def test_a_lease_that_ends_while_the_next_is_asked_for_in_vain_is_asked_for_with
     clock.now += 899
     with unanswered_call(broker, client) as asking:
         clock.now += 2
-        # The first, the one in vain, the one after it.
+        # Three calls: the first, the one that failed, the one after it.
         assert wait_until(lambda: len(broker.calls) >= 3)
     assert asking.result().expires_at == clock.now + 900
 
@@ -376,13 +354,13 @@ def test_a_shorter_lease_is_served_where_the_broker_gives_none_that_lasts(
     broker.script.append(failure(502, "upstream_rejected"))
 
     assert client.token(min_ttl_s=1200) is lease
-    assert client.token(min_ttl_s=1200) is lease  # and the broker is left alone for a while
+    assert client.token(min_ttl_s=1200) is lease  # and the broker is not asked for a while
     assert len(broker.calls) == 2
     clock.now += 11
     assert client.token(min_ttl_s=1200).expires_at == clock.now + 1200
 
 
-def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being_asked(
+def test_after_a_failure_while_the_clock_was_ahead_the_broker_is_still_asked(
     broker: FakeBroker, client: BrokerClient, clock: Clock
 ) -> None:
     client.token()
@@ -394,9 +372,7 @@ def test_a_failure_while_the_clock_was_ahead_does_not_keep_the_broker_from_being
     assert client.token().expires_at == clock.now + 900
 
 
-def test_a_process_that_can_start_no_thread_says_so_and_serves_what_it_has(
-    client: BrokerClient, clock: Clock
-) -> None:
+def test_without_a_thread_it_says_so_and_serves_the_valid_lease(client: BrokerClient, clock: Clock) -> None:
     no_thread = patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
     with no_thread, pytest.raises(CredentialsUnavailable, match="no thread"):
         client.token()

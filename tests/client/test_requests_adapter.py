@@ -1,4 +1,4 @@
-"""What the adapter for `requests` promises besides what `test_adapters.py` holds: files, streams, retries, copies."""
+"""What is special to the adapter for `requests` (see `test_adapters.py`): files, streams, retries, copies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def new_session(adapter: HTTPAdapter, prefix: str = "http://") -> requests.Sessi
 
 
 @pytest.mark.parametrize("url", URLS_ELSEWHERE)
-def test_host_that_looks_like_digishares_does_not_see_the_token_before_requests_had_a_look_at_the_url(
+def test_host_that_looks_like_digishares_gets_no_token_although_requests_did_not_normalise_the_url(
     url: str, api: FakeApi, digishare: Path, client: BrokerClient, broker: FakeBroker
 ) -> None:
     hand_made = requests.Request("GET", url.format(port=api.port)).prepare()
@@ -112,7 +112,7 @@ RETRIES: dict[str, Callable[[], Retry | int | None]] = {
 
 @pytest.mark.parametrize("new_retries", RETRIES.values(), ids=RETRIES.keys())
 @pytest.mark.parametrize("how", ["given", "assigned", "changed"])
-def test_401_is_not_urllib3s_to_repeat_but_the_rest_of_its_retries_is(
+def test_urllib3_repeats_everything_but_a_401(
     how: str, new_retries: Callable[[], Retry], client: BrokerClient, api: FakeApi, broker: FakeBroker
 ) -> None:
     retries = new_retries()
@@ -131,7 +131,7 @@ def test_401_is_not_urllib3s_to_repeat_but_the_rest_of_its_retries_is(
         assert session.get(api.url(), timeout=TIMEOUT_S).status_code == 200
         assert api.bearers == [FIRST, FIRST, SECOND]
         assert len(broker.calls) == 2
-        # Nor is the second 401, which is the answer.
+        # The second 401 is not repeated either: it is the answer.
         api.refused = {SECOND, "canary-token-3"}
         assert session.get(api.url(), timeout=TIMEOUT_S).status_code == 401
         assert len(api.seen) == 5

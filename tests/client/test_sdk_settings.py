@@ -97,7 +97,7 @@ def test_no_proxy_is_asked_for_hosts_that_need_none(
     assert not proxy.heads
 
 
-def test_what_goes_over_http_stays_on_this_machine(
+def test_plain_http_uses_no_proxy(
     proxy: ConnectProxy, broker: FakeBroker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HTTP_PROXY", "ALL_PROXY"):
@@ -118,9 +118,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     assert raised.value.__context__ is None
 
 
-def test_a_proxy_that_stalls_is_given_up_in_time(
-    proxy: ConnectProxy, tls_broker: FakeBroker, new_client: NewClient
-) -> None:
+def test_stalled_proxy_times_out(proxy: ConnectProxy, tls_broker: FakeBroker, new_client: NewClient) -> None:
     proxy.stalls = True
     started_s = time.monotonic()
     with pytest.raises(errors.BrokerUnreachable):
@@ -138,7 +136,7 @@ def test_a_proxy_that_stalls_is_given_up_in_time(
         "http://",
     ],
 )
-def test_a_malformed_proxy_is_told_without_what_stands_in_it(
+def test_a_malformed_proxy_is_named_and_not_quoted(
     url: str, tls_broker: FakeBroker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", url)

@@ -1,4 +1,4 @@
-"""Every call to the broker ends at its deadline, whatever is done to it on its way; what was cut off is asked for again."""
+"""Every call to the broker ends at its deadline, whatever the network does; an answer that was cut off is retried."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ STAGES = {
     [*product([drips_for_ever, resets], STAGES), *product([stalls], ["no answer", "body of a length"])],
     ids=lambda row: getattr(row, "__name__", row),
 )
-def test_an_answer_that_does_not_come_is_given_up_in_time(
+def test_an_answer_that_does_not_come_times_out(
     fault: Callable[[bytes], Script],
     stage: str,
     new_client: NewClient,
@@ -86,7 +86,7 @@ def test_an_answer_that_does_not_come_is_given_up_in_time(
     with RawTlsServer(fault(STAGES[stage]), tmp_path) as server:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(server.ca_file))
         said = failure_in_time(new_client(server.url, time_budget_s=BUDGET_S))
-    # What is not whole is no answer, although it may look whole when it is cut.
+    # A cut answer is none, even where it looks whole.
     assert "while waiting for the answer" in said or ("cut off" in said and fault is resets)
 
 
@@ -104,9 +104,7 @@ def dead_addresses(count: int) -> Iterator[list[tuple[str, int]]]:
         yield [listener.getsockname() for listener in listeners]
 
 
-def test_eight_dead_addresses_share_one_deadline(
-    new_client: NewClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_addresses_share_one_deadline(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
     with dead_addresses(8) as addresses:
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
         left = addresses.copy()
@@ -116,7 +114,9 @@ def test_eight_dead_addresses_share_one_deadline(
             return found if host == "broker.test" else look_up(host, *port, **kind)
 
         def note(_: tuple[str, int], timeout_s: float) -> socket.socket:
-            return connect(left.pop(), timeout_s)  # a name has one port, while these differ by nothing else
+            return connect(
+                left.pop(), timeout_s
+            )  # a name has one port, but these addresses differ by their ports only
 
         monkeypatch.setattr(socket, "getaddrinfo", find)
         monkeypatch.setattr(socket, "create_connection", note)
@@ -126,7 +126,7 @@ def test_eight_dead_addresses_share_one_deadline(
     assert not left
 
 
-def test_a_slow_name_is_left_behind(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_name_server_times_out(new_client: NewClient, monkeypatch: pytest.MonkeyPatch) -> None:
     may_end = threading.Event()
     look_ups: list[threading.Thread] = []
 

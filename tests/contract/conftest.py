@@ -1,4 +1,4 @@
-"""The fake on a socket of its own, and what its tests say to it."""
+"""The fake on its own socket, and the requests of its tests."""
 
 from __future__ import annotations
 
@@ -67,6 +67,5 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def list_page(http: httpx.Client, token: str = PERSONAL, **query: object) -> httpx.Response:
-    return http.get(
-        "/v1/campaigns", params={name: str(each) for name, each in query.items()}, headers=bearer(token)
-    )
+    params = {name: str(each) for name, each in query.items()}
+    return http.get("/v1/campaigns", params=params, headers=bearer(token))

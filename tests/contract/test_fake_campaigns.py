@@ -1,4 +1,4 @@
-"""The fake's campaigns: what is documented of the list, and every way in which it can be hard to read."""
+"""The fake's campaigns: what is documented of the list, and everything that makes it hard to read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from local.digishare.server import FakeDigishare
 
 FIELDS = [
-    "id", "company_id", "title", "description", "status", "message_type_id", "message_template_id", "contacts_and_data",
+    "id", "company_id", "title", "description", "status", "message_type_id", "message_template_id",
+    "contacts_and_data",
     "tags", "start_datetime", "end_datetime", "terminate_datetime", "created_at", "updated_at",
 ]  # fmt: skip
 NOW_EPOCH_S = 1_790_000_000
 
 
-# An answer's JSON, whose shape is what these tests look at.
+# The JSON of an answer. Its shape is what these tests check.
 Json = Any
 
 
@@ -58,9 +59,7 @@ def test_250_campaigns_come_in_pages_newest_first(digishare: FakeDigishare, http
     assert set(Counter(seconds).values()) == {BULK, 250 % BULK}
 
 
-def test_a_page_without_a_query_has_25_campaigns_and_links(
-    digishare: FakeDigishare, http: httpx.Client
-) -> None:
+def test_a_default_page_has_25_campaigns_and_links(digishare: FakeDigishare, http: httpx.Client) -> None:
     first = list_page(http).json()
     numbers = {"total": 250, "count": 25, "per_page": 25, "current_page": 1, "total_pages": 10}
     assert first["meta"] == {**numbers, "links": {"next": "/v1/campaigns?page=2", "previous": None}}
@@ -78,9 +77,7 @@ def test_a_page_without_a_query_has_25_campaigns_and_links(
     ],
     ids=str,
 )
-def test_queries_outside_of_what_is_documented_fail_validation(
-    http: httpx.Client, query: dict[str, object]
-) -> None:
+def test_undocumented_queries_fail_validation(http: httpx.Client, query: dict[str, object]) -> None:
     answer = list_page(http, PERSONAL, **query)
     assert (answer.status_code, list(answer.json()["errors"])) == (422, list(query))
 
@@ -102,9 +99,7 @@ def test_campaigns_are_sorted_as_asked(http: httpx.Client, column: str, *, desce
 
 
 @pytest.mark.parametrize("tie_order", ["stable", "unstable", "sort_ignored"])
-def test_ties_are_drawn_for_each_request_unless_they_are_stable(
-    digishare: FakeDigishare, http: httpx.Client, tie_order: str
-) -> None:
+def test_ties_are_drawn_unless_stable(digishare: FakeDigishare, http: httpx.Client, tie_order: str) -> None:
     digishare.configure(tie_order=tie_order)
     rows, again = (list_page(http, limit=100, page=2).json()["data"] for _ in range(2))
     seconds = [row["created_at"] for row in rows]
@@ -128,9 +123,7 @@ def test_a_draw_never_mixes_rows_that_do_not_tie(page: int) -> None:
 # --- contacts ---------------------------------------------------------------------------------------------------
 
 
-def test_contacts_have_their_real_size_and_can_be_recognised(
-    digishare: FakeDigishare, http: httpx.Client
-) -> None:
+def test_contacts_have_a_real_size_and_are_recognised(digishare: FakeDigishare, http: httpx.Client) -> None:
     assert list_page(http).json()["data"][0]["contacts_and_data"] == []
     digishare.configure(contacts_per_campaign=1000)
     first, again = list_page(http, limit=100), list_page(http, limit=1)
@@ -149,10 +142,7 @@ def test_contacts_have_their_real_size_and_can_be_recognised(
 
 @pytest.fixture
 def admin(digishare: FakeDigishare) -> Iterator[httpx.Client]:
-    with (
-        AdminServer(digishare) as server,
-        httpx.Client(base_url=server.origin, trust_env=False) as client,
-    ):
+    with AdminServer(digishare) as server, httpx.Client(base_url=server.origin, trust_env=False) as client:
         yield client
 
 
@@ -204,9 +194,7 @@ def test_the_list_changes_while_somebody_reads(admin: httpx.Client, http: httpx.
     assert set(ids_of(*read_pages(http))) == admin.get("/campaigns").json()["statuses"].keys()
 
 
-def test_a_change_happens_by_itself_before_every_second_call(
-    digishare: FakeDigishare, http: httpx.Client
-) -> None:
+def test_a_change_happens_before_every_second_call(digishare: FakeDigishare, http: httpx.Client) -> None:
     digishare.configure(change_every=2)
     states = [digishare.campaign_statuses]
     for _ in range(8):
@@ -234,10 +222,8 @@ def answer(campaigns: CampaignList, **query: object) -> Json:
 
 
 def test_a_list_is_the_same_for_the_same_seed() -> None:
-    lists = [
-        new_list(60, seed, tie_order="unstable", change_every=1, contacts_per_campaign=3)
-        for seed in (1, 1, 2)
-    ]
+    settings: Json = {"tie_order": "unstable", "change_every": 1, "contacts_per_campaign": 3}
+    lists = [new_list(60, seed, **settings) for seed in (1, 1, 2)]
     first, same, other = ([answer(each, page=page) for page in (1, 2, 3)] for each in lists)
     assert first == same
     assert not set(ids_of(*first)) & set(ids_of(*other))

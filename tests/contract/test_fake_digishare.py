@@ -1,4 +1,4 @@
-"""The fake Digishare keeps what is known of the real one, and spoils exactly what it is told to spoil."""
+"""The fake Digishare behaves as the real one is known to, and makes exactly the faults that it is told to."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_bad_token_is_unauthenticated(http: httpx.Client, authorization: str |
     assert (to_login.status_code, to_login.headers["Location"]) == (302, "/login")
 
 
-def test_tokens_end_by_time_and_by_hand(digishare: FakeDigishare, http: httpx.Client, clock: Clock) -> None:
+def test_tokens_expire_and_are_revoked(digishare: FakeDigishare, http: httpx.Client, clock: Clock) -> None:
     digishare.configure(token_lifetime_s=10)
     first, second, third = (mint(http).json()["access_token"] for _ in range(3))
     assert digishare.revoke(token_id(first))
@@ -157,12 +157,11 @@ def test_a_missing_scope_is_forbidden(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0}, {"colour": "red"}],
+    [{"campaign_shape": "round"}, {"tie_order": "loose"}, {"behind_last_page": "500"}, {"largest_page": 0},
+        {"colour": "red"}],
     ids=str,
 )  # fmt: skip
-def test_unknown_settings_and_values_are_refused(
-    digishare: FakeDigishare, setting: dict[str, object]
-) -> None:
+def test_unknown_settings_or_values_are_refused(digishare: FakeDigishare, setting: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(setting))):
         digishare.configure(**setting)
 
@@ -191,7 +190,7 @@ def test_faulty_answers_are_given_as_told_and_nothing_is_minted(
     assert digishare.mints == []
 
 
-def test_rate_limits_say_when_to_come_back_in_every_way(digishare: FakeDigishare, http: httpx.Client) -> None:
+def test_rate_limits_have_every_form_of_retry_after(digishare: FakeDigishare, http: httpx.Client) -> None:
     digishare.fail("campaigns", faults.rate_limited(retry_after_s=30))
     digishare.fail("campaigns", faults.rate_limited(retry_after_s=30, as_date=True))
     digishare.fail("campaigns", faults.rate_limited())
@@ -266,9 +265,7 @@ def test_spoilt_but_minted_answers_are_counted(digishare: FakeDigishare, http: h
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_huge_body_has_the_size_it_was_told(
-    digishare: FakeDigishare, http: httpx.Client, *, chunked: bool
-) -> None:
+def test_a_huge_body_has_its_size(digishare: FakeDigishare, http: httpx.Client, *, chunked: bool) -> None:
     digishare.fail("token", faults.huge_body(size_bytes=2_000_000, chunked=chunked))
     answer = mint(http)
     assert ("Content-Length" in answer.headers) is not chunked
@@ -324,7 +321,7 @@ def test_a_reset_is_a_reset_and_a_close_is_not(digishare: FakeDigishare) -> None
         what_comes_over_tcp()
 
 
-def test_200_clients_at_once_are_served_while_one_dawdles_over_its_handshake(
+def test_200_clients_at_once_are_served_while_one_delays_its_handshake(
     digishare: FakeDigishare,
 ) -> None:
     everyone = threading.Barrier(200)

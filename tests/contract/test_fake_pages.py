@@ -1,4 +1,4 @@
-"""The shapes that a page of the fake's campaigns can have: what each paginator says, and how odd a list can be."""
+"""The shapes of a page of the fake's campaigns: what each paginator says, and odd lists."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ SECOND_OF_THREE: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("shape", SECOND_OF_THREE)
-def test_a_paginator_says_what_it_is_known_to_say(
-    digishare: FakeDigishare, http: httpx.Client, shape: str
-) -> None:
+def test_a_paginator_has_its_known_members(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
     plain = read_pages(http)
     digishare.configure(campaign_shape=shape)
     pages = read_pages(http)
@@ -56,9 +54,7 @@ def test_a_paginator_says_what_it_is_known_to_say(
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
 @pytest.mark.parametrize("shape", ["cursor", "cursor_resource"])
-def test_a_cursor_leads_to_the_end(
-    digishare: FakeDigishare, http: httpx.Client, shape: str, direction: str
-) -> None:
+def test_a_cursor_reads_all(digishare: FakeDigishare, http: httpx.Client, shape: str, direction: str) -> None:
     expected = ids_of(*read_pages(http, sort_direction=direction))
     digishare.configure(campaign_shape=shape)
     pages: list[Json] = []
@@ -94,7 +90,7 @@ ODDITIES: dict[str, Callable[[Json, Json, Json], bool]] = {
 
 
 @pytest.mark.parametrize("shape", ODDITIES)
-def test_an_odd_list_is_as_odd_as_its_name(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
+def test_an_odd_list_is_as_its_shape_says(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
     plain = ids_of(*read_pages(http))
     digishare.configure(campaign_shape=shape)
     pages = read_pages(http)
@@ -104,9 +100,7 @@ def test_an_odd_list_is_as_odd_as_its_name(digishare: FakeDigishare, http: httpx
     assert {row["id"]: row.get("status") for row in rows}.items() <= digishare.campaign_statuses.items()
 
 
-def test_a_page_may_hold_fewer_rows_than_it_was_asked_for(
-    digishare: FakeDigishare, http: httpx.Client
-) -> None:
+def test_a_page_may_have_fewer_rows_than_were_asked(digishare: FakeDigishare, http: httpx.Client) -> None:
     expected = ids_of(*read_pages(http))
     digishare.configure(largest_page=90)
     pages = read_pages(http)
@@ -115,9 +109,7 @@ def test_a_page_may_hold_fewer_rows_than_it_was_asked_for(
 
 
 @pytest.mark.parametrize("shape", ["openapi", "simple", "cursor"])
-def test_a_capped_list_ends_early_and_counts_all(
-    digishare: FakeDigishare, http: httpx.Client, shape: str
-) -> None:
+def test_a_capped_list_still_counts_all(digishare: FakeDigishare, http: httpx.Client, shape: str) -> None:
     digishare.configure(pages_served=2, campaign_shape=shape)
     first, second, third = read_pages(http)
     if shape == "openapi":
@@ -135,9 +127,7 @@ def test_a_capped_list_ends_early_and_counts_all(
 
 @pytest.mark.parametrize("behind", ["404", "422"])
 @pytest.mark.parametrize("shape", ["openapi", "bare_array"])
-def test_a_page_behind_the_last_one_may_be_an_error(
-    digishare: FakeDigishare, http: httpx.Client, behind: str, shape: str
-) -> None:
+def test_the_end_may_be_a_4xx(digishare: FakeDigishare, http: httpx.Client, behind: str, shape: str) -> None:
     digishare.configure(behind_last_page=behind, campaign_shape=shape)
     statuses = [list_page(http, limit=100, page=page).status_code for page in (3, 4, 9)]
     assert statuses == [200, int(behind), int(behind)]

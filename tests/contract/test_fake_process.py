@@ -36,7 +36,7 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str,
         child.kill()
 
 
-def test_the_process_is_steered_over_its_admin_api(
+def test_the_admin_api_steers_the_process(
     process: tuple[subprocess.Popen[bytes], dict[str, str]],
 ) -> None:
     child, addresses = process

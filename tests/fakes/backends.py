@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Backend:
-    """Clients of one kind, and the operator's hand on the secrets. Clients are Any: the fakes only resemble them."""
+    """Clients of one kind, typed Any because the fakes only resemble them, and how to rotate a secret."""
 
     dynamodb: Any
     kms: Any
@@ -37,9 +37,8 @@ class Backend:
 
     @property
     def secrets(self) -> ConnectionSecrets:
-        return ConnectionSecrets(
-            self.secretsmanager, SECRET_PREFIX, "https://api.digishare.ma/v1/oauth/token"
-        )
+        token_url = "https://api.digishare.ma/v1/oauth/token"
+        return ConnectionSecrets(self.secretsmanager, SECRET_PREFIX, token_url)
 
     def mints(self) -> list[Mint]:
         return read_mints(self.dynamodb, table="tokens", connection="digishare")

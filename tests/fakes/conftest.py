@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Account]:
-    """One account for all tests of a module: making it takes longer than all that is done with it."""
+    """One account for all tests of a module, because it takes longer to make than to use."""
     with pytest.MonkeyPatch.context() as patch, new_account(patch) as account:
         yield account
 

@@ -119,9 +119,7 @@ def update_item(
     ],
     ids=["unused name", "unused value", "key"],
 )
-def test_unused_placeholders_and_changed_keys_are_refused(
-    backend: Backend, names: dict[str, str], values: dict[str, Any]
-) -> None:
+def test_bad_expressions_are_refused(backend: Backend, names: dict[str, str], values: dict[str, Any]) -> None:
     with pytest.raises(ClientError) as raised:
         update_item(backend.dynamodb, names, values)
     assert raised.value.response["Error"]["Code"] == "ValidationException"

@@ -1,4 +1,4 @@
-"""The fakes keep the promises that moto keeps: the same checks of store, secrets and ledger run on both."""
+"""The fakes behave as moto does: the same checks of store, secrets and ledger run on both."""
 
 from __future__ import annotations
 
@@ -53,17 +53,18 @@ def token_of(access_token: str = "the-token", **changes: Any) -> Token:
     return token._replace(**changes)
 
 
-def publish(store: TokenStore, held: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
-    sealed = sealed or SealedToken(token_of(), b"sealed", held.fence)
+def publish(store: TokenStore, record: TokenRecord, sealed: SealedToken | None = None) -> TokenRecord | None:
+    sealed = sealed or SealedToken(token_of(), b"sealed", record.fence)
     after = TokenRecord(
-        held.connection, sealed, held.generation + 1, held.fence, pace=held.pace, reports=REPORTS
+        record.connection, sealed, record.generation + 1, record.fence, pace=record.pace, reports=REPORTS
     )
-    return store.write(held, after)
+    return store.write(record, after)
 
 
-def given_back(held: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
-    return held._replace(
-        lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"), pace=Pace(23.5, NOW)
+def given_back(record: TokenRecord, failure: Failure | None = FAILED) -> TokenRecord:
+    return record._replace(
+        lock=None, failure=failure, refresh_at_epoch_s=NOW + 300, refused_versions=("v1", "v0"),
+        pace=Pace(23.5, NOW)
     )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_the_first_of_two_who_saw_the_same_gets_the_lock(backend: Backend) -> No
     )
 
 
-def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) -> None:
+def test_a_lock_is_taken_only_if_fence_and_lock_are_as_seen(backend: Backend) -> None:
     first = locked(backend.store)
     second = acquire(backend.store, first, owner="b")
     assert second is not None
@@ -102,8 +103,8 @@ def test_a_lock_is_taken_by_what_was_seen_of_fence_and_lock(backend: Backend) ->
 
 
 def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Backend) -> None:
-    held = locked(backend.store)
-    backend.store.write(held, given_back(held))
+    first = locked(backend.store)
+    backend.store.write(first, given_back(first))
     lock = locked(backend.store)
     assert lock.refused_versions == ("v1", "v0")
     record = publish(backend.store, lock)
@@ -118,7 +119,7 @@ def test_a_published_token_reads_back_and_removes_lock_and_failures(backend: Bac
     )
 
 
-def test_a_token_without_expiry_lifetime_and_scope_leaves_nothing_of_the_one_before(backend: Backend) -> None:
+def test_a_token_without_expiry_lifetime_and_scope_removes_those_of_the_one_before(backend: Backend) -> None:
     publish(backend.store, locked(backend.store))
     bare = token_of(expires_at_epoch_s=None, lifetime_s=None, scope=None)
     record = publish(backend.store, locked(backend.store), SealedToken(bare, b"sealed", 2))
@@ -136,7 +137,7 @@ def test_only_the_owner_of_the_newest_fence_publishes(backend: Backend) -> None:
     assert publish(backend.store, old) is None
 
 
-def test_one_lock_publishes_once_and_knows_its_own_work(backend: Backend) -> None:
+def test_one_lock_publishes_once_and_recognises_its_publish(backend: Backend) -> None:
     lock = locked(backend.store)
     published = publish(backend.store, lock)
     assert publish(backend.store, lock) == published  # the answer to the first was lost
@@ -144,22 +145,22 @@ def test_one_lock_publishes_once_and_knows_its_own_work(backend: Backend) -> Non
     assert backend.store.read("digishare") == published
 
 
-def test_a_lock_given_back_leaves_what_is_to_be_remembered(backend: Backend) -> None:
+def test_a_lock_given_back_leaves_the_failure_and_the_refused_versions(backend: Backend) -> None:
     for failure in (FAILED, None):
-        held = locked(backend.store)
-        after = given_back(held, failure)
-        assert backend.store.write(held, after) == after
+        lock = locked(backend.store)
+        after = given_back(lock, failure)
+        assert backend.store.write(lock, after) == after
         assert backend.store.read("digishare") == after
 
 
 def test_a_lock_may_be_all_that_is_removed(backend: Backend) -> None:
-    held = locked(backend.store)
-    assert backend.store.write(held, held._replace(lock=None)) == held._replace(lock=None)
-    assert backend.store.read("digishare") == held._replace(lock=None)
+    lock = locked(backend.store)
+    assert backend.store.write(lock, lock._replace(lock=None)) == lock._replace(lock=None)
+    assert backend.store.read("digishare") == lock._replace(lock=None)
 
 
 def test_only_what_differs_is_written(backend: Backend) -> None:
-    held = locked(backend.store)
+    lock = locked(backend.store)
     backend.dynamodb.update_item(
         TableName="tokens",
         Key=token_key("digishare"),
@@ -167,7 +168,7 @@ def test_only_what_differs_is_written(backend: Backend) -> None:
         ExpressionAttributeNames={"#format": "format", "#later": "of_a_later_version"},
         ExpressionAttributeValues={":two": {"N": "2"}, ":x": {"S": "x"}},
     )
-    publish(backend.store, held)
+    publish(backend.store, lock)
     item = backend.item()
     assert (item["format"], item["of_a_later_version"]) == ({"N": "2"}, {"S": "x"})
 
@@ -185,7 +186,8 @@ FAILURE = {"code": TEXT, "kind": {"S": "refused"}, "count": NUMBER, "not_before_
 
 def item_with_token(**members: Any) -> dict[str, Any]:
     token: dict[str, Any] = {
-        "token_id": {"S": "0" * 16}, "issued_at_epoch_s": NUMBER, "secret_version": TEXT, "sealed": {"B": b"sealed"},
+        "token_id": {"S": "0" * 16}, "issued_at_epoch_s": NUMBER, "secret_version": TEXT,
+        "sealed": {"B": b"sealed"},
         "version_stage": {"S": "AWSCURRENT"}, "fence": NUMBER,
     }  # fmt: skip
     return {"token": {"M": token | members}}
@@ -215,9 +217,7 @@ def item_with_token(**members: Any) -> dict[str, Any]:
         {"reports": {"M": {"1:role/r": {"L": [TEXT]}}}},
     ],
 )
-def test_an_item_that_somebody_has_written_into_is_refused_by_name(
-    backend: Backend, written: dict[str, Any]
-) -> None:
+def test_an_item_that_somebody_has_changed_is_malformed(backend: Backend, written: dict[str, Any]) -> None:
     item = {**token_key("digishare"), "fence": {"N": "1"}, "generation": {"N": "0"}, **written}
     backend.dynamodb.put_item(TableName="tokens", Item=item)
     with pytest.raises(AwsRefusedError, match=r"^MalformedItem$"):
@@ -245,7 +245,7 @@ def test_a_sealed_token_opens_for_its_connection_fence_expiry_and_id_only(backen
             store.open(connection, changed)
 
 
-def test_an_expiry_that_the_item_has_given_back_opens_what_was_sealed_before(backend: Backend) -> None:
+def test_an_expiry_that_was_read_from_the_item_opens_what_was_sealed(backend: Backend) -> None:
     lock = locked(backend.store)
     for expires_at in (NOW + 0.1, NOW, None, NOW + 1234.567):
         token = token_of(expires_at_epoch_s=expires_at)
@@ -311,9 +311,8 @@ def test_a_secret_that_is_malformed_says_what_is_wrong(backend: Backend, value: 
 
 def test_what_a_credential_does_not_name_is_filled_in(backend: Backend) -> None:
     backend.rotate("bare", {"client_id": "c", "client_secret": "s"})
-    backend.rotate(
-        "bare", {"client_id": "c", "client_secret": "s", "token_url": "https://x/t", "scope": "a b"}
-    )
+    full = {"client_id": "c", "client_secret": "s", "token_url": "https://x/t", "scope": "a b"}
+    backend.rotate("bare", full)
     current, bare = (stored.credential for stored in backend.secrets.read("bare"))
     assert bare == ClientCredentials("c", "s", "https://api.digishare.ma/v1/oauth/token", None)
     assert current == ClientCredentials("c", "s", "https://x/t", "a b")
@@ -365,7 +364,7 @@ def test_a_row_is_begun_once(backend: Backend) -> None:
     backend.ledger.begin(row_of(1, "b"))
 
 
-def test_the_outcome_takes_the_place_of_begun_and_may_be_written_again(backend: Backend) -> None:
+def test_the_outcome_replaces_begun_and_may_be_written_again(backend: Backend) -> None:
     backend.ledger.begin(row_of(1))
     failed = row_of(1, outcome=Outcome.FAILED, error="invalid_client")
     backend.ledger.complete(failed)
@@ -395,9 +394,7 @@ def test_a_rows_token_never_changes(backend: Backend) -> None:
         (row_of(0, outcome=Outcome.ISSUED, token=token_of(lifetime_s=None, expires_at_epoch_s=None)), None),
     ],
 )
-def test_a_row_outlives_the_longest_life_of_its_token(
-    backend: Backend, row: Mint, deleted_after_s: float | None
-) -> None:
+def test_a_row_outlives_its_token(backend: Backend, row: Mint, deleted_after_s: float | None) -> None:
     backend.ledger.complete(row)
     found = backend.item("mint#0000000000#a").get("delete_after_epoch_s")
     assert (found and float(found["N"])) == (None if deleted_after_s is None else NOW + deleted_after_s)

@@ -1,4 +1,4 @@
-"""Faults are injected, and calls counted, where a test says so."""
+"""The fakes fail where a test says so, and count their calls."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_read_that_is_not_consistent_misses_the_last_write() -> None:
         ("ThrottlingException", AwsBusyError),
     ],
 )  # fmt: skip
-def test_only_what_the_key_says_of_the_ciphertext_breaks_a_seal(code: str, error: type[Exception]) -> None:
+def test_only_an_error_about_the_ciphertext_is_a_broken_seal(code: str, error: type[Exception]) -> None:
     wire = Wire()
     store = new_store(wire)
     token = Token("0" * 16, 0.0, None, None, None, "v1")
@@ -144,7 +144,7 @@ def test_a_previous_version_that_cannot_be_read_now_is_none(failure: Exception) 
     assert stored.stage == "AWSCURRENT"
 
 
-def test_one_version_that_carries_both_stages_is_read_once() -> None:
+def test_one_version_that_has_both_stages_is_read_once() -> None:
     fake: Any = FakeSecretsManager()
     fake.put("connections/digishare", {"client_id": "c", "client_secret": "s"})
     stages = fake._secrets["connections/digishare"].stages
@@ -160,6 +160,6 @@ def test_a_secret_marked_for_deletion_cannot_be_read() -> None:
         ConnectionSecrets(fake, "connections", "https://x").read("digishare")
 
 
-def test_what_dynamodb_cannot_hold_is_refused_before_it_is_sent() -> None:
+def test_what_dynamodb_cannot_store_is_refused_before_it_is_sent() -> None:
     with pytest.raises(TypeError, match=r"^set$"):
         to_attribute({"members": {1}})

@@ -1,4 +1,4 @@
-"""An account in this process with the stack's resources, and brokers on it that outlive a single case."""
+"""An account in this process with the stack's resources, and brokers that all cases share."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def instances(digishare_server: FakeDigishare) -> Iterator[Instances]:
 
 @pytest.fixture
 def short_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exchange's time is shortened from 10 s: silence is quick, and a machine that stalls ends no attempt early."""
+    """The exchange has less than its 10 s, so that silence is short; a slow machine still ends no attempt early."""
     monkeypatch.setattr(lifetime, "EXCHANGE_S", SHORT_EXCHANGE_S)
     monkeypatch.setattr(lifetime, "TO_SEND_S", SHORT_EXCHANGE_S + lifetime.PUBLISH_S)

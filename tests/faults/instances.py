@@ -1,4 +1,4 @@
-"""Two brokers in this process, warm but for the connection that a case brings along, and the account that they share."""
+"""Two warm brokers in this process and the account that they share. Each case has a new connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CALLER = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-tester/session"
 
 ONE_ATTEMPT_S = ANSWER_S + TO_LOCK_S + 0.95
-"""So much time is enough for one attempt, and not for another: the shortest pause before it takes 1 s."""
+"""Enough time for one attempt and not for two: the shortest pause between them is 1 s."""
 SHORT_EXCHANGE_S = 0.5
 """The exchange's time in tests of a silent upstream."""
 
@@ -42,7 +42,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Instances:
-    """The two, and an operator of their account."""
+    """The two brokers, and an operator of their account."""
 
     operator: Operator
     environment: dict[str, str]

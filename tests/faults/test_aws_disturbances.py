@@ -1,4 +1,4 @@
-"""AWS disturbed for a moment, or slow: one call that goes wrong, five seconds of silence, answers that take their time."""
+"""Short disturbances of AWS: one call that goes wrong, five seconds of silence, slow answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cloud
 
 KINDS = {**BUSY, **UNAVAILABLE}
 UNREADABLE = TAKING_EFFECT - {"lost"}
-"""The call took effect, and its status says so, which is enough for a row."""
+"""The call took effect, and its status says so. For a row nothing else is read."""
 STEPS: dict[str, dict[str, Any]] = {
     "read": {"operation": "GetItem"},
     "secret": {"operation": "GetSecretValue"},
@@ -49,10 +49,8 @@ class Disturbance:
 
 
 @pytest.fixture(scope="module")
-def disturbances(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> dict[tuple[str, str], Disturbance]:
-    """All steps of all kinds, the kinds side by side."""
+def disturbed(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> dict[tuple[str, str], Disturbance]:
+    """Every step with every kind of fault, the kinds at the same time."""
     found = {}
     with ExitStack() as cleanup:
         proxies = {kind: cleanup.enter_context(AwsProxy(cloud.aws_endpoint_url)) for kind in KINDS}
@@ -75,9 +73,9 @@ def disturbances(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", STEPS)
 def test_one_call_that_goes_wrong_costs_time_and_nothing_else(
-    disturbances: dict[tuple[str, str], Disturbance], operator: Operator, step: str, kind: str
+    disturbed: dict[tuple[str, str], Disturbance], operator: Operator, step: str, kind: str
 ) -> None:
-    found = disturbances[step, kind]
+    found = disturbed[step, kind]
     rows = operator.rows(found.connection)
 
     assert (found.answer.status, found.other.status) == (200, 200)
@@ -90,9 +88,7 @@ def test_one_call_that_goes_wrong_costs_time_and_nothing_else(
 # --- silence ------------------------------------------------------------------------------------------------------------
 
 
-def test_ten_cold_instances_wait_for_a_silent_aws_and_mint_nothing(
-    cloud: LocalCloud, nursery: Nursery
-) -> None:
+def test_ten_cold_instances_wait_for_silent_aws_and_mint_nothing(cloud: LocalCloud, nursery: Nursery) -> None:
     connection = new_connection(cloud)
     (first,) = nursery.start(1)
     first.send(new_event(connection))
@@ -118,9 +114,7 @@ def test_ten_cold_instances_wait_for_a_silent_aws_and_mint_nothing(
 
 @pytest.mark.usefixtures("slow_upstream")
 @pytest.mark.parametrize("latency_s", [0.3, 0.8])
-def test_a_race_behind_a_slow_aws_and_a_slow_upstream_is_one_exchange(
-    cloud: LocalCloud, nursery: Nursery, latency_s: float
-) -> None:
+def test_a_slow_race_is_one_exchange(cloud: LocalCloud, nursery: Nursery, latency_s: float) -> None:
     with AwsProxy(cloud.aws_endpoint_url) as proxy:
         proxy.delays_s = dict.fromkeys(("dynamodb", "kms", "secretsmanager"), latency_s)
         result = run_race(cloud, nursery, 6, AWS_ENDPOINT_URL=proxy.origin)

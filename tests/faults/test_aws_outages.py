@@ -1,6 +1,6 @@
 """AWS unavailable, busy, or refusing, service by service: a usable token is served, and without one nothing is minted.
 
-Instances of their own, real time-outs and real pauses, real sockets; all cases run side by side::
+Each case has an instance of its own. Time-outs, pauses and sockets are real. All cases run at the same time::
 
     case        all well          | outage                                               | all well again
     token due   got, read as due  | ask, ask again, ask with a report (the token is old) |
@@ -59,16 +59,16 @@ TARGETS: dict[str, dict[str, Any]] = {
     "writes of rows": {"operation": "PutItem"},
 }
 WRITTEN = {("writes of rows", kind) for kind in ("garbled", "cut")}
-"""No outage: the row is there, and the status, which is all that counts, says so."""
+"""No outage: the row is there, and the status says so. Nothing else is read."""
 CASES = [(target, kind) for target in TARGETS for kind in KINDS if (target, kind) not in WRITTEN]
 _REFRESH_IN_S = 3.0
 _SEVERAL_ATTEMPTS_S = ONE_ATTEMPT_S + 8
-"""Instead of the function's 31 s, which would only make more of the same."""
+"""Instead of the function's 31 s, which would only bring more attempts."""
 
 
 @dataclass
 class Case:
-    """An instance, what stands between it and AWS, and what its callers were answered.
+    """An instance, the proxy between it and AWS, and what its callers were answered.
 
     Attributes:
         with_token, without: connections; the token of the first is due, and `old` its id.
@@ -96,7 +96,7 @@ class Case:
         self.instance.send(event, run_time_s=_SEVERAL_ATTEMPTS_S)
 
     def prepare(self, operator: Operator) -> None:
-        """Let the token that it is about to serve be due soon, and let it know."""
+        """Make the token that the instance serves due soon, and make the instance read that."""
         self.old = self.instance.receive().body["token_id"]
         operator.leave(self.with_token, 170, _REFRESH_IN_S)
         # A report of some other token is what makes a warm instance look at the table at once.
@@ -164,7 +164,7 @@ def outages(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> Iterator
 
 
 def _each(cases: dict[tuple[str, str], Case], step: Callable[[Case], object]) -> None:
-    """Let all cases make a step before one makes the next: they wait side by side."""
+    """Take one step in all cases before the next one, so that they wait at the same time."""
     for case in cases.values():
         step(case)
 
@@ -183,9 +183,7 @@ def test_a_due_token_is_served_and_slows_one_caller_only(outages: Outages, targe
 
 
 @pytest.mark.parametrize(("target", "kind"), CASES)
-def test_without_a_usable_token_the_caller_is_told_when_to_ask_again(
-    outages: Outages, target: str, kind: str
-) -> None:
+def test_without_a_token_the_caller_is_told_when_to_return(outages: Outages, target: str, kind: str) -> None:
     case = outages.cases[target, kind]
     for answer in (case.reported, case.none):
         assert answer
@@ -194,7 +192,7 @@ def test_without_a_usable_token_the_caller_is_told_when_to_ask_again(
         if kind in REFUSED:
             assert retry_after_s == 60
         elif target == "writes of the item" and kind in TAKING_EFFECT:
-            assert 1 <= retry_after_s <= 4  # every lock that got lost is a failure in the item
+            assert 1 <= retry_after_s <= 4  # every lost lock is a failure in the item
         else:
             assert retry_after_s == 1
         assert answer.took_s < DEADLINE_S
@@ -211,9 +209,7 @@ def test_a_call_is_repeated_unless_aws_refuses_it(outages: Outages, target: str,
 
 
 @pytest.mark.parametrize(("target", "kind"), CASES)
-def test_one_exchange_follows_once_aws_is_well_again(
-    outages: Outages, operator: Operator, target: str, kind: str
-) -> None:
+def test_one_exchange_follows_recovery(outages: Outages, operator: Operator, target: str, kind: str) -> None:
     case = outages.cases[target, kind]
 
     assert case.after

@@ -1,4 +1,4 @@
-"""The exchange by itself. Two connections, one upstream: whatever is done to the one, the other never gets its token."""
+"""The exchange alone. Whatever fault one connection has, no other connection of the upstream gets its token."""
 
 from __future__ import annotations
 
@@ -44,56 +44,52 @@ def credential_of(name: str, digishare: FakeDigishare) -> ClientCredentials:
     return ClientCredentials(name, f"canary-{name}", f"{digishare.url}/v1/oauth/token")
 
 
-def exchange_for(
-    name: str, exchange: OAuthExchange, digishare: FakeDigishare, timeout_s: float = 10.0
-) -> str:
+def exchange_as(name: str, exchange: OAuthExchange, digishare: FakeDigishare, timeout_s: float = 10.0) -> str:
     """Return the token id that `name` gets, having checked that it is one of its own."""
     token_id = token_id_of(exchange.exchange(credential_of(name, digishare), timeout_s).access_token)
     assert token_id in {mint.token_id for mint in digishare.mints if mint.client_id == name}
     return token_id
 
 
-def test_after_every_fault_each_connection_gets_its_own_token(
-    exchange: OAuthExchange, digishare: FakeDigishare
-) -> None:
+def test_after_every_fault_each_gets_its_own_token(exchange: OAuthExchange, digishare: FakeDigishare) -> None:
     assert len(FAULTS) > 100
     for fault in FAULTS.values():
         for spoilt, next_one in (("one", "other"), ("other", "one")):
             digishare.fail("token", fault)
             started_s = time.monotonic()
             with suppress(MintFailedError):
-                exchange_for(spoilt, exchange, digishare, TIMEOUT_S)
+                exchange_as(spoilt, exchange, digishare, TIMEOUT_S)
             assert time.monotonic() - started_s < TIMEOUT_S + SLACK_S
-            exchange_for(next_one, exchange, digishare)
+            exchange_as(next_one, exchange, digishare)
 
 
-def test_a_connection_that_is_kept_would_be_noticed(
+def test_a_reused_connection_would_be_noticed(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: the connection goes back to a pool, for the next call."""
-    kept: list[_Kept] = []
+    made: list[_Reused] = []
     make = bounded_http._connection
 
-    def make_or_reuse(*where: Any) -> _Kept:
-        if not kept:
-            kept.append(_Kept(make(*where)))
-        return kept[0]
+    def make_or_reuse(*where: Any) -> _Reused:
+        if not made:
+            made.append(_Reused(make(*where)))
+        return made[0]
 
     monkeypatch.setattr(bounded_http, "_connection", make_or_reuse)
     digishare.fail("token", LEFTOVERS["204 with an answer behind"])
     with suppress(MintFailedError):
-        exchange_for("one", exchange, digishare)
+        exchange_as("one", exchange, digishare)
     answer = exchange.exchange(credential_of("other", digishare), 2)
-    # It was answered before its request was read: that must not reach the fake in the middle of the next test.
+    # It was answered before its request was read. The fake must not read that during the next test.
     assert wait_until(lambda: len(digishare.calls) == 2)
-    kept.pop().connection.close()
+    made.pop().connection.close()
 
     owners = [m.client_id for m in digishare.mints if m.token_id == token_id_of(answer.access_token)]
     assert owners == ["one"]
 
 
-class _Kept:
-    """A connection that stays open when it is closed, and asks the server for the same."""
+class _Reused:
+    """A connection whose `close` leaves it open, and that asks the server to leave it open."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         self.connection = connection
@@ -112,16 +108,16 @@ class _Kept:
         self.connection.request(method, target, body, {**headers, "Connection": "keep-alive"})
 
     def close(self) -> None:
-        """Keep it."""
+        """Leave it open."""
 
 
-def test_prepare_sends_nothing_and_leaves_only_the_sending(
+def test_prepare_sends_nothing_and_does_all_else(
     exchange: OAuthExchange, digishare: FakeDigishare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange.prepare(credential_of("one", digishare))
     assert digishare.calls == []
     monkeypatch.setattr(upstream_http, "new_session", None)
-    exchange_for("one", exchange, digishare)
+    exchange_as("one", exchange, digishare)
     assert len(digishare.calls) == 1
 
 
@@ -170,9 +166,7 @@ NOT_ALLOWED = ["s" * 1025, "a  b", " a", "a\\b", 'a"b', "a\nb", "\u00e9", "", ["
 
 
 @pytest.mark.parametrize("scope", [*ALLOWED, *NOT_ALLOWED])
-def test_a_scope_that_rfc_6749_does_not_allow_is_none(
-    scope: object, exchange: OAuthExchange, digishare: FakeDigishare
-) -> None:
+def test_malformed_scope_is_none(scope: object, exchange: OAuthExchange, digishare: FakeDigishare) -> None:
     body = faults.TOKEN_BODY.replace("{", f'{{"scope":{json.dumps(scope)},', 1)
     digishare.fail("token", wrapped(body=body))
     read = exchange.exchange(credential_of("one", digishare), 2).scope

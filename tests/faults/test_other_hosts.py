@@ -79,9 +79,7 @@ def test_a_followed_redirect_would_be_noticed(
 
 
 @pytest.mark.parametrize("form", ["https://{}/x", "http://{}/x", "https://user:password@{}/x"])
-def test_a_token_url_off_the_list_is_never_contacted(
-    form: str, instances: Instances, elsewhere: socket.socket
-) -> None:
+def test_no_other_token_url_is_contacted(form: str, instances: Instances, elsewhere: socket.socket) -> None:
     connection = instances.operator.new_connection(token_url=form.format(host_of(elsewhere)))
     answer = ask(instances.one, connection, ONE_ATTEMPT_S)
 
@@ -89,9 +87,7 @@ def test_a_token_url_off_the_list_is_never_contacted(
     assert not was_contacted(elsewhere)
 
 
-def test_an_upstream_with_an_unknown_certificate_gets_no_request(
-    instances: Instances, tmp_path: Path
-) -> None:
+def test_an_upstream_with_unknown_certificate_gets_no_request(instances: Instances, tmp_path: Path) -> None:
     with FakeDigishare(tls_dir=tmp_path) as impostor:
         broker = instances.start(
             UPSTREAM_HOSTS=f"{instances.environment['UPSTREAM_HOSTS']},{impostor.url.removeprefix('https://')}"

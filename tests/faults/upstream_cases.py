@@ -1,4 +1,4 @@
-"""What the upstream can do wrong, and what each of it is worth."""
+"""Faults of the upstream, and the effect that each must have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A_TOKEN = "t" * 40
 
 @dataclass(frozen=True)
 class Case:
-    """A fault and what it is worth.
+    """A fault and its effect.
 
     Attributes:
         code: remembered in the item, and in the ledger's row where no token came into being.
@@ -48,7 +48,7 @@ def wrapped(
     body: str = faults.TOKEN_BODY,
     packing: Packing = "",
 ) -> Fault:
-    """Return a true answer in a wrapping that is spoilt: the token is issued, and nothing but the wrapping is wrong."""
+    """Return a right answer whose HTTP is odd: the token is issued, and nothing else is wrong."""
     head = f"HTTP/1.1 {status}\r\n{headers}Content-Length: <length>\r\n\r\n"
     return faults.raw(f"{before}{head}<body>{after}", body=body, packing=packing)
 
@@ -138,7 +138,7 @@ LEFTOVERS = {
     "101 with an answer behind": faults.raw(f"HTTP/1.1 101 Switching Protocols\r\n\r\n<pause>{_ANOTHER}"),
     "many answers in the same TLS record": wrapped(after=_ANOTHER * 10),
 }
-"""What leaves one connection's token on the wire, where another's exchange must not find it."""
+"""Answers that leave a token unread in the connection. No other exchange must read it."""
 
 
 _LOST = {
@@ -172,9 +172,9 @@ _LOST_WITH_A_TOKEN = {
 }
 
 
-def _begun(code: str, worth: dict[str, Fault], mints: int = 0) -> dict[str, Case]:
-    """Return the cases of faults behind which there may be a token, and there were so many."""
-    return {name: Case(fault, code, Outcome.BEGUN, mints=mints) for name, fault in worth.items()}
+def _begun(code: str, named: dict[str, Fault], mints: int = 0) -> dict[str, Case]:
+    """Return the cases of faults after which a token may exist. `mints` really do."""
+    return {name: Case(fault, code, Outcome.BEGUN, mints=mints) for name, fault in named.items()}
 
 
 def _429(retry_after: str, seconds: int = 1) -> Case:
@@ -283,4 +283,4 @@ ODD_LIFETIMES: dict[str, tuple[str, int]] = {
         for text in texts
     },
 }
-"""The member as it is sent, and the lifetime in seconds that it is worth."""
+"""The member as it is sent, and the lifetime in seconds that it means."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.auth import SigV4Auth
@@ -10,15 +12,31 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningCredentials
 
 from local.account import REGION
+from local.build import alone_with_the_build
+from local.cloud import PROJECT, LocalCloud
 from local.sdk import send
+from tests.conftest import CANARY_CLIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import requests
 
-    from local.cloud import LocalCloud, Stack
+    from local.cloud import Stack
     from local.sdk import Credentials
 
 EVERYTHING: Final = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+
+
+@contextmanager
+def cloud_with_a_copied_build(folder: Path) -> Iterator[LocalCloud]:
+    """Start a cloud of its own, with a copy of the build below `folder` that a test may change."""
+    with alone_with_the_build():
+        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
+    with LocalCloud(folder, say=lambda _: None) as cloud:
+        cloud.steer_digishare("PUT", "/clients", [CANARY_CLIENT])
+        yield cloud
 
 
 def call(stack: LocalCloud | Stack, caller: Credentials, path: str = "/") -> requests.Response:

@@ -31,5 +31,5 @@ class _Handler(LoopbackHandler):
             self.server.created.append(json.loads(body))
             self.send_json(500, {"message": "nothing is started here"})
         else:
-            # What it is, whatever it is asked: SAM reads the version, and looks for images that are always there.
+            # One answer to every request: SAM reads the version from it, and that each image exists.
             self.send_json(200, {"Id": "sha256:0", "ApiVersion": "1.41", "MinAPIVersion": "1.12"})

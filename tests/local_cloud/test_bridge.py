@@ -1,4 +1,4 @@
-"""Connections to a bridge's address arrive at the same port of 127.0.0.1, and only by a bridge."""
+"""Connections to a bridge's address arrive at the same port of 127.0.0.1. Other interfaces are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = """[{}, {"ifname": "docker0", "addr_info": [{"family": "inet", "local": 
 
 @pytest.fixture
 def put_ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """There is no program on the machine but the one that shows interfaces, and that one only once a test has put it."""
+    """PATH has no program. A test puts `ip` there, which shows the interfaces."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def put(script: str) -> None:
@@ -98,9 +98,7 @@ def test_the_address_of_a_bridge_is_looked_up(put_ip: Callable[[str], None]) -> 
 
 
 @pytest.mark.parametrize("interface", ["lo", "eth0", "br-down", "172.17.0.1", ""])
-def test_what_is_no_bridge_is_refused_with_those_that_there_are(
-    interface: str, put_ip: Callable[[str], None]
-) -> None:
+def test_what_is_no_bridge_is_refused_with_a_list(interface: str, put_ip: Callable[[str], None]) -> None:
     put_ip(f"echo '{SHOWN}'")
 
     with pytest.raises(BridgeError, match=r"is no bridge with an address here \(there is docker0\)"):
@@ -108,9 +106,7 @@ def test_what_is_no_bridge_is_refused_with_those_that_there_are(
 
 
 @pytest.mark.parametrize("script", ["exit 1", ""], ids=["one that fails", "none"])
-def test_without_the_tool_that_looks_the_error_says_what_to_install(
-    script: str, put_ip: Callable[[str], None]
-) -> None:
+def test_without_the_tool_an_error_says_what_to_install(script: str, put_ip: Callable[[str], None]) -> None:
     if script:
         put_ip(script)
 

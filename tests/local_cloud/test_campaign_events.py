@@ -1,4 +1,4 @@
-"""The consumer of "When campaigns change", as it stands on the page: deployed, and its rule on drawn histories."""
+"""The consumer of "When campaigns change", as it is on the page: deployed, and its rule on drawn histories."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def changes(*changed: tuple[str, int, str | None]) -> Detail:
 
 
 def in_order(events: Sequence[Detail]) -> Picture:
-    """Return what somebody knows who got each event once, in the order in which it was published."""
+    """Return what a consumer knows that got each event once, in the order of publication."""
     picture: Picture = {}
     for event in events:
         if event["kind"] == "summary":
@@ -128,9 +128,7 @@ def new_table(tables: Any, name: str) -> Any:
     return tables.Table(name)
 
 
-def test_any_order_and_any_repetition_give_the_picture_of_the_right_order(
-    consumer: Any, moto_tables: Any
-) -> None:
+def test_any_order_and_any_repetition_give_the_same_picture(consumer: Any, moto_tables: Any) -> None:
     known = forgotten = 0
     for seed in range(40):
         draw = random.Random(seed)  # noqa: S311 - a fixed order
@@ -209,9 +207,7 @@ def test_deployed_consumer_has_the_right_picture_whatever_the_order(
     assert reports(echo_cloud, name) == len(deliveries)
 
 
-def test_of_writes_at_once_the_newest_stays(
-    echo_cloud: LocalCloud, outputs: dict[str, str], consumer: Any
-) -> None:
+def test_the_newest_write_stays(echo_cloud: LocalCloud, outputs: dict[str, str], consumer: Any) -> None:
     consumer.table = deployed_table(echo_cloud, outputs)
     ids = [f"campaign at-once-{number}" for number in range(30)]
     writes = [(item_id, revision, None) for item_id in ids for revision in (4, 3, 2, 1)]
@@ -225,9 +221,7 @@ def reports(cloud: LocalCloud, function_name: str) -> int:
     return sum(line.startswith("REPORT") for line in cloud.function_logs(function_name))
 
 
-def test_only_the_rule_may_call_and_what_it_cannot_deliver_is_kept(
-    echo_cloud: LocalCloud, outputs: dict[str, str]
-) -> None:
+def test_only_the_rule_may_call_and_it_has_a_queue(echo_cloud: LocalCloud, outputs: dict[str, str]) -> None:
     # The local AWS neither asks for the permission nor fails to deliver.
     events, sqs = echo_cloud.client("events"), echo_cloud.client("sqs")
     (rule,) = events.list_rules(EventBusName=BUS)["Rules"]

@@ -1,4 +1,4 @@
-"""The deployed campaigns job, run by the local cloud's scheduler against 10,000 campaigns and less, with its role's rights.
+"""The deployed campaigns job, with its role's rights, run by the local cloud's scheduler on up to 10,000 campaigns.
 
 What it reports, writes and sends is compared with what the fake knows.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_CAMPAIGNS = 10_000
 CAMPAIGNS = 1_000
-"""Wherever their number is not what is tested: a run reads every page twice."""
+"""For tests of anything but the number: a run reads every page twice."""
 QUEUE = "campaign-events"
 
 
@@ -69,7 +69,7 @@ class Job:
         }
 
     def received(self, count: int) -> list[dict[str, Any]]:
-        """Return the details of the events that have come, once there are so many; and any that follow at once."""
+        """Wait for so many events, and return their details with those of any that follow at once."""
         details: list[dict[str, Any]] = []
 
         def look() -> bool:
@@ -105,7 +105,7 @@ def job(cloud: LocalCloud) -> Iterator[Job]:
 
 @pytest.fixture
 def known(job: Job) -> dict[str, str | None]:
-    """The job knows the list as it is: every event has come, and nothing is changed any more."""
+    """The statuses upstream. The job knows them, its events have come, and no fault is left."""
     job.cloud.steer_digishare("DELETE", "/faults")
     job.settings(contacts_per_campaign=0, change_every=0)
     upstream, known = job.upstream(), job.known()
@@ -161,9 +161,7 @@ def test_a_run_tells_every_kind_of_change_and_no_other(job: Job, known: dict[str
     }
 
 
-def test_a_run_with_faults_is_complete_tells_what_has_changed_and_nothing_of_people(
-    job: Job, known: dict[str, str | None]
-) -> None:
+def test_a_run_with_faults_tells_changes_and_no_personal_data(job: Job, known: dict[str, str | None]) -> None:
     changed = list(known)[5]
     job.change(change={changed: "failed" if known[changed] != "failed" else "draft"})
     job.settings(contacts_per_campaign=20)
@@ -180,15 +178,13 @@ def test_a_run_with_faults_is_complete_tells_what_has_changed_and_nothing_of_peo
     assert CANARY_NAME not in everything
 
 
-def test_a_list_that_changes_while_it_is_read_is_never_complete_and_wrong(
-    job: Job, known: dict[str, str | None]
-) -> None:
+def test_a_list_that_changes_is_never_complete_and_wrong(job: Job, known: dict[str, str | None]) -> None:
     job.settings(change_every=23)
 
     report = job.run()
 
     job.settings(change_every=0)
-    # Whatever it has missed or seen too often, it says so, and the next quiet run knows all.
+    # A run that missed a campaign says so, and the next run, without changes, knows all.
     assert report["is_complete"] or report["reason"]
     following = job.run()
     assert (following["is_complete"], following["campaigns"]) == (True, len(job.upstream()))
@@ -200,7 +196,7 @@ def test_a_list_that_changes_while_it_is_read_is_never_complete_and_wrong(
 
 
 def test_a_revoked_token_is_replaced_once(job: Job, known: dict[str, str | None], operator: Operator) -> None:
-    operator.leave("digishare", 500)  # an old one: a report of a young one is not believed
+    operator.leave("digishare", 500)  # an old token: a report of a young one is ignored
     mints = job.cloud.steer_digishare("GET", "/state")["mint_count"]
     job.cloud.steer_digishare("POST", "/revoke", {"all": True})
 

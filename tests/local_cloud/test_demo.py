@@ -1,4 +1,4 @@
-"""The demo's table tells a kept promise from a broken one."""
+"""The demo's table shows which promises are broken."""
 
 from __future__ import annotations
 

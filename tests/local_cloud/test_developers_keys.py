@@ -1,4 +1,4 @@
-"""Whatever a developer's shell holds for real AWS, no documented way of running the functions here hands it to them."""
+"""No documented way of running the functions gives them what a developer's shell has for real AWS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ MARK = "OFADEVELOPER"
 SAM = ".local/sam/bin/sam"
 # What every checkout has once `make build` has run; the environments are shared, everything else is a copy.
 SHARED = [".venv", ".local/sam", ".local/aws"]
-COPIED = ["Makefile", "samconfig.toml", "template.yaml", "pyproject.toml", "events", "functions", "layers", "local", "tests", ".aws-sam"]  # fmt: skip
+COPIED = ["Makefile", "samconfig.toml", "template.yaml", "pyproject.toml", "events", "functions", "layers",
+    "local", "tests", ".aws-sam"]  # fmt: skip
 
 
 @dataclass
@@ -97,18 +98,18 @@ def test_the_deployed_functions_have_nothing_of_the_developers(desk: Desk) -> No
     _assert_none_has_the_developers(desk.seen, "_worker.py")
 
 
-def test_sam_local_invoke_hands_on_the_file_and_nothing_else(desk: Desk) -> None:
+def test_sam_local_invoke_passes_on_the_file_and_nothing_else(desk: Desk) -> None:
     command = (SAM, "local", "invoke", "BrokerFunction", "--event", "events/token-default.json")
     with FakeEngine() as engine:
         ended = desk.run(*command, DOCKER_HOST=engine.host)
 
     assert len(engine.created) == 1, ended.stderr
     _assert_container_is_set_up(desk, "BrokerFunction", engine.created[0])
-    # SAM itself asks who the developer is before it starts; what it hears goes nowhere.
+    # SAM itself asks who the developer is before it starts. It passes the answer to nobody.
     assert {operation for operation, _ in desk.real_aws.asked} <= {"GetCallerIdentity"}
 
 
-def test_sam_local_start_lambda_hands_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
+def test_sam_local_start_lambda_passes_on_the_file_and_nothing_else(desk: Desk, tmp_path: Path) -> None:
     names = ["BrokerFunction", "BrokerFunction:live", "CampaignsFunction"]
     with FakeEngine() as engine, _start_lambda(desk, engine, tmp_path / "log") as address:
         for name in names:
@@ -157,9 +158,8 @@ def test_make_demo_keeps_every_promise_and_leaves_the_files_of_make_local(desk: 
 def test_the_operator_looks_into_table_and_secrets(desk: Desk) -> None:
     written = desk.env_file
     written["AWS_ENDPOINT_URL_DYNAMODB"] = written["AWS_ENDPOINT_URL"]  # the developer's would come first
-    operator = {
-        name.removeprefix("OPERATOR_"): value for name, value in written.items() if "OPERATOR" in name
-    }
+    keys = {name: value for name, value in written.items() if "OPERATOR" in name}
+    operator = {name.removeprefix("OPERATOR_"): value for name, value in keys.items()}
     program = """
 import boto3
 [stack] = boto3.client("cloudformation").describe_stacks(StackName="token-broker")["Stacks"]
@@ -204,7 +204,7 @@ def _assert_container_is_set_up(desk: Desk, function: str, container: dict[str, 
 
 
 def _assert_none_has_the_developers(seen: dict[str, bytes], kind: str) -> None:
-    """Look at processes of this kind, of which there was at least one."""
+    """Check all processes of this kind. There was at least one."""
     environments = [environment for command, environment in seen.items() if kind in command]
 
     assert environments
@@ -230,8 +230,8 @@ def _developers_environment(home: Path, real_aws: str) -> dict[str, str]:
     (home / "config").write_text(f"[profile production]\nregion = {MARK}\n")
     key = f"aws_access_key_id = AKIA{MARK}\naws_secret_access_key = {MARK}\n"
     (home / "credentials").write_text(f"[production]\n{key}")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return kept | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return inherited | {
         "HOME": str(home),
         "AWS_CONFIG_FILE": str(home / "config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"),

@@ -1,4 +1,4 @@
-"""Nothing of a local cloud is left, whatever ends it, and nothing of another one goes with it."""
+"""A local cloud leaves nothing behind, whatever ends it, and ends nothing of another one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROC = Path("/proc")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="looks the processes up in /proc")
 
-# `make local` without a stack: build and deployment take a quarter of a minute and leave nothing of their own.
+# `make local` without a stack: build and deployment take a quarter of a minute and leave nothing behind.
 PROGRAM = """
 import io, json, os, sys, zipfile
 from local import up
@@ -83,7 +83,7 @@ class Run:
                     os.kill(self.pids[name], step)
 
     def end(self) -> str:
-        """Wait for its end, and return what it has told; nothing of it is left."""
+        """Wait for its end, check that nothing of it is left, and return what it wrote to standard error."""
         _, told = self.make.communicate(timeout=20)
         assert not self.processes
         assert not self.files
@@ -142,9 +142,7 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.mark.parametrize(
-    "killed",
-    [["make"], ["python"], ["reaper"], ["make", "python"], ["make", "reaper"]],
-    ids=" and ".join,
+    "killed", [["make"], ["python"], ["reaper"], ["make", "python"], ["make", "reaper"]], ids=" and ".join
 )
 def test_nothing_is_left_after_a_kill_of(killed: list[str], start: Callable[..., Run]) -> None:
     run = start()
@@ -160,7 +158,7 @@ def test_nothing_is_left_after_ctrl_c(start: Callable[..., Run]) -> None:
 
 @pytest.fixture
 def busy(start: Callable[..., Run]) -> Run:
-    """One whose function is at work."""
+    """A run whose function is busy."""
     run = start("WITH=--with-aws")
     assert wait_until(lambda: any("_worker.py" in command for command in run.processes))
     return run
@@ -173,9 +171,7 @@ def test_functions_at_work_end_on_sigterm(busy: Run) -> None:
 
 
 @pytest.mark.cloud
-def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_removes_the_files(
-    busy: Run,
-) -> None:
+def test_without_python_and_reaper_servers_end_and_the_next_start_removes_the_files(busy: Run) -> None:
     busy.kill("python", "reaper")
     assert wait_until(lambda: not busy.processes)
     assert len(busy.files) == 3  # the folder, the file with the keys, and the list of both
@@ -183,9 +179,7 @@ def test_without_python_and_reaper_servers_end_by_themselves_and_the_next_start_
     assert not busy.files
 
 
-def test_a_server_that_dies_is_named_with_its_last_lines_and_everything_ends(
-    start: Callable[..., Run],
-) -> None:
+def test_a_server_that_dies_is_named_with_its_last_lines_and_all_ends(start: Callable[..., Run]) -> None:
     run = start()
     with (run.folder / "digishare.log").open("a") as log:
         log.write("the reason\n")
@@ -241,9 +235,7 @@ def test_the_next_start_ends_processes_and_removes_files_of_a_dead_run(
     assert not thing.exists()
 
 
-def test_a_process_that_has_only_the_number_of_a_dead_runs_is_left_alone(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_a_process_with_a_reused_pid_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     dead = Reaper(tmp_path)
     dead._add("process", sleeper.pid, "Thu Jan  1 00:00:00 1970")
     die(dead)
@@ -253,7 +245,7 @@ def test_a_process_that_has_only_the_number_of_a_dead_runs_is_left_alone(
     assert not list((tmp_path / ".local/runs").iterdir())
 
 
-def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
+def test_the_end_of_a_run_does_not_touch_what_a_live_one_has_listed(
     tmp_path: Path, thing: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     live = Reaper(tmp_path)
@@ -266,7 +258,7 @@ def test_the_end_of_a_run_leaves_alone_what_a_live_one_has_listed(
     assert not thing.exists()
 
 
-def test_what_a_live_reaper_is_about_to_do_is_left_to_it(tmp_path: Path, thing: Path) -> None:
+def test_what_a_live_reaper_is_about_to_do_is_not_done_for_it(tmp_path: Path, thing: Path) -> None:
     reaper = Reaper(tmp_path)
     reaper.remove_at_end(thing)
     reaper._list.close()
@@ -284,16 +276,13 @@ def test_a_run_ends_in_order_also_where_its_list_is_gone(tmp_path: Path, thing: 
     assert not thing.exists()
 
 
-def test_ending_does_not_wait_for_a_process_that_duplicated_our_end_of_the_pipe(
-    tmp_path: Path, thing: Path
-) -> None:
+def test_ending_waits_for_no_process_with_a_copy_of_the_pipe(tmp_path: Path, thing: Path) -> None:
     reaper = Reaper(tmp_path)
     assert reaper._process.stdin is not None
     descriptors = PROC / str(reaper._process.pid) / "fd"
     # It inherits one of the list, and opens one: it waits for its input then.
-    assert wait_until(
-        lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(reaper._list.name) > 1
-    )
+    listed = reaper._list.name
+    assert wait_until(lambda: [str(each.readlink()) for each in descriptors.iterdir()].count(listed) > 1)
     duplicate = os.dup(reaper._process.stdin.fileno())
     reaper.remove_at_end(thing)
     reaper.act()
@@ -332,7 +321,7 @@ def test_program_that_takes_too_long_is_given_up(children: Children, tmp_path: P
         children.run("tool", SLEEP, clean_environment(tmp_path), 0.2)
 
 
-def test_clean_environment_keeps_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clean_environment_has_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "HTTPS_PROXY", "PYTHONPATH"):
         monkeypatch.setenv(name, "canary")
     environment = clean_environment(tmp_path)

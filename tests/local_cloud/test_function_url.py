@@ -1,4 +1,4 @@
-"""The Function URL front against a stand-in for AWS: what it lets through, and what it makes of it.
+"""The Function URL front against a stand-in for AWS: which requests it passes on, and as which event.
 
 Requests are signed by botocore, so that the check is not compared with itself.
 """
@@ -301,7 +301,7 @@ FAILURES: dict[str, tuple[object, int]] = {
 
 
 @pytest.mark.parametrize(("value", "status"), FAILURES.values(), ids=FAILURES)
-def test_failures_say_nothing_from_inside(aws: StandInAws, value: object, status: int) -> None:
+def test_failures_show_nothing_of_the_function(aws: StandInAws, value: object, status: int) -> None:
     aws.value = value
     reply = send(aws, sign())
     assert (reply.status, "canary" in reply.text) == (status, False)

@@ -1,4 +1,4 @@
-"""The whole way through the local AWS: `sam build`, `sam deploy`, a signed call, the function, the answer."""
+"""All steps on the local AWS: `sam build`, `sam deploy`, a signed call, the function, the answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_half_of_the_permissions_or_none_is_forbidden(echo_cloud: LocalCloud) ->
     assert call(echo_cloud, echo_cloud.create_caller("none")).status_code == 403
 
 
-def test_keys_that_ministack_leaves_unchecked_are_forbidden(echo_cloud: LocalCloud) -> None:
+def test_keys_that_ministack_does_not_check_are_forbidden(echo_cloud: LocalCloud) -> None:
     for key in (ROOT, Credentials(echo_cloud.account_id, "anything"), Credentials("AKIAUNKNOWN", "anything")):
         assert call(echo_cloud, key).status_code == 403
 
@@ -62,9 +62,7 @@ def test_caller_cannot_invoke_past_the_url(echo_cloud: LocalCloud, granted: Cred
         )
 
 
-def test_handler_error_is_a_bare_502_and_lands_in_the_log(
-    echo_cloud: LocalCloud, granted: Credentials
-) -> None:
+def test_handler_error_is_a_bare_502_and_is_logged(echo_cloud: LocalCloud, granted: Credentials) -> None:
     reply = call(echo_cloud, granted, "/fail")
     assert (reply.status_code, reply.text) == (502, "Internal Server Error")
     assert wait_for_line(echo_cloud, "canary-inside")
@@ -76,9 +74,7 @@ def test_retired_instance_is_replaced_by_a_fresh_one(echo_cloud: LocalCloud, gra
     assert echo(call(echo_cloud, granted))["instance"] != first
 
 
-def test_function_runs_as_its_role_and_sees_nothing_of_the_host(
-    echo_cloud: LocalCloud, granted: Credentials
-) -> None:
+def test_function_has_its_role_and_nothing_of_the_host(echo_cloud: LocalCloud, granted: Credentials) -> None:
     environment = echo(call(echo_cloud, granted))["environment"]
     function = Credentials(
         *(environment[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"))
@@ -152,7 +148,7 @@ def test_one_time_schedule_runs_the_function_now(echo_cloud: LocalCloud) -> None
 def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCloud) -> None:
     names = ("schedule-arn", "scheduled-time", "execution-id", "attempt-number")
     execution_ids = set()
-    # The ticker is late for both, and the functions are told when they were due all the same.
+    # The scheduler is late for both. Each function still gets the time at which it was due.
     for hour in (11, 12):
         mark = f"late-{hour}:" + "|".join(f"<aws.scheduler.{name}>" for name in names)
         due = datetime(2026, 7, 6, hour, 59, 43, tzinfo=UTC)
@@ -164,7 +160,7 @@ def test_context_attributes_of_a_schedule_reach_the_function(echo_cloud: LocalCl
     assert len(execution_ids) == 2
 
 
-def test_input_of_a_rule_reaches_the_function_as_it_stands(echo_cloud: LocalCloud) -> None:
+def test_input_of_a_rule_reaches_the_function_unchanged(echo_cloud: LocalCloud) -> None:
     events = echo_cloud.client("events")
     events.put_rule(Name="any", EventPattern=json.dumps({"source": [EVENT["Source"]]}))
     text = json.dumps({"mark": "<aws.scheduler.attempt-number> from-the-rule"})
@@ -229,7 +225,7 @@ WITHOUT_AN_INTERNAL = "import ministack.services.scheduler as s; del s._SCHEDULE
     [(WITHOUT_AN_INTERNAL, "true", "_SCHEDULE_TICK_INTERVAL"), ("pass", "false", "AUTH=true")],
     ids=["internal-missing", "signatures-unchecked"],
 )
-def test_ministack_that_would_not_do_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
+def test_unsuitable_ministack_is_refused_at_start(setup: str, auth: str, complaint: str) -> None:
     ended = run_in_ministack(f"{setup}\nfrom local.aws import MinistackBackend\nMinistackBackend()", auth)
     assert ended.returncode == 1
     assert complaint in ended.stderr

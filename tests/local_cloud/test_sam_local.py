@@ -1,6 +1,6 @@
-"""The proof in containers says where it cannot run, and does not take a wrong signature for that.
+"""The proof in containers says where it cannot run, and a wrong signature is no such place.
 
-What it shows it shows by itself: `make sam-local`.
+The proof itself is `make sam-local`.
 """
 
 from __future__ import annotations

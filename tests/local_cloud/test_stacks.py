@@ -30,7 +30,7 @@ def caller_of_second(echo_cloud: LocalCloud, second: Stack) -> Credentials:
 
 
 def ask(endpoint_url: str, stack_name: str) -> requests.Response:
-    """Ask for the address of a stack's Function URL, with the name as it stands: requests would tidy it up."""
+    """Ask for the address of a stack's Function URL, with an unchanged name: requests would normalise it."""
     with requests.Session() as session:
         session.trust_env = False
         request = session.prepare_request(requests.Request("GET", endpoint_url))
@@ -96,7 +96,7 @@ def test_stack_without_a_url_is_404(echo_cloud: LocalCloud, granted: Credentials
     assert (reply.status_code, "nobody" in reply.json()["Message"]) == (404, True)
 
 
-def test_each_stack_keeps_an_address_of_its_own(echo_cloud: LocalCloud) -> None:
+def test_each_stack_has_its_own_unchanging_address(echo_cloud: LocalCloud) -> None:
     names = ("token-broker", "one", "another")
     first, again = ([echo_cloud.find_function_url(name) for name in names] for _ in range(2))
     assert len(set(first)) == 3

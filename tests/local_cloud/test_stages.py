@@ -1,4 +1,4 @@
-"""A test stack beside production's, in one account and region; and who gets in by which policy, seen without the others.
+"""A test stack beside production's, in one account and region; and whom each policy alone stops.
 
 The test stack has `DirectInvocation` ALLOWED: what the caller policy denies is then denied by nothing else.
 """
@@ -162,9 +162,7 @@ def test_the_functions_own_policy_stops_those_whom_no_other_policy_stops(
     assert "access_token" not in answer
 
 
-def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
-    cloud: LocalCloud, test_stack: Stack
-) -> None:
+def test_the_pages_organization_policy_stops_an_administrator(cloud: LocalCloud, test_stack: Stack) -> None:
     # As a policy of the administrator: the local AWS does not enforce an organization's.
     organization = json.loads(texts("policy", SECURITY)["organization"])["Statement"]
     function = test_stack.outputs["BrokerFunctionName"]
@@ -181,9 +179,7 @@ def test_the_organization_policy_of_the_page_alone_stops_an_administrator(
     cloud.client("lambda", free).update_function_configuration(FunctionName=function, Timeout=31)
 
 
-def test_the_query_of_the_page_lists_who_could_and_nobody_else(
-    cloud: LocalCloud, test_stack: Stack, tmp_path: Path
-) -> None:
+def test_the_pages_query_lists_who_could_invoke(cloud: LocalCloud, test_stack: Stack, tmp_path: Path) -> None:
     new_caller(cloud, "could-invoke", INVOKES_EVERYTHING)
     new_caller(cloud, "could-not-invoke", INVOKES_EVERYTHING, policy=test_stack.outputs["CallerPolicyArn"])
     text = texts("query", SECURITY)["who-could"]
@@ -233,9 +229,7 @@ def change(cloud: LocalCloud, **parameters: str) -> None:
     client.get_waiter("stack_update_complete").wait(StackName=NAME, WaiterConfig={"Delay": 1})
 
 
-def test_who_is_named_or_of_the_organization_gets_in_and_the_own_account_is_not_of_it(
-    cloud: LocalCloud, test_stack: Stack
-) -> None:
+def test_only_named_accounts_and_an_organization_are_allowed(cloud: LocalCloud, test_stack: Stack) -> None:
     elsewhere = role_elsewhere(cloud, "elsewhere", test_stack)
     stranger = cloud.create_caller("stranger-of-the-own-account")
 

@@ -1,4 +1,4 @@
-"""A deployment that changes the layer or a parameter changes what callers get, and the version before can be had back."""
+"""A deployment that changes the layer or a parameter changes what callers get. The version before can be restored."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import pytest
 from botocore.exceptions import ClientError
 from samtranslator.yaml_helper import yaml_parse
 
-from local.build import SAM, alone_with_the_build
-from local.cloud import PROJECT, LocalCloud
+from local.build import SAM
+from local.cloud import PROJECT
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL
-from tests.local_cloud.calling import call
+from tests.conftest import CREDENTIAL
+from tests.local_cloud.calling import call, cloud_with_a_copied_build
 from tests.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from local.cloud import LocalCloud
 
 pytestmark = pytest.mark.cloud
 
@@ -69,15 +71,11 @@ class Updated:
 @pytest.fixture(scope="module")
 def updated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updated]:
     folder = tmp_path_factory.mktemp("updates")
-    with alone_with_the_build():
-        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
-    with LocalCloud(folder, say=lambda _: None) as cloud:
-        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        cloud.steer_digishare("PUT", "/clients", clients)
+    with cloud_with_a_copied_build(folder) as cloud:
         yield Updated(cloud, folder / ".aws-sam/build")
 
 
-def test_a_changed_parameter_reaches_callers_then_the_version_before_and_then_a_changed_layer(
+def test_a_new_parameter_reaches_callers_then_the_version_before_then_a_new_layer(
     updated: Updated,
 ) -> None:
     broker_before, campaigns_before = updated.versions()
@@ -103,7 +101,7 @@ def test_a_changed_parameter_reaches_callers_then_the_version_before_and_then_a_
     assert campaigns_then != campaigns_now
 
 
-def test_a_changed_parameter_of_the_job_reaches_the_job_alone_and_the_same_again_makes_no_version(
+def test_a_new_parameter_of_the_job_reaches_it_alone_and_no_change_makes_no_version(
     updated: Updated,
 ) -> None:
     broker_before, _ = updated.versions()
@@ -138,5 +136,5 @@ def test_a_first_deployment_that_failed_can_be_repeated(updated: Updated) -> Non
     with pytest.raises(ClientError, match="does not exist"):
         cloud.client("cloudformation").describe_stacks(StackName="first")
 
-    # AWS keeps the first attempt's table, which is protected; the local AWS deletes it all the same.
+    # AWS leaves the first attempt's table, which is protected. The local AWS deletes it.
     assert cloud.deploy("first").outputs["BrokerFunctionUrl"]

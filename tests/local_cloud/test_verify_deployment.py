@@ -47,7 +47,7 @@ def set_backups(cloud: LocalCloud, *, enabled: bool) -> None:
 
 
 def verify(cloud: LocalCloud, keys: Credentials, stack: str = STACK_NAME) -> tuple[int, str, dict[str, str]]:
-    """Return exit code, output, and what was seen by what was looked at where a promise is broken."""
+    """Return exit code, output, and what each failed check has seen, by the check's name."""
     command = ("nice", sys.executable, "-m", "local.verify_deployment", stack)
     ended = run_program(*command, env=environment_of(cloud, keys), timeout_s=120)
     broken = (line.split("  ") for line in ended.stdout.splitlines() if line.startswith("✗"))
@@ -140,7 +140,7 @@ def test_what_is_wrong_is_seen_and_nothing_else_is(
     assert seen in broken[what]
 
 
-def test_who_may_not_look_is_told_what_could_not_be_looked_at(cloud: LocalCloud) -> None:
+def test_who_may_not_read_is_told_what_could_not_be_checked(cloud: LocalCloud) -> None:
     statement = {**EVERYTHING, "Action": "cloudformation:DescribeStacks"}
     keys = new_caller(cloud, "reads-the-stack", statement)
 

@@ -1,4 +1,4 @@
-"""The built artefacts, with nothing but function and layer on the path: what Lambda would really load."""
+"""The built artefacts, with function and layer alone on the path, as Lambda loads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILD = ROOT / ".aws-sam" / "build"
 LAYER = BUILD / "CommonLayer" / "python"
 OURS = ("lambda_support", "token_broker")
 
-# A start pays for every module that it loads; none of these is needed before the first mint, or ever.
+# Each module that is loaded makes a start slower. None of these is needed before the first mint, or ever.
 NOT_AT_START = {
     "asyncio",
     "aws_lambda_powertools",
@@ -52,7 +52,7 @@ NOT_AT_START = {
 
 
 def run(function: str, code: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run code as Lambda would see the world; return what it prints."""
+    """Run code with the path that Lambda has, and return what it prints."""
     command = (sys.executable, "-S", "-B", "-W", "error", "-c", code, *arguments)
     variables = {**(environment or {}), "PYTHONPATH": f"{BUILD / function}:{LAYER}"}
     done = run_program(*command, cwd=BUILD, env=variables)
@@ -111,7 +111,7 @@ def test_the_artefact_is_built_from_the_present_sources(source: str, artefact: s
     assert contents(BUILD / artefact) == sources
 
 
-def test_the_layer_carries_of_the_client_what_functions_import_and_no_more() -> None:
+def test_the_layer_has_of_the_client_what_functions_import_and_no_more() -> None:
     client, reached = SOURCES / "token_broker", {SOURCES / "token_broker/__init__.py"}
     waiting = [*(ROOT / "functions").rglob("*.py"), *(SOURCES / "lambda_support").rglob("*.py")]
     while waiting:
@@ -119,11 +119,11 @@ def test_the_layer_carries_of_the_client_what_functions_import_and_no_more() -> 
         reached |= new
         waiting += new
 
-    carried = contents(LAYER / "token_broker")
-    assert {client / name for name in carried} - {client / "py.typed"} == {
+    in_layer = contents(LAYER / "token_broker")
+    assert {client / name for name in in_layer} - {client / "py.typed"} == {
         file for file in reached if file.is_relative_to(client)
     }
-    assert carried.items() <= contents(client).items()
+    assert in_layer.items() <= contents(client).items()
 
 
 def layer_files_imported_by(file: Path) -> set[Path]:
@@ -137,7 +137,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_the_functions_carry_their_own_code_only() -> None:
+def test_a_function_has_its_own_code_only() -> None:
     broker = {file.name for file in (BUILD / "BrokerFunction" / "functions").iterdir()}
 
     assert broker - {"__pycache__"} == {"__init__.py", "broker"}
@@ -201,7 +201,7 @@ def test_the_layer_trusts_amazons_five_roots_for_aws() -> None:
 
 
 @pytest.mark.parametrize("artefact", ["BrokerFunction", "CampaignsFunction", "CommonLayer"])
-def test_every_source_has_byte_code_of_lambdas_python_where_that_is_at_hand(artefact: str) -> None:
+def test_every_source_has_byte_code_of_lambdas_python_where_that_is_installed(artefact: str) -> None:
     sources = {file.with_suffix("") for file in (BUILD / artefact).rglob("*.py")}
     compiled = list((BUILD / artefact).rglob("*.pyc"))
     unchecked = {file for file in compiled if file.read_bytes()[4:8] == b"\1\0\0\0"}
@@ -218,7 +218,7 @@ def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
             assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()
 
 
-def test_what_stands_in_for_a_module_loads_it_when_it_is_needed() -> None:
+def test_a_placeholder_for_a_module_loads_it_when_it_is_needed() -> None:
     code = """
 import jmespath, dateutil.parser
 print(jmespath.search("a[0].b", {"a": [{"b": 7}]}), jmespath.compile("a").search({"a": 1}))

@@ -1,4 +1,4 @@
-"""`make build` and `make deploy`: with a `sam` of the test's own in a copy of the checkout."""
+"""`make build` and `make deploy` in a copy of the checkout, with a scripted `sam`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from local.waiting import wait_until
 from tests.programs import run_program
 
 ROOT = Path(__file__).parents[2]
-# Which only GNU's programs and Linux have; macOS's make 3.81 reads past the last two.
+# Only GNU's programs and Linux have these. macOS's make 3.81 ignores the last two.
 NOT_EVERYWHERE = r"\bflock\b|\breadlink -f|\bsed -i|\bdate -d|\bgrep -P|\bcp -a|\bxargs -r|\bnproc\b|^\.SHELLFLAGS|^\.ONESHELL"
 
 
 class Checkout:
-    """A copy of what the tasks need. `sam` does what a test has it do; in `calls` is what it was started with."""
+    """A copy of what the tasks need. `sam` runs a test's script; `calls` are the commands it was started with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.artefact = folder, folder / ".aws-sam/build/BrokerFunction"
@@ -63,13 +63,11 @@ def put_module(artefact: Path, version: str | None = LAMBDA_PYTHON) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "3.11"])
-def test_what_has_no_byte_code_is_told_right_before_it_is_deployed(
-    checkout: Checkout, version: str | None
-) -> None:
+def test_what_has_no_byte_code_is_told_before_it_is_deployed(checkout: Checkout, version: str | None) -> None:
     put_module(checkout.artefact, version)
     put_module(checkout.artefact.with_name("CommonLayer"))
 
-    # SAM builds nothing new: it is about what is there.
+    # SAM builds nothing new here: the artefact above is deployed.
     done = checkout.run("deploy")
 
     assert done.returncode == 0
@@ -77,7 +75,7 @@ def test_what_has_no_byte_code_is_told_right_before_it_is_deployed(
         r"note: BrokerFunction without byte code: (?s:.+)`make python`(?s:.+)\ndeploying\n· .+\n", done.stdout
     )
     assert checkout.calls == ["build", "deploy"]
-    # `make invoke` builds, too, and has its answer alone on standard output.
+    # `make invoke` builds, too, and only its answer may be on standard output.
     assert checkout.run("build", stderr=subprocess.DEVNULL).stdout == ""
 
 
@@ -95,7 +93,7 @@ def test_nothing_is_told_of_artefacts_with_byte_code(checkout: Checkout) -> None
     assert checkout.run("deploy").stdout.startswith("deploying\n")
 
 
-def test_sam_builds_with_the_environments_python_and_a_cache_of_what_makes_byte_code(
+def test_sam_builds_with_the_environments_python_and_a_cache_per_compiler(
     checkout: Checkout,
 ) -> None:
     put_module(checkout.artefact)

@@ -1,4 +1,4 @@
-"""The documents' figures and names are the code's."""
+"""The figures and names in the documents are those of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which way the modules look: tests, bench, local, functions, layers; handler, policy, adapters; and who alone knows the SDK."""
+"""Which modules may import which: tests, bench, local, functions, layers; handler, policy, adapters; and the SDK."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ADAPTERS = BROKER / "adapters"
 
 THIRD_PARTY_STACKS = {"boto3", "botocore", "requests", "urllib3"}
 POLICY = {"attempt", "decide", "issue_token", "lifetime", "ports", "replace_token", "status", "token"}
-# Data, figures, and what the policy needs of the world: what an adapter may know of the broker.
+# All that an adapter may import of the broker: data, figures and ports.
 SHARED = {"lifetime", "ports", "token"}
-# The means of the adapters: how an AWS call fails, and DynamoDB's way to write values.
+# What adapters share: how an AWS call fails, and DynamoDB's form of values.
 MEANS = {"aws_calls", "dynamodb"}
 
 
@@ -50,7 +50,7 @@ def modules_of_the_broker(path: Path) -> set[str]:
     return {module for module in known for name in names if f"{name}.".startswith(f"{module}.")}
 
 
-def test_what_is_imported_is_found_wherever_it_stands() -> None:
+def test_imports_are_found_anywhere_in_a_source() -> None:
     source = (
         "from __future__ import annotations\n"
         "import botocore.config\n"
@@ -100,7 +100,7 @@ def test_what_reads_and_writes_texts_knows_neither_policy_nor_adapters(name: str
 # --- the whole repository -----------------------------------------------------------------------------------------
 
 LAYER = {"token_broker", "lambda_support"}
-# A folder, and what its modules may import of ours.
+# By folder: the packages of this project that its modules may import.
 DIRECTION = {
     "layers/common/token_broker": {"token_broker"},
     "layers/common/lambda_support": LAYER,
@@ -113,7 +113,7 @@ DIRECTION = {
 
 
 def own_modules() -> dict[str, Path]:
-    """Return every module of ours by the name that it is imported by."""
+    """Return every module of this project by the name under which it is imported."""
     files = [path for folder in DIRECTION for path in (PROJECT / folder).rglob("*.py")]
     return {module_name(path): path for path in files}
 
@@ -125,7 +125,7 @@ def module_name(path: Path) -> str:
 
 
 def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
-    """Return the modules of ours that a file imports, each by its own name."""
+    """Return the names of this project's modules that a file imports."""
     found = set()
     for name in imports(path):
         while name and name not in modules:
@@ -135,7 +135,7 @@ def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", DIRECTION)
-def test_a_folder_imports_what_stands_below_it(folder: str) -> None:
+def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
     modules, allowed = own_modules(), tuple(f"{name}." for name in DIRECTION[folder])
     astray = {
         f"{module_name(path)} imports {name}"

@@ -1,4 +1,4 @@
-"""Who may do what, as the translated template says it, word for word: `permissions.txt` is what was reviewed.
+"""Who may do what, as the translated template says it. `permissions.txt` is the reviewed text.
 
 `python -m tests.packaging.test_permissions` prints what the template says now. A change of that file is the review.
 """
@@ -24,7 +24,7 @@ SAYS_NOTHING_OF_THEM: Final = {"Description", "EnableKeyRotation"}
 
 
 def permissions() -> dict[str, dict[str, Any]]:
-    """Return by logical id what each resource that gives permissions says of them: a document's statements by its name."""
+    """Return by logical id what each resource that gives permissions says: a document's statements by its name."""
     resources = translate(parse(TEMPLATE.read_text()))["Resources"]
     return {
         name: {"Condition": resource.get("Condition"), **dict(_documents(resource["Properties"]))}

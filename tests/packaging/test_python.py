@@ -1,4 +1,4 @@
-"""Which Python the tasks run on: what `local/find-python` finds, and what `make python` gets and keeps."""
+"""Which Python the tasks run on: what `local/find-python` finds, and what `make python` installs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Machine:
-    """A machine of the test's own: what is on PATH, pyenv's folder, and where things are kept."""
+    """A machine for one test: what is on PATH, pyenv's folder, and the folder for built versions."""
 
     def __init__(self, folder: Path, tools: Path) -> None:
         self.bin, self.pyenv, self.data = folder / "bin", folder / "pyenv", folder / "data"
@@ -93,8 +93,8 @@ def test_the_first_version_that_is_anywhere_is_found(machine: Machine) -> None:
     lowest = put_python(machine.bin / "python3.11", "3.11")
     assert machine.find("3.13", "3.11") == lowest
 
-    kept = put_python(machine.built / "bin/python3.13")
-    assert machine.find("3.13", "3.11") == kept
+    built = put_python(machine.built / "bin/python3.13")
+    assert machine.find("3.13", "3.11") == built
 
 
 USELESS = {
@@ -110,7 +110,7 @@ USELESS = {
 @pytest.mark.parametrize(
     "useless", [SHIM, *(pretended(but=but) for but in USELESS.values())], ids=["shim", *USELESS]
 )
-def test_what_cannot_make_an_environment_is_passed_over(machine: Machine, useless: str) -> None:
+def test_a_python_that_cannot_make_an_environment_is_skipped(machine: Machine, useless: str) -> None:
     write_program(machine.bin.parent / "first/python3.13", useless)
     assert machine.find("3.13") == ""
     assert put_python(machine.bin / "python3.13") == machine.find("3.13")
@@ -142,7 +142,7 @@ def test_a_link_in_an_environment_leads_to_the_interpreter_itself(machine: Machi
 SHOW = ("make", "--eval", "show: ; @echo $(PYTHON)", "show")
 
 
-def test_the_tasks_take_lambdas_version_then_the_lowest_then_what_there_is(machine: Machine) -> None:
+def test_the_tasks_use_lambdas_version_then_the_lowest_then_any(machine: Machine) -> None:
     assert machine.run(*SHOW).stdout.strip() == "python3"
 
     for version in ("3.14", "3.12", "3.11", "3.13"):
@@ -161,7 +161,7 @@ def test_tasks_that_make_no_environment_look_for_no_python(machine: Machine) -> 
     assert asked.exists()
 
 
-def test_one_version_stands_everywhere() -> None:
+def test_every_file_names_the_same_version() -> None:
     places = {
         "local/pythons.py": r'^LAMBDA_PYTHON: Final = "(\S+)"',
         "Makefile": r"local/find-python (\S+) 3\.11 ",
@@ -170,10 +170,8 @@ def test_one_version_stands_everywhere() -> None:
         "local/get-python": r"^version=(\S+)",
         "template.yaml": r"Runtime: python(\S+)",
     }
-    found = {
-        file: set(re.findall(text, (ROOT / file).read_text(), re.MULTILINE)) for file, text in places.items()
-    }
-    assert found == {file: {"3.13"} for file in places}
+    for file, pattern in places.items():
+        assert (file, set(re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE))) == (file, {"3.13"})
 
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -188,7 +186,7 @@ mkdir -p "$2" && cp -R {" ".join(PACKAGES)} "$2"
 
 
 def copy_alone(machine: Machine, source: str) -> Path:
-    """Return a folder with what SAM's container has: one folder of the project, a copy of it to build in, and the artefact's."""
+    """Return a folder with what SAM's container has: a folder of the project, a copy to build, and the artefact's."""
     here = machine.data.parent
     for copy in ("source", "scratch"):
         shutil.copytree(ROOT / source, here / copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -196,9 +194,7 @@ def copy_alone(machine: Machine, source: str) -> Path:
     return here
 
 
-def build_there(
-    machine: Machine, here: Path, target: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def build_in(machine: Machine, here: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run one target as SAM does it; byte code is of the version that runs this."""
     write_program(machine.bin / "python3", INSTALL)
     command = ("make", "--makefile", here / "source/Makefile", target, f"LAMBDA_PYTHON={VERSION}")
@@ -225,7 +221,7 @@ def test_a_container_builds_with_its_own_python_and_nothing_of_the_project_but_t
     (machine.bin / f"python{VERSION}").symlink_to(sys.executable)
     here = copy_alone(machine, source)
 
-    done = build_there(machine, here, target)
+    done = build_in(machine, here, target)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "note:" not in done.stdout
@@ -233,12 +229,10 @@ def test_a_container_builds_with_its_own_python_and_nothing_of_the_project_but_t
 
 
 @pytest.mark.parametrize(("source", "target"), TARGETS)
-def test_a_build_without_that_python_says_so_in_one_line_and_where_to_read_more(
-    machine: Machine, source: str, target: str
-) -> None:
+def test_a_build_without_that_python_says_so_in_a_line(machine: Machine, source: str, target: str) -> None:
     here = copy_alone(machine, source)
 
-    done = build_there(machine, here, target)
+    done = build_in(machine, here, target)
 
     assert (done.returncode, done.stderr) == (0, "")
     note = rf"^note: no python{VERSION} here: {target} has no byte code \(`make build` says"
@@ -249,7 +243,7 @@ def test_a_build_without_that_python_says_so_in_one_line_and_where_to_read_more(
 def test_make_build_tells_where_that_python_is(machine: Machine) -> None:
     here = copy_alone(machine, "functions")
 
-    done = build_there(machine, here, "build-BrokerFunction", LAMBDA_PYTHON_COMMAND=sys.executable)
+    done = build_in(machine, here, "build-BrokerFunction", LAMBDA_PYTHON_COMMAND=sys.executable)
 
     assert "note:" not in done.stdout
     assert modules(here / "artefact", ".pyc")
@@ -259,13 +253,13 @@ def test_broken_grants_end_the_build(machine: Machine) -> None:
     here = copy_alone(machine, "functions")
     (here / "scratch/broker/grants.json").write_text("{")
 
-    done = build_there(machine, here, "build-BrokerFunction")
+    done = build_in(machine, here, "build-BrokerFunction")
 
     assert done.returncode != 0
     assert "grants.json" in done.stderr
 
 
-def test_nothing_is_got_where_the_version_is_at_hand(machine: Machine) -> None:
+def test_nothing_is_installed_where_the_version_is_there(machine: Machine) -> None:
     write_program(machine.bin / "pyenv", "echo pyenv was called >&2; exit 1")
     found = put_python(machine.bin / "python3.13")
 
@@ -339,9 +333,7 @@ def contents(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
 
 
-def test_debians_source_is_built_where_pyenv_fails_and_nothing_else_stays(
-    machine: Machine, debian: Path
-) -> None:
+def test_debians_source_is_built_where_pyenv_fails_and_only_it_stays(machine: Machine, debian: Path) -> None:
     write_program(machine.bin / "pyenv", "exit 1")
     put_python(machine.built / "bin/python3.13", but="sys.exit(1)")  # of a library that is gone
 
@@ -388,7 +380,7 @@ def test_libraries_that_are_missing_are_named(machine: Machine, debian: Path) ->
     assert contents(machine.built.parent) == []
 
 
-def test_what_was_built_and_cannot_make_environments_is_not_kept(machine: Machine, debian: Path) -> None:
+def test_what_was_built_and_cannot_make_environments_is_removed(machine: Machine, debian: Path) -> None:
     put_python(debian / "built", but="sys.modules['ensurepip'] = None")
     before = Path(put_python(machine.built / "bin/python3.13", but="sys.exit(1)")).read_bytes()
 

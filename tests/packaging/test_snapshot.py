@@ -92,7 +92,7 @@ def test_the_handler_alone_builds_when_it_is_imported_but_not_into_a_snapshot(
     }
 
 
-def test_a_broken_setting_starts_and_is_what_each_request_is_answered_with() -> None:
+def test_with_a_broken_setting_the_function_starts_and_each_request_is_a_503() -> None:
     printed = run("BrokerFunction", BROKEN, environment=ENVIRONMENT | {"LEASE_SECONDS": "many"})
 
     lines = [json.loads(line) for line in printed.splitlines()]

@@ -1,4 +1,4 @@
-"""What the template promises, read from its translation: what CloudFormation would really get."""
+"""What the template promises, read from its translation, which is what CloudFormation gets."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def test_failed_runs_and_undelivered_events_reach_the_dead_letter_queue() -> Non
     assert invoke["DestinationConfig"]["OnFailure"]["Destination"] == queue
 
 
-def test_every_log_group_forgets() -> None:
+def test_every_log_group_has_a_retention() -> None:
     groups = of_type("Logs::LogGroup")
 
     assert len(groups) == 2
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups)
 
 
-def test_the_account_of_who_had_a_token_lives_as_long_as_the_token() -> None:
+def test_the_log_of_who_got_a_token_lives_as_long_as_the_token() -> None:
     log = resources()["BrokerLogGroup"]
 
     days = parse(TEMPLATE.read_text())["Parameters"]["LogRetentionDays"]["Default"]

@@ -1,6 +1,6 @@
-"""Every change of code, layer or parameter makes a new version, so that the alias `live` gets it; seen in two translations.
+"""Every change of code, layer or parameter makes a new version for the alias `live`; two translations are compared.
 
-What CloudFormation does with them is seen in tests/local_cloud/test_updates.py, as far as a local AWS does the same.
+tests/local_cloud/test_updates.py deploys them, as far as a local AWS behaves like CloudFormation.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_another_value_of_a_parameter_makes_another_description(function: str, p
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_description_joins_exactly_the_parameters_that_reach_the_function(function: str) -> None:
-    # One too many, and a deployment fails: AWS makes no new version of a function that has not changed.
+    # With one too many a deployment fails: AWS makes no new version of a function that has not changed.
     _, version = version_of(function, translate(ORIGINAL))
 
     assert refer_to(version["Properties"]["Description"]) == reaching(function)

@@ -39,7 +39,7 @@ def test_the_hosted_runner_runs_what_every_machine_runs() -> None:
     assert "continue-on-error" not in TEXT
 
 
-def test_no_job_may_write_or_keeps_the_right_to_read() -> None:
+def test_no_job_may_write_and_no_checkout_stores_credentials() -> None:
     assert WORKFLOW["permissions"] == {"contents": "read"}
     for job in JOBS.values():
         assert "permissions" not in job

@@ -33,7 +33,7 @@ class BrokenRaceError(Exception):
 
 @dataclass(frozen=True)
 class RaceResult:
-    """What came of one race for a token that nobody had yet.
+    """The result of one race for the first token of a connection.
 
     Attributes:
         connection: the race's own.
@@ -51,7 +51,7 @@ class RaceResult:
 
     @property
     def problems(self) -> list[str]:
-        """What the design forbids, in words; empty where one mint served everybody."""
+        """What is wrong, as texts. Empty if one mint served everybody."""
         found = []
         statuses = Counter(answer.status for answer in self.answers)
         if set(statuses) != {200}:
@@ -61,7 +61,7 @@ class RaceResult:
         token_ids = {answer.body.get("token_id") for answer in self.answers}
         if token_ids != set(self.minted):
             found.append(f"answered {len(token_ids)} tokens, or not the one that was minted")
-        # On a busy machine a holder may be too late to send its exchange: its row says so, and there was none.
+        # On a busy machine a holder may be too late to send its exchange. Its row says so, and nothing was sent.
         sent = [row for row in self.ledger if row.error != "too_late_to_send"]
         rows = [(row.outcome, row.token and row.token.token_id) for row in sent]
         if rows != [(Outcome.ISSUED, token_id) for token_id in self.minted]:
@@ -72,7 +72,7 @@ class RaceResult:
 def run_race(
     cloud: LocalCloud, nursery: Nursery, instances: int = INSTANCES, **environment: str
 ) -> RaceResult:
-    """Let so many cold instances ask at once for the token of a fresh connection; they are gone afterwards.
+    """Let so many cold instances ask at once for the token of a new connection, and end them.
 
     Args:
         cloud: with the stack deployed and a credential for `digishare`, which the connection gets too.
@@ -103,7 +103,7 @@ def run_race(
 
 
 def race_until(until_s: float, counts: Counter[str]) -> None:
-    """Run races on a local cloud of their own until `time.monotonic()` is there; count them in `counts`.
+    """Run races on their own local cloud until `time.monotonic()` reaches `until_s`; count them in `counts`.
 
     Raises:
         BrokenRaceError: at the first race that breaks a promise.
@@ -112,9 +112,8 @@ def race_until(until_s: float, counts: Counter[str]) -> None:
         cloud.build()
         cloud.deploy()
         client = {"client_id": "soak", "client_secret": uuid.uuid4().hex}
-        cloud.steer_digishare(
-            "PUT", "/clients", [{"client_id": "soak", "secrets": [client["client_secret"]]}]
-        )
+        accepted = {"client_id": "soak", "secrets": [client["client_secret"]]}
+        cloud.steer_digishare("PUT", "/clients", [accepted])
         cloud.put_connection("digishare", client)
         environment = cloud.function_environment("BrokerFunctionName")
         with Nursery(environment, Path(folder) / "instances.log") as nursery:

@@ -1,4 +1,4 @@
-"""Planted faults: each breaks one promise, and a test shows that it is found. Called in the nursery."""
+"""Planted faults. Each breaks one promise, and a test shows that this is noticed. The nursery calls them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lock_without_a_condition() -> None:
 
 
 def lock_without_comparing_its_owner() -> None:
-    """Everybody who saw the same fence gets the lock, also if that fence is another's by now."""
+    """Everybody who saw the same fence gets the lock, even if another owner has that fence by now."""
     _replace_condition("lock_owner", "#fence = :seen_fence", needs="seen_owner")
 
 
@@ -35,7 +35,7 @@ def publish_without_a_condition() -> None:
 
 
 def exchange_without_a_row() -> None:
-    """Whether the row is written or not, the exchange follows."""
+    """The exchange is sent even if its row could not be written."""
     begin = MintLedger.begin
 
     def begin_carelessly(self: MintLedger, mint: Mint) -> None:
@@ -46,7 +46,7 @@ def exchange_without_a_row() -> None:
 
 
 def lock_without_an_end() -> None:
-    """A holder that dies stands in everybody's way."""
+    """After a holder has died, everybody waits for a minute."""
     lifetime.LOCK_S = lifetime.LONGEST_LOCK_S - 1
 
 

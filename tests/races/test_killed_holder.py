@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of a replacement, at each of its steps: the others take over when the lock ends, nothing is lost.
+"""SIGKILL at each step of a replacement: the others take over when the lock ends, and no token is unaccounted for.
 
 ::
 
@@ -6,8 +6,7 @@
       |           |              |            |             |             |           |
       +-----------+------------ killed before or after each of these ------+-----------+
 
-All cases run side by side with the real length of the lock and an upstream that takes three seconds, so that waiting
-for them is paid once.
+All cases run at the same time, because each waits for a lock of real length and an upstream that takes three seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import pytest
 from functions.broker.lifetime import ANSWER_S, FUNCTION_TIMEOUT_S
 from local.instances import Nursery
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET
+from tests.conftest import CANARY_CLIENT
 from tests.races.racing import new_event, read_ledger
 from token_broker.ledger_row import Outcome
 
@@ -54,19 +53,14 @@ class Step:
 
 
 _BEGUN, _ISSUED = Outcome.BEGUN, Outcome.ISSUED
+_COMPLETE = "adapters.mint_ledger:MintLedger.complete"
 STEPS = {
     "before the lock": Step("before adapters.token_store:TokenStore.write", [(1, _ISSUED)], 1),
     "after the lock": Step("after adapters.token_store:TokenStore.write", [(2, _ISSUED)], 1),
-    "after the row has begun": Step(
-        "after adapters.mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1
-    ),
+    "after row `begun`": Step("after adapters.mint_ledger:MintLedger.begin", [(1, _BEGUN), (2, _ISSUED)], 1),
     "in the exchange": Step("", [(1, _BEGUN), (2, _ISSUED)], 2),
-    "before the row is issued": Step(
-        "before adapters.mint_ledger:MintLedger.complete", [(1, _BEGUN), (2, _ISSUED)], 2
-    ),
-    "after the row is issued": Step(
-        "after adapters.mint_ledger:MintLedger.complete", [(1, _ISSUED), (2, _ISSUED)], 2
-    ),
+    "before row `issued`": Step(f"before {_COMPLETE}", [(1, _BEGUN), (2, _ISSUED)], 2),
+    "after row `issued`": Step(f"after {_COMPLETE}", [(1, _ISSUED), (2, _ISSUED)], 2),
     "before the publish": Step("after adapters.token_store:TokenStore.seal", [(1, _ISSUED), (2, _ISSUED)], 2),
     "after the publish": Step("after replace_token:_Attempt._publish", [(1, _ISSUED)], 1),
 }
@@ -74,7 +68,7 @@ PLANTED = "behind a lock without an end"
 
 
 class Killing:
-    """One holder that is killed at a step, and those who ask at that moment. Its client at the upstream is its own."""
+    """A holder that is killed at a step, with its own upstream client, and the followers that ask at that moment."""
 
     def __init__(self, cloud: LocalCloud, nursery: Nursery, stop_at: str) -> None:
         self._cloud = cloud
@@ -123,27 +117,24 @@ def killings(
     """All cases, each with what its followers were answered."""
     planted = "tests.races.sabotage:lock_without_an_end"
     log_file = tmp_path_factory.mktemp("planted") / "log"
-    canary = {"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}
     with Nursery(instance_environment, log_file, sabotage=planted) as careless:
         cases = {name: Killing(cloud, nursery, step.stop_at) for name, step in STEPS.items()}
         cases[PLANTED] = Killing(cloud, careless, STEPS["after the lock"].stop_at)
         clients = [{"client_id": each.connection, "secrets": [each.client_secret]} for each in cases.values()]
-        cloud.steer_digishare("PUT", "/clients", [canary, *clients])
+        cloud.steer_digishare("PUT", "/clients", [CANARY_CLIENT, *clients])
         slow = {"target": "token", "kind": "delay", "delay_ms": 3000, "times": None}
         cloud.steer_digishare("POST", "/faults", slow)
         for step in (Killing.begin, Killing.kill, Killing.wait):
-            # The one whose exchange is under way comes first: it stops by itself nowhere.
+            # The one that is killed in its exchange comes first, because it stops nowhere.
             for killing in sorted(cases.values(), key=lambda each: bool(each._stop_at)):
                 step(killing)
         yield cases
         cloud.steer_digishare("DELETE", "/faults")
-        cloud.steer_digishare("PUT", "/clients", [canary])
+        cloud.steer_digishare("PUT", "/clients", [CANARY_CLIENT])
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_everybody_is_answered_in_time_when_the_holder_is_killed(
-    killings: dict[str, Killing], name: str
-) -> None:
+def test_all_are_answered_in_time_when_the_holder_is_killed(killings: dict[str, Killing], name: str) -> None:
     answers = killings[name].answers
 
     assert [answer.status for answer in answers] == [200] * FOLLOWERS
@@ -152,9 +143,7 @@ def test_everybody_is_answered_in_time_when_the_holder_is_killed(
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_killed_holder_costs_one_token_at_most_and_leaves_its_row(
-    killings: dict[str, Killing], name: str
-) -> None:
+def test_a_killed_holder_costs_one_token_and_leaves_its_row(killings: dict[str, Killing], name: str) -> None:
     killing, step = killings[name], STEPS[name]
 
     assert [(row.fence, row.outcome) for row in killing.ledger] == step.rows

@@ -1,4 +1,4 @@
-"""Hundreds of callers report the same token at once, over many processes: it is replaced once, and all get the new one."""
+"""Hundreds of callers report the same token to many processes at once: it is replaced once, and all get the new one."""
 
 from __future__ import annotations
 
@@ -24,18 +24,14 @@ pytestmark = pytest.mark.cloud
 
 
 @pytest.mark.usefixtures("slow_upstream")
-def test_one_token_reported_by_300_callers_is_one_exchange(
-    cloud: LocalCloud, nursery: Nursery, operator: Operator
-) -> None:
+def test_300_reports_are_one_exchange(cloud: LocalCloud, nursery: Nursery, operator: Operator) -> None:
     result = report_at_once(cloud, nursery, operator, instances=30, callers_at_each=10)
 
     (new,) = result.minted
     assert len(result.answers) == 300
     assert {(answer.status, answer.body["token_id"]) for answer in result.answers} == {(200, new)}
-    rows = [
-        (row.reason, row.outcome, row.token and row.token.token_id)
-        for row in operator.rows(result.connection)
-    ]
+    ledger = operator.rows(result.connection)
+    rows = [(row.reason, row.outcome, row.token and row.token.token_id) for row in ledger]
     assert rows == [("no_token", Outcome.ISSUED, result.old), ("reported", Outcome.ISSUED, new)]
 
 
@@ -51,7 +47,7 @@ def test_reports_that_are_not_compared_with_the_present_token_are_noticed(
 
 @dataclass(frozen=True)
 class Reports:
-    """What came of it: the token that was reported, the tokens minted since, every caller's answer."""
+    """The token that was reported, the tokens minted since, and every caller's answer."""
 
     connection: str
     old: str
@@ -62,13 +58,13 @@ class Reports:
 def report_at_once(
     cloud: LocalCloud, nursery: Nursery, operator: Operator, *, instances: int, callers_at_each: int
 ) -> Reports:
-    """Let callers of their own names report the token that all instances have served."""
+    """Let callers, each with its own name, report the token that all instances have served."""
     connection = operator.new_connection()
     started = nursery.start(instances)
     for instance in started:
         instance.send(new_event(connection))
     (old,) = {instance.receive().body["token_id"] for instance in started}
-    # A younger token would not be replaced: a slow clock upstream is likelier than a dead token.
+    # A report of a younger token would be ignored: a slow clock upstream is likelier than a dead token.
     operator.change(connection, {"token.issued_at_epoch_s": time.time() - 120})
     minted_before = minted_token_ids(cloud)
 

@@ -33,9 +33,7 @@ def test_of_24_cold_instances_one_exchanges_and_all_are_answered_with_its_token(
 
 
 @pytest.mark.usefixtures("slow_upstream")
-def test_one_exchange_serves_all_when_the_upstream_takes_three_seconds(
-    cloud: LocalCloud, nursery: Nursery
-) -> None:
+def test_one_exchange_serves_all_where_the_upstream_takes_3_s(cloud: LocalCloud, nursery: Nursery) -> None:
     result = run_race(cloud, nursery, 24)
 
     assert result.problems == []
@@ -47,9 +45,7 @@ def test_one_of_those_who_have_all_seen_a_free_lock_gets_it(cloud: LocalCloud, n
     assert result.problems == []
 
 
-def test_the_race_finds_a_lock_without_a_condition(
-    cloud: LocalCloud, instance_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_bad_lock_is_found(cloud: LocalCloud, instance_environment: dict[str, str], tmp_path: Path) -> None:
     planted = "tests.races.sabotage:lock_without_a_condition"
     with Nursery(instance_environment, tmp_path / "log", sabotage=planted) as nursery:
         result = run_race(cloud, nursery, 2, STOP_AT=AT_THE_LOCK)

@@ -1,4 +1,4 @@
-"""Holders that stand still in the middle of a replacement and go on when others have taken over: nothing is done twice."""
+"""Holders that are stopped in a replacement and go on when others have taken over: nothing is done twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BEFORE_PUBLISH = "after adapters.token_store:TokenStore.seal"
 
 
 class Scene:
-    """A fresh connection, and what has become of it."""
+    """A new connection, and what has happened to it."""
 
     def __init__(self, cloud: LocalCloud, nursery: Nursery, operator: Operator) -> None:
         self._cloud = cloud
@@ -39,7 +39,7 @@ class Scene:
         self.connection = operator.new_connection()
 
     def ask(self, stop_at: str = "") -> Instance:
-        """Return a cold instance that is at work on a request; it has stopped if it was told to."""
+        """Return a cold instance that answers a request, or has stopped where `stop_at` says."""
         (instance,) = self._nursery.start(1, STOP_AT=stop_at)
         instance.send(new_event(self.connection))
         if stop_at:
@@ -85,7 +85,7 @@ def scene(
 
 
 def publish_late(scene: Scene) -> tuple[str, str]:
-    """Let one holder publish after another has; return the token ids that they were answered, the late one's first."""
+    """Let a holder publish after another one; return the token ids that they answered, the late one's first."""
     late = scene.ask(stop_at=BEFORE_PUBLISH)
     scene.operator.end_lock(scene.connection)
     in_time = scene.ask().receive()
@@ -115,7 +115,7 @@ def test_a_publish_without_a_condition_is_noticed(scene: Scene) -> None:
 
 
 def lock_after_the_item_was_deleted(scene: Scene) -> set[str]:
-    """Let one take a lock that it saw ended, when another has one of the same number; return what both were answered."""
+    """Let an instance take a lock that it saw ended while another has one of the same fence; return both token ids."""
     scene.ask(stop_at=AFTER_LOCK).kill()
     scene.operator.end_lock(scene.connection)
     late = scene.ask(stop_at=BEFORE_LOCK)  # has seen fence 1, and that its lock has ended
@@ -147,7 +147,7 @@ def test_a_lock_without_comparing_its_owner_is_noticed(scene: Scene) -> None:
 
 
 def stop_before_sending(scene: Scene) -> str:
-    """Let a holder stand still for too long between its row and its exchange; return the token id in its answer."""
+    """Stop a holder for too long between its row and its exchange; return the token id in its answer."""
     holder = scene.ask(stop_at=AFTER_BEGIN)
     time.sleep(LOCK_S - CLOCK_DIFFERENCE_S - TO_SEND_S + 0.1)
     holder.go_on()
@@ -156,7 +156,7 @@ def stop_before_sending(scene: Scene) -> str:
     return str(answer.body["token_id"])
 
 
-def test_a_holder_that_is_too_late_sends_nothing_and_begins_once_more(scene: Scene) -> None:
+def test_a_holder_that_is_too_late_sends_nothing_and_starts_again(scene: Scene) -> None:
     served = stop_before_sending(scene)
 
     assert scene.minted == [served]

@@ -1,4 +1,4 @@
-"""A caller of the local cloud, as a person or a service would be: nothing but an environment."""
+"""A caller of the local cloud, as a person or a service would be: it has only an environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES_OF_CA_FILES = (
 def environment_of(cloud: LocalCloud, key: Credentials | None) -> dict[str, str]:
     """Return the environment of a program that calls the broker, with the tools of this environment on its path.
 
-    The API's private CA is made known to each HTTP library in its own way.
+    Each HTTP library finds the API's private CA in its own variable.
     """
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -62,5 +62,5 @@ def environment(cloud: LocalCloud, caller: Credentials) -> dict[str, str]:
 
 @pytest.fixture
 def operator_environment(cloud: LocalCloud) -> dict[str, str]:
-    """The environment of somebody who may do everything in the account, but not call the Function URL."""
+    """The environment of an operator, who may do everything in the account but call the Function URL."""
     return environment_of(cloud, ROOT)

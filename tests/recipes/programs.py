@@ -1,4 +1,4 @@
-"""Running the page's snippets: as they stand there, but for Digishare's address."""
+"""Runs the page's snippets as they are there. Only Digishare's address is another one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tests.programs import run_program
 from tests.recipes.page import texts
 
 if TYPE_CHECKING:
@@ -19,17 +20,10 @@ CAMPAIGNS = 250
 
 
 def run(command: Sequence[str], environment: dict[str, str], folder: Path, timeout_s: float = 60) -> str:
-    """Return what a program prints; it must end well and say nothing on standard error."""
-    done = subprocess.run(  # noqa: S603 - the page's own snippets
-        ["nice", *command],  # noqa: S607 - behind tests that measure time
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """Return what a program prints. It must end with status 0."""
+    # `nice`: tests that measure time come first.
+    options: Any = {"env": environment, "cwd": folder, "stdin": subprocess.DEVNULL}
+    done = run_program("nice", *command, timeout_s=timeout_s, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,7 +1,7 @@
-"""The commands of "When the broker is gone", as they stand there, on a local cloud that is broken for it.
+"""The commands of "When the broker is gone", run as they are there, on a local cloud that the tests break.
 
-Only Digishare's address is another one. The local AWS knows neither policy variables nor MFA: the person's name stands in
-the trust policy instead of the variable, and the condition on MFA is taken out after its absence was refused.
+Only Digishare's address is another one. The local AWS knows neither policy variables nor MFA. So the trust policy has
+the person's name instead of the variable, and the condition on MFA is removed once a test has seen it refuse.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from local.build import alone_with_the_build
-from local.cloud import PROJECT, LocalCloud
 from local.sdk import ROOT, Credentials
 from local.waiting import wait_until
-from tests.conftest import CANARY_CLIENT_ID, CANARY_SECRET, CREDENTIAL, create_token_table
-from tests.local_cloud.calling import call
+from tests.conftest import CANARY_SECRET, CREDENTIAL, create_token_table
+from tests.local_cloud.calling import call, cloud_with_a_copied_build
 from tests.recipes.conftest import environment_of
 from tests.recipes.page import DOCS, read_blocks, texts
 from tests.recipes.programs import localised, run, uses_of_tokens
@@ -29,6 +27,8 @@ from token_broker.ledger_row import Mint, item_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from local.cloud import LocalCloud
 
 PAGE = DOCS / "when-the-broker-is-gone.md"
 COMMANDS = texts("recipe", PAGE)
@@ -47,9 +47,9 @@ pytestmark = [
 
 
 class Broken:
-    """A cloud of its own with a stack whose parts tests take away, and somebody at a shell there.
+    """A cloud with a stack whose parts the tests remove, and a person at a shell.
 
-    Commands run in `folder`, and `.aws-sam/build` below it is deployed; `names` are what the page's first commands note.
+    Commands run in `folder`; `.aws-sam/build` below it is deployed. `names` are what the page's first commands print.
     """
 
     def __init__(self, cloud: LocalCloud, folder: Path) -> None:
@@ -71,7 +71,7 @@ class Broken:
     ) -> str:
         """Run a block of the page with somebody's keys, and `then` in the same shell; return what they print."""
         environment = environment_of(self.cloud, keys) | self.names | more
-        del environment["PYTHONWARNINGS"]  # the AWS command line is not ours
+        del environment["PYTHONWARNINGS"]  # the AWS command line may warn
         environment |= {"AWS_DEFAULT_REGION": self.cloud.region, "AWS_PAGER": "", "TMPDIR": str(self.folder)}
         text = localised(self.changed.get(name, COMMANDS[name]), environment) + then
         return run(["bash", "-euo", "pipefail", "-c", text], environment, folder or self.folder)
@@ -104,11 +104,7 @@ class Broken:
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
     folder = tmp_path_factory.mktemp("gone")
-    with alone_with_the_build():
-        shutil.copytree(PROJECT / ".aws-sam/build", folder / ".aws-sam/build")
-    with LocalCloud(folder, say=lambda _: None) as cloud:
-        clients = [{"client_id": CANARY_CLIENT_ID, "secrets": [CANARY_SECRET]}]
-        cloud.steer_digishare("PUT", "/clients", clients)
+    with cloud_with_a_copied_build(folder) as cloud:
         yield Broken(cloud, folder)
 
 
@@ -122,10 +118,10 @@ def filled(broken: Broken, name: str) -> str:
 @pytest.fixture(scope="module")
 def emergency(broken: Broken) -> Credentials:
     """The session of a person in the page's role, made by its two policies."""
-    create_token_table(broken.cloud.client("dynamodb"))  # another one like the stack's
+    create_token_table(broken.cloud.client("dynamodb"))  # a second one, for a test below
     iam = broken.cloud.client("iam")
     iam.create_user(UserName="ada")
-    # On AWS, the trust is enough.
+    # On AWS the trust policy is enough.
     may_assume = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": may_assume})
     iam.put_user_policy(UserName="ada", PolicyName="a", PolicyDocument=document)
@@ -155,9 +151,7 @@ def test_every_command_of_the_page_is_run_here_or_said_not_to_be() -> None:
     assert [block.name for block in read_blocks(PAGE)] == list(COMMANDS)
 
 
-def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwards(
-    broken: Broken, emergency: Credentials
-) -> None:
+def test_with_a_disabled_key_a_person_gets_a_token_by_hand(broken: Broken, emergency: Credentials) -> None:
     in_service = broken.token_id()
     kms, key = broken.cloud.client("kms"), broken.names["KEY"]
     kms.disable_key(KeyId=key)
@@ -194,39 +188,44 @@ def test_while_the_key_is_disabled_a_person_gets_a_token_and_records_it_afterwar
     assert token_id_of(token) not in logs
     for secret in (token, CANARY_SECRET):
         assert secret not in told + recorded + logs + refused.text
-    broken.shell("gone-trail")  # that it is well-formed: the local CloudTrail records nothing
+    broken.shell("gone-trail")  # the local CloudTrail records nothing: only the syntax is tested
 
 
 DENIED: Final[dict[str, Callable[[Broken, Callable[[str], Any]], object]]] = {
-    "another secret": lambda b, as_role: as_role("secretsmanager").get_secret_value(SecretId=f"{b.names['PREFIX']}/other"),
-    "to store a secret": lambda b, as_role: as_role("secretsmanager").put_secret_value(SecretId=f"{b.names['PREFIX']}/digishare", SecretString="{}"),
-    "to open a token": lambda b, as_role: as_role("kms").decrypt(KeyId=b.names["KEY"], CiphertextBlob=b"x", EncryptionContext=CONTEXT),
-    "to seal a token": lambda b, as_role: as_role("kms").encrypt(KeyId=b.names["KEY"], Plaintext=b"x", EncryptionContext=CONTEXT),
+    "another secret": lambda b, as_role:
+        as_role("secretsmanager").get_secret_value(SecretId=f"{b.names['PREFIX']}/other"),
+    "to store a secret": lambda b, as_role:
+        as_role("secretsmanager").put_secret_value(SecretId=f"{b.names['PREFIX']}/digishare",
+        SecretString="{}"),
+    "to open a token": lambda b, as_role:
+        as_role("kms").decrypt(KeyId=b.names["KEY"], CiphertextBlob=b"x", EncryptionContext=CONTEXT),
+    "to seal a token": lambda b, as_role:
+        as_role("kms").encrypt(KeyId=b.names["KEY"], Plaintext=b"x", EncryptionContext=CONTEXT),
     "to enable the key": lambda b, as_role: as_role("kms").enable_key(KeyId=b.names["KEY"]),
     "to read an item": lambda b, as_role: as_role("dynamodb").get_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
     "to read the ledger": lambda b, as_role: as_role("dynamodb").scan(TableName=b.names["TABLE"]),
-    "to change an item": lambda b, as_role: as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
-    "to delete a row": lambda b, as_role: as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to change an item": lambda b, as_role:
+        as_role("dynamodb").update_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
+    "to delete a row": lambda b, as_role:
+        as_role("dynamodb").delete_item(TableName=b.names["TABLE"], Key=TOKEN_ITEM),
     "another table": lambda b, as_role: as_role("dynamodb").put_item(TableName="tokens", Item=item_of(A_ROW)),
-    "to invoke the broker": lambda b, as_role: as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
+    "to invoke the broker": lambda b, as_role:
+        as_role("lambda").invoke(FunctionName=b.names["FUNCTION"], Payload=b"{}"),
     "the stack": lambda b, as_role: as_role("cloudformation").describe_stacks(StackName="token-broker"),
-    "to give itself more": lambda b, as_role: as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
+    "to give itself more": lambda b, as_role:
+        as_role("iam").put_role_policy(RoleName="token-by-hand", PolicyName="more", PolicyDocument="{}"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_the_role_for_a_token_by_hand_can_do_nothing_else(
-    broken: Broken, emergency: Credentials, name: str
-) -> None:
+def test_the_emergency_role_can_do_nothing_else(broken: Broken, emergency: Credentials, name: str) -> None:
     with pytest.raises(ClientError) as refused:
         DENIED[name](broken, lambda service: broken.cloud.client(service, emergency))
 
     assert refused.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
 
 
-def test_it_may_write_rows_of_one_connection_with_a_rows_attributes(
-    broken: Broken, emergency: Credentials
-) -> None:
+def test_it_may_write_rows_of_one_connection_and_no_item(broken: Broken, emergency: Credentials) -> None:
     dynamodb, table = broken.cloud.client("dynamodb", emergency), broken.names["TABLE"]
     row = item_of(A_ROW)
     of_the_item: list[dict[str, Any]] = [
@@ -258,7 +257,7 @@ def test_with_these_attributes_no_token_is_put_into_service(broken: Broken, emer
     assert broken.token_id() == in_service
 
 
-def test_a_key_that_was_to_be_deleted_is_had_back(broken: Broken) -> None:
+def test_the_deletion_of_a_key_can_be_cancelled(broken: Broken) -> None:
     in_service = broken.token_id()
     broken.cloud.client("kms").schedule_key_deletion(KeyId=broken.names["KEY"], PendingWindowInDays=7)
 
@@ -295,7 +294,7 @@ def test_an_emptied_table_costs_one_token_and_its_ledger_is_put_back(broken: Bro
     assert "sealed" not in (broken.folder / "ledger.json").read_text()
 
 
-def test_the_version_before_is_had_back(broken: Broken) -> None:
+def test_the_version_before_can_be_restored(broken: Broken) -> None:
     def lease_seconds() -> int:
         return int(broken.ask().json()["expires_in"])
 
@@ -328,8 +327,8 @@ def test_another_key_costs_one_token_and_the_old_one_stays_in_the_ledger(broken:
     assert wait_until(lambda: "SealBroken" in broken.logs())
 
 
-def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
-    """Runs last: nothing is left for others."""
+def test_the_stack_is_deleted_and_the_ledger_stays(broken: Broken) -> None:
+    """The last test: it leaves no stack for others."""
     in_service, cloud = broken.token_id(), broken.cloud
     broken.shell("gone-stop")
     assert broken.ask().status_code == 429
@@ -351,5 +350,5 @@ def test_the_account_is_left_and_the_ledger_is_kept(broken: Broken) -> None:
 
     assert broken.shell("gone-key-state") == "PendingDeletion\n"
     assert broken.names["TABLE"] not in cloud.client("dynamodb").list_tables()["TableNames"]
-    kept = json.loads((broken.folder / "ledger.json").read_text())["Items"]
-    assert in_service in {row.get("token_id", {}).get("S") for row in kept}
+    saved = json.loads((broken.folder / "ledger.json").read_text())["Items"]
+    assert in_service in {row.get("token_id", {}).get("S") for row in saved}

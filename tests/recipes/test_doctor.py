@@ -50,7 +50,7 @@ def consult(
             if name.startswith(("AWS_", "TOKEN_BROKER_")):
                 monkeypatch.setenv(name, value)
         if slow_by_s:
-            # So that the signature is really refused, too.
+            # The signature has the wrong time, too, so that it is really refused.
             now = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=slow_by_s)
             monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_: now)
         exit_code = main(["doctor", *arguments], clock=lambda: time.time() - slow_by_s)
@@ -115,7 +115,7 @@ def test_no_credentials(cloud: LocalCloud, consult: Consult) -> None:
 
 def test_wrong_region(consult: Consult, new_caller: NewCaller) -> None:
     report = consult(new_caller("elsewhere", attach=True) | {"AWS_REGION": "eu-west-1"})
-    # A real Function URL names its region, and the client believes it.
+    # A real Function URL names its region, and the client takes it from there.
     assert_on_page("wrong-region", report.replace(FUNCTION_URL, "https://broker.example.com"))
 
 
@@ -144,15 +144,13 @@ def test_the_other_permission_is_missing(consult: Consult, new_caller: NewCaller
     assert "OnlyThroughItsUrl" not in report
 
 
-def test_the_prescribed_statement_is_enough(
-    cloud: LocalCloud, consult: Consult, new_caller: NewCaller
-) -> None:
+def test_the_proposed_statement_is_enough(cloud: LocalCloud, consult: Consult, new_caller: NewCaller) -> None:
     environment = new_caller("patient", MAY_ASK)
-    _, _, prescribed = consult(environment).partition("or add to a policy of it:\n")
-    text = prescribed.partition("\n- ")[0].replace("111122223333", cloud.account_id)
+    _, _, proposed = consult(environment).partition("or add to a policy of it:\n")
+    text = proposed.partition("\n- ")[0].replace("111122223333", cloud.account_id)
     function = cloud.outputs["BrokerFunctionName"]
     text = re.sub(r"function:[\w-]+:live", f"function:{function}:live", text)
-    give(cloud, "local-recipes-patient", "prescribed", json.loads(text))
+    give(cloud, "local-recipes-patient", "proposed", json.loads(text))
 
     assert "✘" not in consult(environment, expected=0)
 

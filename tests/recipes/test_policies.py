@@ -16,9 +16,8 @@ FUNCTION_ARN = "arn:aws:lambda:REGION:ACCOUNT:function:BROKER"
 def callers_policy() -> list[dict[str, Any]]:
     document = parse(TEMPLATE.read_text())["Resources"]["CallerPolicy"]["Properties"]["PolicyDocument"]
     statements: list[dict[str, Any]] = document["Statement"]
-    text = json.dumps(statements).replace(
-        '{"Fn::GetAtt": ["BrokerFunction", "Arn"]}', json.dumps(FUNCTION_ARN)
-    )
+    arn = '{"Fn::GetAtt": ["BrokerFunction", "Arn"]}'
+    text = json.dumps(statements).replace(arn, json.dumps(FUNCTION_ARN))
     for qualifier in ("live", "*"):
         substituted = json.dumps({"Fn::Sub": f"${{BrokerFunction.Arn}}:{qualifier}"})
         text = text.replace(substituted, json.dumps(f"{FUNCTION_ARN}:{qualifier}"))
@@ -40,5 +39,5 @@ def test_the_policy_for_other_accounts_is_the_stacks_own() -> None:
     assert json.loads(RECIPES["caller-policy"])["Statement"] == callers_policy()
 
 
-def test_the_doctor_prescribes_the_stacks_own_policy() -> None:
+def test_the_doctor_proposes_the_stacks_own_policy() -> None:
     assert caller_statements(f"{FUNCTION_ARN}:live") == callers_policy()

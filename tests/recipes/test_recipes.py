@@ -1,4 +1,4 @@
-"""Every snippet of "Calling the broker" is run as it stands on the page, over signed HTTP against the local cloud.
+"""Every snippet of "Calling the broker" is run as it is on the page, with signed HTTP calls to the local cloud.
 
 Only Digishare's address is another one, and with it the host that may see the token.
 """
@@ -54,9 +54,7 @@ def test_a_lambda_function_reads_the_campaigns(environment: dict[str, str], tmp_
     assert run_python("lambda", environment, tmp_path, more).count(str({"campaigns": CAMPAIGNS})) == 2
 
 
-def test_the_shells_recipes_bring_campaigns_token_and_status(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_shell_recipe_has_campaigns_token_and_status(environment: dict[str, str], tmp_path: Path) -> None:
     with_curl, with_exec, token, status = json_values(run_shell("shell", environment, tmp_path))
 
     assert with_curl["meta"]["total"] == with_exec["meta"]["total"] == CAMPAIGNS
@@ -72,9 +70,7 @@ def test_curl_signs_by_itself(environment: dict[str, str], tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node is not installed")
-def test_node_with_a_published_signer_reads_the_campaigns(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_node_with_a_published_signer_reads_campaigns(environment: dict[str, str], tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("package.json"), tmp_path)
     install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
     installing = {name: environment[name] for name in ("PATH", "HOME")}

@@ -1,4 +1,4 @@
-"""A token that Digishare revoked is replaced under way, by every kind of caller, over signed HTTP."""
+"""Every kind of caller replaces a token that Digishare has revoked, over signed HTTP."""
 
 from __future__ import annotations
 

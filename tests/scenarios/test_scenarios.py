@@ -1,4 +1,4 @@
-"""Plays every scenario, and compares the collection with the list of topics that it must cover."""
+"""Plays every scenario, and compares them with the list of topics that they must cover."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_scenarios_are_many_and_have_names_of_their_own() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_every_scenario_says_nothing_that_is_not_understood() -> None:
+def test_no_scenario_has_unknown_members() -> None:
     unknown = {scenario["name"]: set(scenario) - _MEMBERS for scenario in SCENARIOS}
     steps = [step for scenario in SCENARIOS for step in scenario["steps"]]
 
@@ -88,7 +88,8 @@ def test_a_scenario_that_foresees_something_else_fails(planted: dict[str, Any]) 
 
 
 OTHER_ITEMS: list[dict[str, Any]] = [
-    {"fence": 2}, {"locked": True}, {"lifetime_s": None}, {"pace": {"left": 23}}, {"failure": {"code": "upstream_500"}},
+    {"fence": 2}, {"locked": True}, {"lifetime_s": None}, {"pace": {"left": 23}},
+    {"failure": {"code": "upstream_500"}},
     {"reports": {}}, {"refused_versions": []},
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The upstream of a scenario: answers in the order of the script, as HTTP, so that the real parsing is in play."""
+"""The upstream of a scenario: scripted answers, as HTTP, so that the real parsing is tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Crash(BaseException):
-    """The instance is killed at this moment: nothing that it would still have done happens."""
+    """The instance is killed at this moment and does nothing more."""
 
 
 class ScriptedUpstream:
@@ -53,9 +53,8 @@ class ScriptedUpstream:
         assert self.replies, "the upstream is asked more often than the scenario foresees"
         reply = self.replies.pop(0)
         assert (method, url) == ("POST", reply.get("url", ENVIRONMENT["DEFAULT_TOKEN_URL"]))
-        assert json_body.get("scope") == reply.get("for_scope"), (
-            f"the scope {json_body.get('scope')} was sent"
-        )
+        scope = json_body.get("scope")
+        assert scope == reply.get("for_scope"), f"the scope {scope} was sent"
         sent = json_body["client_secret"].removeprefix("secret-of-")
         assert sent == reply.get("for", sent), f"the secret of {sent} was sent"
         takes_s = reply.get("takes_s", 0.0)

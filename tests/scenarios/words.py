@@ -1,4 +1,4 @@
-"""Between the words of a scenario and what the table holds: relative times, tokens and versions by name."""
+"""Translates between a scenario and the table: relative times, names of tokens and versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONTACTS: dict[str, Json] = {
     "failed mint": {"read": 2, "write": 2, "row": 2, "seal": 1, "secret": 2, "exchange": 1},
     "unsure mint": {"read": 2, "write": 2, "row": 1, "seal": 1, "secret": 2, "exchange": 1},
 }
-"""Names for what nearly every call asks of whom; README.md explains them."""
+"""Names for the usual numbers of contacts of a call; README.md explains them."""
 
 
 class Words:
@@ -166,16 +166,15 @@ class Words:
         return self._start_epoch_s + at_s
 
     def _name_of_id(self, token: Json) -> str | None:
-        """Return the name of the token whose id stands in a map; None where there is none."""
+        """Return the name of the token whose id is in a map, or None."""
         numbered = {f"{kind}{number}": f"{kind}{number}" for kind in "TP" for number in range(40)}
         known = numbered | self._texts
-        return next(
-            (name for name, text in known.items() if token_id_of(text) == token.get("token_id")), None
-        )
+        token_id = token.get("token_id")
+        return next((name for name, text in known.items() if token_id_of(text) == token_id), None)
 
 
 def contacts(described: str | Json) -> Json:
-    """Return how often whom a call asks: by a name, or a name (`like`) with what is different."""
+    """Return how often a call contacts each service: by a name, or a name (`like`) and what differs."""
     if isinstance(described, str):
         return _CONTACTS[described]
     return _CONTACTS[described.get("like", "nobody")] | {
@@ -191,9 +190,8 @@ def is_as_foreseen(wanted: object, found: object) -> bool:
         case {"has": part}, str():
             return part in found
         case dict(), dict():
-            members = all(
-                name in found and is_as_foreseen(value, found[name]) for name, value in wanted.items()
-            )
+            rows = wanted.items()
+            members = all(name in found and is_as_foreseen(value, found[name]) for name, value in rows)
             return members and bool(wanted) >= bool(found)
         case list(), list():
             return len(wanted) == len(found) and all(map(is_as_foreseen, wanted, found))

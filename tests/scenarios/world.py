@@ -1,8 +1,7 @@
-"""The small world that a scenario plays in: a clock moved by hand, the fakes, and real broker parts as instances.
+"""Where a scenario is played: a clock that is moved by hand, the fakes, and instances of the real policy.
 
-Nothing runs at the same time. Whatever takes time (a sleep, an exchange, a slow AWS call) moves the clock, and steps
-that fall due on the way run right there, inside the call that is waiting: that is how a scenario interleaves
-instances. The format of a scenario is in README.md.
+Nothing runs in parallel. Whatever takes time (a sleep, an exchange, a slow AWS call) moves the clock. Steps that become
+due meanwhile run inside the call that waits: so a scenario interleaves instances. README.md has the format.
 """
 
 from __future__ import annotations
@@ -144,9 +143,8 @@ class World:
             self.problems.append(f"{label}: {got}")
         self._compare(label, step["gets"], got)
         foreseen = contacts(step["asks"])
-        if any(
-            not is_as_foreseen(foreseen.get(name, 0), running.asked[name]) for name in (*_ASKED, *foreseen)
-        ):
+        names = (*_ASKED, *foreseen)
+        if not all(is_as_foreseen(foreseen.get(name, 0), running.asked[name]) for name in names):
             self.problems.append(f"{label}: asks {dict(running.asked)}, foreseen {foreseen}")
         if "events" in step:
             events = [{"event": one} if isinstance(one, str) else one for one in step["events"]]

@@ -1,4 +1,4 @@
-"""The services around the instances in a simulation: the fakes, and whatever befalls them and the calls to them."""
+"""The services around the instances in a simulation: the fakes, and the faults of them and of calls to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functions.broker.token import FailureKind
 from local.fakes.services import Services
 from local.fakes.wire import Operation, Wire, aws_error, no_answer, no_connection
 from tests.simulation import decisions as d
-from tests.simulation.decisions import CONNECTIONS, Fault, Weather
+from tests.simulation.decisions import CONNECTIONS, Fault, Mode
 from tests.simulation.instance import CrashedError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Cloud(Services):
         self.upstream.expires_in = world.setup.expires_in
         self.exchange_s = world.setup.exchange_s
         self.timers: list[tuple[float, Callable[[], None]]] = []
-        self._weather, self._weather_until = Weather.UP, world.now
+        self._mode, self._mode_until = Mode.UP, world.now
         self._outages: dict[str, tuple[float, Fault]] = {}
         self._saved: dict[tuple[str, ...], Any] | None = None
         self._saved_broken: set[str] = set()
@@ -55,14 +55,14 @@ class Cloud(Services):
     def calm(self) -> None:
         """End every fault; good secrets are in place, tokens live for an hour."""
         self._outages.clear()
-        self._weather = Weather.UP
+        self._mode = Mode.UP
         self.exchange_s = 0.3
         self._say(3_600)
         for connection in CONNECTIONS:
             self._rotate(connection, accepted=True, old_stays=True)
 
     def strike(self, decision: d.Outside) -> None:
-        """Let something happen around the instances."""
+        """Change something around the instances."""
         match decision:
             case d.Outage():
                 self._world.count_fault(f"outage of {decision.name}: {decision.how}")
@@ -70,9 +70,7 @@ class Cloud(Services):
             case d.Rotate():
                 self._world.count_fault("rotation" if decision.accepted else "rotation to a refused secret")
                 self._rotate(
-                    CONNECTIONS[decision.connection],
-                    accepted=decision.accepted,
-                    old_stays=decision.old_stays,
+                    CONNECTIONS[decision.connection], accepted=decision.accepted, old_stays=decision.old_stays
                 )
             case d.Tamper():
                 self._tamper(decision.how, decision.connection)
@@ -83,9 +81,9 @@ class Cloud(Services):
             case d.Slow():
                 self.exchange_s = decision.seconds
             case d.Turn():
-                self._world.count_fault(f"upstream {decision.weather}")
-                self._weather = decision.weather
-                self._weather_until = self._world.now + decision.seconds
+                self._world.count_fault(f"upstream {decision.mode}")
+                self._mode = decision.mode
+                self._mode_until = self._world.now + decision.seconds
             case _:
                 assert_never(decision)
 
@@ -122,7 +120,7 @@ class Cloud(Services):
                 item["token"] = copy.deepcopy(other["token"])
             case d.Damage.LOCKED if item:
                 item |= {"lock_owner": {"S": "writer"}, "lock_until_epoch_s": year}
-            case d.Damage.HELD_UP if "failure" in item:
+            case d.Damage.BLOCKED if "failure" in item:
                 item["failure"]["M"]["not_before_epoch_s"] = year
             case _:
                 return
@@ -161,7 +159,7 @@ class Cloud(Services):
     # --- the wire -----------------------------------------------------------------------------------------------------
 
     def _before(self, operation: Operation) -> None:
-        """Stand before a call takes effect. `wire.before`."""
+        """Stop before a call takes effect. `wire.before`."""
         if self._world.current is None:
             return
         world, instance = self._world, self._world.here()
@@ -176,10 +174,10 @@ class Cloud(Services):
             self._linger(operation, self._timeout_s(operation) - 0.1)
         self._meet(operation, fault)
         if operation.name == "upstream.exchange":
-            self._meet_weather(operation)
+            self._answer_by_mode(operation)
 
     def _meet(self, operation: Operation, fault: Fault) -> None:
-        """Let outages and a call's own fault strike before it takes effect."""
+        """Apply outages and the call's own fault before it takes effect."""
         world, instance = self._world, self._world.here()
         for name in (operation.name, operation.name.split(".")[0]):
             until, how = self._outages.get(name, (0.0, Fault.NONE))
@@ -199,7 +197,7 @@ class Cloud(Services):
                 instance.fault_after = fault
 
     def _after(self, operation: Operation) -> bool:
-        """Stand where a call has taken effect and its answer is under way. `wire.after`."""
+        """Stop when a call has taken effect and its answer is on the way. `wire.after`."""
         world = self._world
         world.promises.on_effect(world.current, operation)
         if world.current is None:
@@ -218,14 +216,14 @@ class Cloud(Services):
             if self.sdk_retries:
                 return True
             self._fail(operation, Fault.LOST)
-        if operation.name == "upstream.exchange" and self._weather is Weather.ISSUING_BROKEN:
+        if operation.name == "upstream.exchange" and self._mode is Mode.ISSUING_BROKEN:
             world.promises.on_failed(instance, operation, "upstream_error_500")
             raise MintFailedError("upstream_error_500", FailureKind.MAY_HAVE_ISSUED)
         world.promises.on_answered(instance, operation)
         return False
 
     def _take_upstreams_time(self, operation: Operation) -> None:
-        """Let the upstream think; a slower answer than the request allows comes when nobody waits for it any more."""
+        """Let the upstream's time pass. If the request allows less, the call takes effect when nobody waits for it."""
         timeout_s = self._timeout_s(operation)
         if self.exchange_s < timeout_s:
             self._linger(operation, self.exchange_s)
@@ -256,30 +254,26 @@ class Cloud(Services):
             raise aws_error(_ERRORS[how])
         raise no_connection() if self._world.random.random() < 0.5 else aws_error("InternalServerError")
 
-    def _meet_weather(self, operation: Operation) -> None:
-        if self._world.now >= self._weather_until:
-            self._weather = Weather.UP
+    def _answer_by_mode(self, operation: Operation) -> None:
+        if self._world.now >= self._mode_until:
+            self._mode = Mode.UP
         errors = {
-            Weather.UNREACHABLE: MintFailedError("upstream_unreachable", FailureKind.NOTHING_ISSUED),
-            Weather.BUSY: MintFailedError(
+            Mode.UNREACHABLE: MintFailedError("upstream_unreachable", FailureKind.NOTHING_ISSUED),
+            Mode.BUSY: MintFailedError(
                 "upstream_error_429", FailureKind.NOTHING_ISSUED, retry_after_s=d.RETRY_AFTER_S
             ),
-            Weather.BROKEN: MintFailedError("upstream_error_500", FailureKind.MAY_HAVE_ISSUED),
-            Weather.REFUSING: MintFailedError("invalid_client", FailureKind.REFUSED),
+            Mode.BROKEN: MintFailedError("upstream_error_500", FailureKind.MAY_HAVE_ISSUED),
+            Mode.REFUSING: MintFailedError("invalid_client", FailureKind.REFUSED),
         }
-        if error := errors.get(self._weather):
+        if error := errors.get(self._mode):
             self._world.promises.on_failed(self._world.here(), operation, error.code)
             raise error
         promises, connection = self._world.promises, operation.request["credential"].client_id
         newest, left_s = promises.newest_token(connection)
         said = promises.said
-        repeats = (
-            self._weather in {Weather.REPEATING, Weather.EXTENDING} and newest and left_s >= _SHORTEST_SAID_S
-        )
+        repeats = self._mode in {Mode.REPEATING, Mode.EXTENDING} and newest and left_s >= _SHORTEST_SAID_S
         self.upstream.new_token = lambda number: newest if repeats else f"token-{number}"
-        self.upstream.expires_in = (
-            int(left_s) if repeats and said and self._weather is Weather.REPEATING else said
-        )
+        self.upstream.expires_in = int(left_s) if repeats and said and self._mode is Mode.REPEATING else said
 
     def _take_effect_later(self, operation: Operation, seconds: float) -> None:
         """Let a call take effect so long after its beginning, with nobody waiting for its answer."""

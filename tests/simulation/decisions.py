@@ -1,4 +1,4 @@
-"""What may happen next in a simulation: plain data, so that a trace can be drawn, shrunk, printed and saved as a test."""
+"""What may happen next in a simulation: plain data, so that a trace can be drawn, shortened, printed and saved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_AFTER_S = 120.0
 
 
 class Fault(StrEnum):
-    """What befalls one call of an adapter."""
+    """A fault of one call of an adapter."""
 
     NONE = "none"
     UNREACHABLE = "unreachable"
@@ -43,8 +43,8 @@ class Fault(StrEnum):
     """The instance dies with the call in effect."""
 
 
-class Weather(StrEnum):
-    """How the upstream is."""
+class Mode(StrEnum):
+    """How the upstream answers."""
 
     UP = "up"
     UNREACHABLE = "unreachable"
@@ -73,7 +73,7 @@ class Damage(StrEnum):
     """The token is another connection's."""
     LOCKED = "locked"
     """A lock that ends in a year."""
-    HELD_UP = "held_up"
+    BLOCKED = "blocked"
     """A failure whose "not before" is in a year."""
 
 
@@ -106,7 +106,7 @@ class Ask(NamedTuple):
 
 
 class Run(NamedTuple):
-    """An instance goes on until it stands there, then the fault strikes; it is asked first, if it is idle.
+    """An instance goes on until it stops there; then the fault happens. An idle instance is asked first.
 
     Stops are "before dynamodb.get_item", "after dynamodb.get_item" and so on, "sleep" and "answer".
     """
@@ -123,7 +123,7 @@ class Wait(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """The process of an instance stands still, whatever its time-outs say: now, or at a coming look at its clock."""
+    """The process of an instance is stopped, whatever its time-outs say: now, or when it next reads its clock."""
 
     instance: int
     seconds: float
@@ -150,7 +150,7 @@ class Deploy(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """A service, or one operation of it, does not do its part: UNREACHABLE, BUSY or DENIED."""
+    """A service, or one operation of it, fails: UNREACHABLE, BUSY or DENIED."""
 
     name: str
     seconds: float
@@ -202,9 +202,9 @@ class Slow(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The upstream's weather turns, and back to good after a while."""
+    """The upstream answers in this mode for a while, then as it should."""
 
-    weather: Weather
+    mode: Mode
     seconds: float = 30.0
 
 

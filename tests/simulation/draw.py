@@ -9,13 +9,14 @@ from tests.simulation import decisions as d
 if TYPE_CHECKING:
     from random import Random
 
-# Most of the difficulty lies in the conditional writes and in the exchange.
+# The conditional writes and the exchange are drawn more often: most bugs are there.
 _TROUBLED = (*d.OPERATIONS, "dynamodb.update_item", "dynamodb.put_item", *2 * ["upstream.exchange"])
 _STOPS = ("answer", "sleep", *(f"{side} {name}" for name in _TROUBLED for side in ("before", "after")))
 _FAULTS = tuple(fault for fault in d.Fault if fault is not d.Fault.NONE)
 _OUTAGES = ("dynamodb", "kms", "secretsmanager", "upstream", *d.OPERATIONS)
-# Around the margins of a token that lives for 90 s or for an hour, the lock, the trust, the back-offs, the hourly look.
-_WAITS_S = (1.0, 5.0, 15.0, 16.0, 30.0, 61.0, 61.0, 75.0, 88.0, 100.0, 400.0, 900.0, 2_900.0, 3_500.0, 86_400.0)  # fmt: skip
+# Near the ends of tokens of 90 s and of an hour, of the lock, of trust in memory, back-offs and the hourly look.
+_WAITS_S = (1.0, 5.0, 15.0, 16.0, 30.0, 61.0, 61.0, 75.0, 88.0, 100.0, 400.0, 900.0, 2_900.0, 3_500.0,
+    86_400.0)  # fmt: skip
 _LASTING_S = (3.0, 30.0, 100.0, 900.0)
 _LIFETIMES = (90, 90, 3_600, 31_536_000, None)
 _EXCHANGES_S = (0.1, 0.3, 3.0, 8.0, 9.9, 12.0)
@@ -65,9 +66,8 @@ def _draw(random: Random, *, adrift: bool) -> d.Decision:  # noqa: PLR0911 - one
         case _:
             if random.random() < 0.5:
                 return d.SetClock(instance, _draw_skew(random, adrift=adrift))
-            return d.Freeze(
-                instance, random.choice([2.0, 6.0, 16.0, 70.0]), random.choice([0, 0, 1, 2, 3, 5])
-            )
+            seconds, looks = random.choice([2.0, 6.0, 16.0, 70.0]), random.choice([0, 0, 1, 2, 3, 5])
+            return d.Freeze(instance, seconds, looks)
 
 
 def _draw_skew(random: Random, *, adrift: bool) -> float:
@@ -93,6 +93,6 @@ def _draw_outside(random: Random, instance: int) -> d.Decision:
         d.Restore(rows=random.random() < 0.3),
         d.Say(random.choice([*_LIFETIMES, 2, 0, "900"])),
         d.Slow(random.choice(_EXCHANGES_S)),
-        d.Turn(random.choice(list(d.Weather)), random.choice(_LASTING_S)),
+        d.Turn(random.choice(list(d.Mode)), random.choice(_LASTING_S)),
     ]
     return random.choice(choices)

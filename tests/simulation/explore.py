@@ -1,4 +1,4 @@
-"""Runs traces, drawn ones by the hundred, and cuts one that breaks a promise down to what matters."""
+"""Runs drawn traces, and shortens one that breaks a promise."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def explore(
 
 
 def _shorten(trace: Trace, broken: BrokenPromiseError) -> tuple[Trace, BrokenPromiseError]:
-    """Leave out and simplify as long as some promise stays broken (delta debugging)."""
+    """Remove and simplify decisions while some promise stays broken (delta debugging)."""
     setup, decisions = trace
     size = len(decisions)
     while size:

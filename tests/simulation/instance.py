@@ -36,7 +36,7 @@ class TakenLock:
 
 @dataclass(slots=True)
 class Request:
-    """A request on its way, and what the watcher has seen of it.
+    """A request that is being answered, and what was seen of it.
 
     Attributes:
         item: the token item at its last read that was answered, as plain values; `read_clock_epoch_s`: its clock then;
@@ -55,9 +55,9 @@ class Request:
         answered: its last call that was answered.
         has_sealed: whether the key has answered.
         trouble: how many calls of AWS have failed.
-        read_trouble, secret_trouble, lock_trouble: how many reads of the item and openings of a token, reads of the secret,
-            and writes of the item have failed.
-        overtime_s: by how much longer than usual its calls and stand-stills took.
+        read_trouble, secret_trouble, lock_trouble: how many reads of the item and decryptions, reads of the secret, and
+            writes of the item have failed.
+        overtime_s: by how much longer than usual its calls took, and how long it was stopped.
     """
 
     wanted: TokenWanted
@@ -94,10 +94,10 @@ class Request:
 
 @dataclass(slots=True)
 class Instance:
-    """One process. What survives a crash is only the skew of its clock.
+    """One process. After a crash only the skew of its clock is as before.
 
     Attributes:
-        freeze: at how many looks at the clock from now it stands still, and for how long.
+        freeze: after how many more reads of the clock it is stopped, and for how long.
         looks: by connection, true time of its last attempt to look at the item, or of the failure that ended it.
         calls: by connection, true time of its last call for the item.
         copied: by connection, true time of the look that its memory rests on.

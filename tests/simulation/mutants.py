@@ -1,4 +1,4 @@
-"""Bugs planted in the broker, one at a time: how, and those that are more than a line."""
+"""How bugs are planted in the broker, and those bugs that are more than a line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def figures(**values: float) -> Patch:
 
 
 def wrapped(of: Any, name: str, bug: Callable[..., object]) -> Patch:
-    """Call the bug in place of a function or method; what it stands for is its first argument."""
+    """Call the bug instead of a function or method, which is its first argument."""
     right = getattr(of, name)
     return replaced(of, name, lambda *arguments: bug(right, *arguments))
 
@@ -60,9 +60,7 @@ def read_inconsistently(store: TokenStore, connection: str) -> TokenRecord:
     return dynamodb.token_record(connection, answer.get("Item"))
 
 
-def always_win(
-    write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord
-) -> TokenRecord | None:
+def all_win(write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
     """Who loses the race for the lock goes on as if it had won."""
     won = write(store, before, after)
     return store.read(after.connection)._replace(lock=after.lock) if after.lock and not won else won
@@ -76,29 +74,25 @@ def take_lost_for_busy(write: Callable[..., TokenRecord | None], *arguments: Any
         raise AwsBusyError(str(error)) from None
 
 
-def unchanged(_: TokenRecord, after: TokenRecord) -> TokenRecord:
+def same(_: TokenRecord, after: TokenRecord) -> TokenRecord:
     return after
 
 
-def written(
-    *, locked: Change = unchanged, published: Change = unchanged, given_back: Change = unchanged
-) -> Patch:
+def written(*, locked: Change = same, published: Change = same, given_back: Change = same) -> Patch:
     """Change what is written by those who take the lock, publish, or give back."""
 
-    def write_changed(
-        write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord
-    ) -> TokenRecord | None:
+    def bug(write: Write, store: TokenStore, before: TokenRecord, after: TokenRecord) -> TokenRecord | None:
         change = locked if after.lock else published if after.token != before.token else given_back
         return write(store, before, change(before, after))
 
-    return wrapped(TokenStore, "write", write_changed)
+    return wrapped(TokenStore, "write", bug)
 
 
 nothing_taken_from_the_pace = written(locked=lambda before, after: after._replace(pace=before.pace))
 
 
 def leave_no_failure(_: TokenRecord, after: TokenRecord) -> TokenRecord:
-    """A lock does not say what failure it is if nothing follows."""
+    """A lock leaves no failure if its holder dies."""
     assert after.failure
     return after._replace(failure=after.failure._replace(not_before_epoch_s=0.0))
 
@@ -113,8 +107,8 @@ def leave_lock(before: TokenRecord, after: TokenRecord) -> TokenRecord:
 
 
 def leave_failure(before: TokenRecord, after: TokenRecord) -> TokenRecord:
-    kept = ("failure", "refresh_at_epoch_s", "refused_versions")
-    return after._replace(**{name: getattr(before, name) for name in kept})
+    names = ("failure", "refresh_at_epoch_s", "refused_versions")
+    return after._replace(**{name: getattr(before, name) for name in names})
 
 
 def remove_locks_only(
@@ -149,7 +143,7 @@ def condition(old: str, new: str, *, of: str = "lock_owner") -> Patch:
 
 
 def go_on(call: Callable[..., object], *arguments: Any) -> None:
-    """It does not matter whether a row could be written."""
+    """A row that could not be written is ignored."""
     with contextlib.suppress(AwsError):
         call(*arguments)
 
@@ -161,7 +155,7 @@ def begin_as_failed(begin: Callable[..., None], ledger: MintLedger, mint: Mint) 
 
 
 def put_by_fence_alone(put: Callable[..., None], ledger: MintLedger, mint: Mint, _: str) -> None:
-    """A row's key does not carry the owner, and rows are written over."""
+    """A row's key does not have the owner, and rows are written over."""
     put(ledger, replace(mint, owner="somebody"), "attribute_exists(#record) OR attribute_not_exists(#record)")
 
 

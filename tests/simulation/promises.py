@@ -1,4 +1,4 @@
-"""What must hold at every moment of a simulation, whatever happens: of calls and answers. Of what is written: `records.py`."""
+"""What must hold of calls and answers at every moment of a simulation. `records.py` checks what is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.watched import Watched
     from token_broker.errors import TokenBrokerError
 
-# The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
+# The figures of the design, repeated on purpose: a change in the code alone breaks a promise.
 TO_LOCK_S, TO_SEND_S, EXCHANGE_S = 13.0, 12.0, 10.0
 LONGEST_REQUEST_S = 31.0
 ANSWER_S, AWS_CALL_S = 0.6, 2.5
@@ -77,7 +77,7 @@ class Promises(Records):
         if request.is_stale:
             return
         self.require(
-            self.wall(instance) >= lock.taken_wall_epoch_s, "an exchange although the clock was set back"
+            self.wall(instance) >= lock.taken_wall_epoch_s, "an exchange although a clock was set back"
         )
         if self.is_steady(instance):
             left_s = request.deadline_epoch_s - clock
@@ -85,9 +85,8 @@ class Promises(Records):
             left_s = lock.until_epoch_s - CLOCK_DIFFERENCE_S - clock
             self.require(left_s >= TO_SEND_S - ROUNDING_S, "an exchange that may end after its lock")
             self.require(lock.deadline_left_s >= TO_LOCK_S - ROUNDING_S, "a lock taken too late to finish")
-        self._check_version(
-            request, lock.before, self.versions[operation.request["credential"].client_secret]
-        )
+        version = self.versions[operation.request["credential"].client_secret]
+        self._check_version(request, lock.before, version)
 
     def _check_version(self, request: Request, before: Plain, version: str) -> None:
         refused = before.get("refused_versions", ())
@@ -108,7 +107,7 @@ class Promises(Records):
             return
         item = watched.item
         is_mine = (item.get("fence"), item.get("lock_owner")) == (lock.fence, lock.owner)
-        self.require(is_mine, "an exchange while somebody else holds the lock")
+        self.require(is_mine, "an exchange under a lock that is not mine")
         token = item.get("token")
         if not token or watched.token_is_broken or "expires_at_epoch_s" not in token:
             return
@@ -166,14 +165,8 @@ class Promises(Records):
             self.require(ends <= request.deadline_epoch_s + ROUNDING_S, "a sleep beyond the deadline")
         owner = (request.item or {}).get("lock_owner")
         is_mine = owner == request.tried_owner and owner not in self.late_owners
-        waits = request.answered == "dynamodb.get_item" and is_mine
-        waits = (
-            waits
-            and request.sent_row is None
-            and not request.read_trouble
-            and request.lock_trouble <= 1
-            and not request.had_token
-        )
+        waits = request.answered == "dynamodb.get_item" and is_mine and request.sent_row is None
+        waits = waits and not (request.read_trouble or request.lock_trouble > 1 or request.had_token)
         self.require(not waits, "the holder of the lock waits for itself")
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -182,7 +175,7 @@ class Promises(Records):
         """A request is answered."""
         request = instance.asked
         late_s = self.clock(instance) - request.deadline_epoch_s
-        # The last look before the deadline may be under way: one read, one unsealing.
+        # At the deadline the last look may still run: one read, one decryption.
         allowed_s = ANSWER_S + 2 * self._world.setup.latency_s + request.overtime_s
         self.require(late_s <= allowed_s, f"an answer {late_s:.2f} s after the deadline")
         if request.trouble:
@@ -200,27 +193,21 @@ class Promises(Records):
         self.require(not isinstance(error, AccessDenied), "a connection that exists is denied")
         watched, item = self.watched[request.wanted.connection], request.item or {}
         if isinstance(error, UpstreamRejected) and request.wanted.connection != "personal":
-            trouble = self._world.now - self.secret_trouble_epoch_s < WITHIN_S
+            trouble = self._world.now - self.secret_trouble_epoch_s < WITHIN_S or request.trouble > 0
             trouble = trouble or self._world.now - self.rotated_epoch_s < TRUST_S + LONGEST_REQUEST_S
-            trouble = (
-                trouble or request.trouble > 0 or request.deadline_epoch_s - self.clock(instance) < TO_LOCK_S
-            )
+            trouble = trouble or request.deadline_epoch_s - self.clock(instance) < TO_LOCK_S
             untried = set(request.versions.values()) - self.refused
             self.require(trouble or not untried, "rejected although a version was never refused")
         token = item.get("token")
         if not token or request.read_trouble or request.is_stale or request.is_item_broken:
             return
-        gives_up = request.lock_trouble > 0 and (
-            request.trouble > request.lock_trouble
-            or self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
-        )
+        is_late = self.clock(instance) > request.deadline_epoch_s - AWS_CALL_S
+        gives_up = request.lock_trouble > 0 and (request.trouble > request.lock_trouble or is_late)
         if gives_up or watched.operator_epoch_s >= request.read_epoch_s:
             return
         left_s = token.get("expires_at_epoch_s", float("inf")) - self.clock(instance)
         usable = left_s > SHORTEST_USABLE_S and token["token_id"] != request.wanted.rejected_token_id
-        self.require(
-            not usable or not self.is_steady(instance), "an error although a valid token is published"
-        )
+        self.require(not usable or not self.is_steady(instance), "an error although a token is published")
 
     def _on_issued(self, instance: Instance, request: Request, issued: Issued) -> None:
         token, clock, now = issued.clear.token, self.clock(instance), self._world.now
@@ -229,20 +216,14 @@ class Promises(Records):
         self.require(birth is not None, "a token is served that the upstream never issued")
         assert birth is not None
         self.require(birth.connection == connection, "another connection's token is served")
-        self.require(
-            birth.access_token == issued.clear.access_token, "a token is served under another's name"
-        )
+        self.require(birth.access_token == issued.clear.access_token, "a token is served under another's id")
         if token.expires_at_epoch_s is not None and not request.is_stale:
             self.require(clock < token.expires_at_epoch_s, "an expired token is served")
-            self.require(
-                token.expires_at_epoch_s <= birth.believable_until_epoch_s + ROUNDING_S,
-                "a token is served as if it lived longer",
-            )
+            is_right = token.expires_at_epoch_s <= birth.believable_until_epoch_s + ROUNDING_S
+            self.require(is_right, "a token is served as if it lived longer")
         if self.clocks_agree:
             allowed_s = CLOCK_DIFFERENCE_S + request.overtime_s
-            self.require(
-                now < birth.expires_epoch_s + allowed_s, "a token that has expired upstream is served"
-            )
+            self.require(now < birth.expires_epoch_s + allowed_s, "a token that expired upstream is served")
         self.check_row_of(token.token_id, "a token is served without its row")
         if issued.source == "memory" and not request.is_stale:
             age_s = now - instance.looks[connection]
@@ -254,7 +235,7 @@ class Promises(Records):
             self.require(not (was_old or is_unborn), "a rejected token is served again")
         self._check_replaced(instance, watched, connection, token.token_id)
         if issued.source != "memory" or request.trouble:
-            # A lock whose answer was lost is looked for in the item: that look is not the one that memory rests on.
+            # If a lock's answer was lost, the item is read again. Memory does not count from that read.
             look = request.began_epoch_s if request.lock_trouble else instance.calls[connection]
             instance.copied[connection] = look
 
@@ -266,8 +247,5 @@ class Promises(Records):
         age_s = self._world.now - max(reported, replaced)
         was_blind = self._world.now - instance.failed_looks[connection] <= TRUST_S
         was_set = instance.clock_set_epoch_s >= min(self._world.now - age_s, instance.copied[connection])
-        allowed_s = TRUST_S + ROUNDING_S + instance.asked.overtime_s
-        self.require(
-            age_s <= allowed_s or was_blind or was_set,
-            "a token is served long after it was reported and replaced",
-        )
+        is_right = age_s <= TRUST_S + ROUNDING_S + instance.asked.overtime_s or was_blind or was_set
+        self.require(is_right, "a token is served long after it was reported and replaced")

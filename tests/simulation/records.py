@@ -1,4 +1,4 @@
-"""What must hold of all that is written in a simulation: locks, publishes, rows; and what every token has lived through."""
+"""What must hold of all that is written in a simulation: locks, publishes, rows; and the history of every token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Plain = Mapping[str, Any]
 
-# The figures of the design once more, on purpose: a figure changed in the code alone is a promise broken.
+# The figures of the design, repeated on purpose: a change in the code alone breaks a promise.
 LOCK_S, SLOW_AWS_S, LONGEST_LOCK_S = 14.5, 1.0, 60.0
 TRUST_S = 60.0
 WITHIN_S = 960.0
@@ -98,7 +98,7 @@ class Records:
         self.clocks_agree = self.clocks_agree and max(skews) - min(skews) <= CLOCK_DIFFERENCE_S
 
     def newest_token(self, connection: str) -> tuple[str, float]:
-        """Return the text of the connection's newest token and the seconds that it has left; empty if there is none."""
+        """Return the text of the connection's newest token and its seconds left; empty if there is none."""
         births = [birth for birth in self.births.values() if birth.connection == connection]
         newest = max(reversed(births), key=lambda birth: birth.issued_epoch_s, default=None)
         return (newest.access_token, newest.expires_epoch_s - self._world.now) if newest else ("", 0.0)
@@ -193,10 +193,8 @@ class Records:
             self.require(owner in sender.owners, "somebody else's lock is removed")
             rises = after["pace"]["left"] > before["pace"]["left"] + ROUNDING_S
             is_mine = sender.lock is not None and sender.lock.owner == owner
-            self.require(
-                not (is_mine and sender.may_have_issued and rises),
-                "an exchange is given back that may have issued",
-            )
+            is_wrong = is_mine and sender.may_have_issued and rises
+            self.require(not is_wrong, "an exchange is given back that may have issued")
             if is_mine:
                 sender.lock = None
                 self._check_wish(sender, before, after)
@@ -247,10 +245,8 @@ class Records:
         self.require(free, "a lock is taken before its end")
         if self.is_steady(instance) and not sender.is_stale:
             length_s = until - clock
-            self.require(
-                LOCK_S - ROUNDING_S <= length_s <= LOCK_S + SLOW_AWS_S + ROUNDING_S,
-                f"a lock of {length_s:.2f} s",
-            )
+            is_right = LOCK_S - ROUNDING_S <= length_s <= LOCK_S + SLOW_AWS_S + ROUNDING_S
+            self.require(is_right, f"a lock of {length_s:.2f} s")
         if watched.operator_epoch_s < sender.read_epoch_s:
             self._check_not_before(sender, instance, effective, latest)
             self._check_pace(effective, after)
@@ -284,12 +280,8 @@ class Records:
         self.require(key not in self._published, f"fence {token['fence']} publishes twice")
         self._published.add(key)
         self.require("lock_owner" not in after, "a publish leaves its lock")
-        self.require(
-            token["fence"] == after["fence"], "a token is published under another fence than the item's"
-        )
-        self.require(
-            after["generation"] == before.get("generation", 0) + 1, "the generation does not go up by one"
-        )
+        self.require(token["fence"] == after["fence"], "a token is published under another fence")
+        self.require(after["generation"] == before.get("generation", 0) + 1, "the generation is not one more")
         self.check_row_of(token["token_id"], "a token is published without its row")
         birth = self.births[token["token_id"]]
         self.require(birth.connection == connection, "another connection's token is published")
@@ -299,11 +291,8 @@ class Records:
         self.require(too_long_s <= ROUNDING_S, f"a token is believed to live {too_long_s:.3f} s too long")
         old = before.get("token", {})
         if token["token_id"] == old.get("token_id") == sender.wanted.rejected_token_id:
-            young = (
-                0
-                <= sender.call_clock_epoch_s - old["issued_at_epoch_s"]
-                < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
-            )
+            age_s = sender.call_clock_epoch_s - old["issued_at_epoch_s"]
+            young = 0 <= age_s < YOUNG_TOKEN_S + LOCK_S + SLOW_AWS_S
             gone = watched.operator_epoch_s >= sender.read_epoch_s
             self.require(young or gone, "the token that was reported is published again")
         left = {"failure", "refresh_at_epoch_s", "refused_versions"} & set(after)
@@ -365,16 +354,12 @@ class Records:
             self.require(waits or gone, "a holder that dies while it refreshes would be followed at once")
 
     def check_row_of(self, token_id: str, promise: str) -> None:
-        """Some row says `issued` with this token, unless somebody has removed it."""
+        """Require a row `issued` with this token, unless an operator has removed it."""
         birth = self.births.get(token_id)
-        keys = self._rows_of_token.get(token_id, ())
         items = self._world.cloud.dynamodb.items
-        found = any(
-            key in items
-            and items[key]["outcome"]["S"] == "issued"
-            and items[key]["token_id"]["S"] == token_id
-            for key in keys
-        )
+        rows = [items[key] for key in self._rows_of_token.get(token_id, ()) if key in items]
+        issued = [row for row in rows if row["outcome"]["S"] == "issued"]
+        found = any(row["token_id"]["S"] == token_id for row in issued)
         self.require(found or (birth is not None and self._is_row_gone(birth)), promise)
 
     def _is_row_gone(self, birth: Birth) -> bool:
@@ -392,9 +377,8 @@ class Records:
             self.require(row is not None, f"nothing accounts for the token {token_id}")
             assert row is not None
             outcome, named = row["outcome"]["S"], row.get("token_id", {}).get("S", token_id)
-            self.require(
-                outcome != "failed" and named == token_id, f"the row of {token_id} says something else"
-            )
+            is_right = outcome != "failed" and named == token_id
+            self.require(is_right, f"the row of {token_id} says something else")
             # A token that the upstream gave out again has several rows.
             rows = [row, *(items[key] for key in self._rows_of_token.get(token_id, ()) if key in items)]
             until = max(float(one["delete_after_epoch_s"]["N"]) for one in rows)

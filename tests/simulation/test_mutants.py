@@ -1,4 +1,4 @@
-"""Bugs planted in the broker, one at a time: the simulation has to find each of them, or it proves nothing."""
+"""Bugs planted in the broker, one at a time. The simulation must find each of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
     """What is changed, and which broken promise tells of it (a regular expression).
 
     Attributes:
-        trace: forces the situation; without one, drawn traces have to find it.
+        trace: makes the bug show; without one, drawn traces must find it.
     """
 
     tells: str
@@ -44,7 +44,7 @@ FALSE_REPORTS = (
 )
 PREVIOUS_IS_UNREADABLE = (
     d.Rotate(accepted=False),
-    d.Turn(d.Weather.UNREACHABLE, 1.0),
+    d.Turn(d.Mode.UNREACHABLE, 1.0),
     d.Run(0, "before upstream.exchange"),
     d.Run(0, "after secretsmanager.get_secret_value"),
     d.Run(0, "before secretsmanager.get_secret_value", d.Fault.UNREACHABLE),
@@ -59,7 +59,7 @@ ITEM_IS_MADE_TWICE = (
     d.Run(1),
 )
 GIVEN_BACK_AFTER_A_LOOK = (
-    d.Turn(d.Weather.BUSY),
+    d.Turn(d.Mode.BUSY),
     d.Run(0, "before upstream.exchange"),
     d.Freeze(0, 15.5),
     d.Wait(14.6),
@@ -85,8 +85,8 @@ MUTANTS = {
     "a lock taken although somebody has it": Mutant(
         "before its end", m.replaced(decide, "is_locked", lambda *_: False)
     ),
-    "who loses the race goes on": Mutant(
-        "without a lock|else holds", m.wrapped(TokenStore, "write", m.always_win)
+    "the loser of a race goes on": Mutant(
+        "without a lock|not mine", m.wrapped(TokenStore, "write", m.all_win)
     ),
     "own lock not recognised after a lost answer": Mutant(
         "waits for itself", m.wrapped(TokenStore, "write", m.take_lost_for_busy)
@@ -116,7 +116,7 @@ MUTANTS = {
     "any time to wait believed": Mutant(
         "no token",
         m.figures(LONGEST_NOT_BEFORE_S=1e12),
-        (d.Turn(d.Weather.BROKEN), d.Run(0), d.Tamper(d.Damage.HELD_UP), d.Wait(61.0), d.Run(1)),
+        (d.Turn(d.Mode.BROKEN), d.Run(0), d.Tamper(d.Damage.BLOCKED), d.Wait(61.0), d.Run(1)),
     ),
     "SDK repeats what was lost": Mutant(
         "waits|publishes twice|not as seen|without", m.replaced(Cloud, "sdk_retries", value=True)
@@ -132,9 +132,7 @@ MUTANTS = {
     # limits
     "the upstream's Retry-After cut short": Mutant("Retry-After is not", m.figures(RETRY_AFTER_LIMIT_S=10.0)),
     "nothing taken from the pace": Mutant("not taken from the pace", m.nothing_taken_from_the_pace),
-    "everything given back to the pace": Mutant(
-        "given back that may", m.written(given_back=m.give_exchange_back)
-    ),
+    "all given back to the pace": Mutant("given back that may", m.written(given_back=m.give_exchange_back)),
     "a faster pace": Mutant("pace", m.replaced(token, "EXCHANGE_INTERVAL_S", 60.0)),
     "time to wait ignored": Mutant("sooner than a failure", m.figures(LONGEST_NOT_BEFORE_S=0.0)),
     "time of the next refresh ignored": Mutant(
@@ -164,9 +162,7 @@ MUTANTS = {
     "row after the exchange": Mutant("without a row", m.replaced(MintLedger, "begin", lambda *_: None)),
     "exchange although its row failed": Mutant("without a row", m.wrapped(MintLedger, "begin", m.go_on)),
     "token although its row failed": Mutant("without its row", m.wrapped(MintLedger, "complete", m.go_on)),
-    "lost exchange called failed": Mutant(
-        "says something else", m.wrapped(MintLedger, "begin", m.begin_as_failed)
-    ),
+    "lost exchange failed": Mutant("says something else", m.wrapped(MintLedger, "begin", m.begin_as_failed)),
     "rows named by their fence alone": Mutant(
         "another token's|begins twice|says something else",
         m.wrapped(MintLedger, "_put", m.put_by_fence_alone),
@@ -190,7 +186,7 @@ MUTANTS = {
     "reported token published again": Mutant(
         "published again|served again",
         m.attempted("wanted", lambda wanted: wanted._replace(rejected_token_id=None)),
-        (d.Run(0), d.Wait(100.0), d.Turn(d.Weather.EXTENDING), d.Ask(0, reporting=True), d.Run(0)),
+        (d.Run(0), d.Wait(100.0), d.Turn(d.Mode.EXTENDING), d.Ask(0, reporting=True), d.Run(0)),
     ),
     "a guessed lifetime of minutes": Mutant(
         "pace|too long", m.replaced(issued_token, "UNSAID_LIFETIME_S", 10 * 86_400.0), (d.Say(None), d.Run(0))
@@ -226,7 +222,7 @@ MUTANTS = {
         SWAPPED,
     ),
     "broken ciphertext served": Mutant(
-        "another's name|never issued",
+        "another's id|never issued",
         m.wrapped(TokenStore, "open", m.serve_broken),
         (d.Run(0), d.Tamper(d.Damage.GARBLED), d.Run(1)),
     ),
@@ -252,7 +248,7 @@ MUTANTS = {
     "a loop without an end": Mutant(
         "spins|long after its deadline", m.replaced(issue_token, "is_usable", lambda *_: False)
     ),
-    # traces that once broke a promise, each with the bug that it had found
+    # traces that once broke a promise, each with the bug that it found then
     "memory was trusted for as much longer as a clock had been set back": Mutant(
         "memory is trusted",
         m.wrapped(issue_token._Request, "_remember", m.trust_from_answer),

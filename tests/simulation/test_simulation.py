@@ -1,4 +1,4 @@
-"""Several brokers at once through faults, crashes and skewed clocks: what is promised holds at every step.
+"""Several brokers at once, with faults, crashes and skewed clocks: every promise holds at every step.
 
 `make soak` runs the same with fresh seeds for as long as you like.
 """
@@ -22,7 +22,7 @@ RUNS = 900
 def test_every_promise_holds(*, adrift: bool) -> None:
     counts: Counter[str] = Counter()
     explore(range(RUNS), adrift=adrift, counts=counts)
-    # The promises are worth something only if the troubles that they speak of have come about.
+    # The promises prove something only if the faults that they are about have happened.
     assert counts["steps"] > 100 * RUNS
     assert counts["answers from mint"] > RUNS
     assert counts["answers from memory"] > RUNS
@@ -31,11 +31,8 @@ def test_every_promise_holds(*, adrift: bool) -> None:
     expected = {
         *(f"{fault} " for fault in d.Fault if fault is not d.Fault.NONE),
         *(f"item {damage}" for damage in (d.Damage.GARBLED, d.Damage.EXTENDED, d.Damage.LOCKED)),
-        *(f"upstream {weather}" for weather in d.Weather),
-        *(
-            f"outage of dynamodb.put_item: {how}"
-            for how in (d.Fault.UNREACHABLE, d.Fault.BUSY, d.Fault.DENIED)
-        ),
+        *(f"upstream {mode}" for mode in d.Mode),
+        *(f"outage of dynamodb.put_item: {how}" for how in ("unreachable", "busy", "denied")),
         "frozen process",
         "frozen at a look at the clock",
         "clock set",
@@ -56,7 +53,7 @@ def _all_day(interval_s: float, *steps: d.Decision) -> list[d.Decision]:
     return [one for _ in range(int(DAY_S / interval_s)) for one in (*steps, d.Wait(interval_s))]
 
 
-# With a thousand callers, nobody's own share is used up; with clocks of one time, the pace alone is what bounds them.
+# With a thousand callers no caller's share is used up. As all clocks agree, only the pace limits the exchanges.
 DAYS: dict[str, list[d.Decision]] = {
     "false reports": [
         step
@@ -64,7 +61,7 @@ DAYS: dict[str, list[d.Decision]] = {
         for step in (d.Ask(number % 2, caller=number, reporting=True), d.Run(number % 2), d.Wait(61.0))
     ],
     "an upstream that issues and answers 500": [
-        d.Turn(d.Weather.ISSUING_BROKEN, 2 * DAY_S),
+        d.Turn(d.Mode.ISSUING_BROKEN, 2 * DAY_S),
         *_all_day(97.0, d.Run(0), d.Run(1)),
     ],
     "holders that are killed with the token in hand": _all_day(
@@ -72,7 +69,7 @@ DAYS: dict[str, list[d.Decision]] = {
     ),
     "an upstream that issues the same token": [
         d.Run(0),
-        d.Turn(d.Weather.REPEATING, 2 * DAY_S),
+        d.Turn(d.Mode.REPEATING, 2 * DAY_S),
         *_all_day(97.0, d.Ask(0, reporting=True), d.Run(0)),
     ],
 }
@@ -81,11 +78,10 @@ DAYS: dict[str, list[d.Decision]] = {
 @pytest.mark.parametrize("day", DAYS)
 def test_a_day_of_trouble_costs_at_most_120_year_long_tokens(day: str) -> None:
     world = simulate((d.Setup(expires_in=YEAR_S), DAYS[day]))
-    assert (
-        world.counts["tokens issued by the upstream"] <= MOST_A_DAY + 2
-    )  # one or two once the trouble is over
+    issued = world.counts["tokens issued by the upstream"]
+    assert issued <= MOST_A_DAY + 2  # one or two are made once the trouble is over
     if day != "an upstream that issues the same token":
-        assert world.counts["tokens issued by the upstream"] > 24  # it is the pace that bounds it
+        assert issued > 24  # it is the pace that bounds it
 
 
 def test_more_tokens_than_the_pace_allows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One crash, one lost call, one stand-still, at every step of an exchange: it costs at most one token that nobody is served."""
+"""One crash, one lost call or one stop at each step of an exchange costs at most one token that nobody is served."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_one_fault_costs_at_most_one_token(case: str, strike: str) -> None:
 
 
 def test_a_second_token_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Records, "require", lambda *_: None)  # what else is broken by this says so elsewhere
+    monkeypatch.setattr(Records, "require", lambda *_: None)  # other tests find what else this breaks
     figures(LOCK_S=5.0, TO_SEND_S=0.5)(monkeypatch)
     with pytest.raises(AssertionError, match=r"^step \d+: \['"):
         test_one_fault_costs_at_most_one_token("first exchange with a slow upstream", "timed_out")
 
 
 def _disturb(case: Case, step: int, strike: Fault | Decision, counts: Counter[str]) -> bool:
-    """Let the fault strike at a step of the request; return whether the request has so many steps."""
+    """Apply the fault at a step of the request; return whether the request has so many steps."""
     world = World(case.setup, counts=counts)
     for decision in case.before:
         world.decide(decision)

@@ -1,4 +1,4 @@
-"""What is known of connections and tokens in a simulation, besides what the broker itself writes down."""
+"""What is known of connections and tokens in a simulation, beside what the broker writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BrokenPromiseError(AssertionError):
 
 @dataclass(slots=True)
 class Birth:
-    """How a token came into being. True time, but `believable_until_epoch_s`, which is by its holder's clock.
+    """How a token was issued. In true time, but for `believable_until_epoch_s`, which is by its holder's clock.
 
     Attributes:
         row: key of the exchange's row; None for a personal access token.

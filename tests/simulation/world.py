@@ -1,8 +1,8 @@
-"""Several instances of the real broker on fakes, in one thread, with the order of their steps in our hands.
+"""Several instances of the real broker on fakes, in one thread. The hub decides the order of their steps.
 
-Each request runs in a greenlet of its own. Every call of an adapter stands still twice, before and after it takes
-effect, and every sleep once; there the hub decides who goes on, when, and with what fault. Time is a number that the
-hub moves. `promises.py` watches every effect and every answer.
+Each request runs in its own greenlet. It stops before and after each call of an adapter takes effect, and in each
+sleep. There the hub decides who goes on, when, and with which fault. Time is a number that the hub moves.
+`promises.py` watches every effect and every answer.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 START_EPOCH_S = 1_800_000_000.0
 PACE_S = 0.01
-"""How long a step takes of an instance that goes first."""
+"""How long a step takes if the instance goes first."""
 _LONGEST_ANSWER_S = 35.0
 _PERSONAL_LOOK_S = 3_600.0
 _LOOKS_BEFORE_ITS_CLOCK = 2
 """At the second look at the wall clock a request's own clock starts."""
 _MOST_LOOKS = 500
-"""How often a sane broker looks at its clock between two calls: a few times."""
+"""Far more often than a broker reads its clock between two calls: a few times."""
 
 
 class World:
@@ -67,7 +67,7 @@ class World:
         self.cloud = Cloud(self)
         self.instances: list[Instance] = []
         for index, skew in enumerate(setup.skews_s):
-            # Its ports belong to it, and it to its ports.
+            # Its ports need the instance, and the instance needs its ports.
             instance = Instance(index, skew, cast("TokenIssuer", None), self.lease_s)
             instance.issuer = self._boot(instance)
             self.instances.append(instance)
@@ -76,7 +76,7 @@ class World:
     # --- what a test or a drawn trace does --------------------------------------------------------------------------
 
     def decide(self, decision: d.Decision) -> None:
-        """Let one thing happen; nothing, where it makes no sense now."""
+        """Carry out one decision, if it is possible now."""
         self.counts["decisions"] += 1
         self.note("·", repr(decision))
         match decision:
@@ -102,7 +102,7 @@ class World:
         self.promises.check_accounts()
 
     def end_faults(self) -> None:
-        """End all faults and hold the broker to progress: a token soon, and the same one for everybody."""
+        """End all faults. Then there must be a token soon, and the same one for everybody."""
         self.note("·", "all faults end")
         self.cloud.calm()
         for instance in self.instances:
@@ -122,7 +122,7 @@ class World:
                 self._ask_until_same(connection)
 
     def _ask_until_served(self, connection: int) -> None:
-        """Ask for what nobody has reported: a token must come within 16 minutes, whatever failed before."""
+        """Ask without a report. A token must come within 16 minutes, whatever failed before."""
         limit = self.now + WITHIN_S + _LONGEST_ANSWER_S
         while self.now <= limit:
             answered = self.promises.tokens_answered
@@ -134,7 +134,7 @@ class World:
 
     def _ask_until_same(self, connection: int) -> None:
         is_personal = CONNECTIONS[connection] == "personal"
-        for _ in range(4):  # the first to look may be the one who mends or refreshes something
+        for _ in range(4):  # the first to look may repair or refresh something
             self.pass_time(self.now + TRUST_S + CLOCK_DIFFERENCE_S + is_personal * _PERSONAL_LOOK_S)
             for instance in self.instances:
                 self._ask_and_run(instance, connection)
@@ -207,7 +207,7 @@ class World:
             self.step(instance, fault)
 
     def step(self, instance: Instance, fault: Fault) -> None:
-        """Resume an instance at once, or when its sleep or delay is over; others whose time comes first go first."""
+        """Resume an instance now, or when its sleep or delay is over. Others that are due sooner go first."""
         before = instance.fiber
         at = instance.due_epoch_s if instance.enforced else min(instance.due_epoch_s, self.now + PACE_S)
         self.pass_time(max(at, self.now), besides=instance)
@@ -238,7 +238,7 @@ class World:
         self.current = None
 
     def stand(self, point: str, due_epoch_s: float, *, enforced: bool = False) -> Fault:
-        """Stand still in the present greenlet; returns when the hub says so, with the fault that strikes."""
+        """Stop the present greenlet; return the fault with which the hub resumes it."""
         self._looks_at_clock = 0
         instance = self.here()
         instance.point, instance.due_epoch_s, instance.enforced = point, due_epoch_s, enforced
@@ -250,7 +250,7 @@ class World:
         assert self.current is not None
         return self.current
 
-    # --- what strikes an instance -------------------------------------------------------------------------------------
+    # --- faults of an instance ----------------------------------------------------------------------------------------
 
     def _crash(self, instance: Instance) -> None:
         self.count_fault(f"crash {instance.point.split()[-1]}" if instance.point else "restart")

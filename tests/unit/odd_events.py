@@ -1,4 +1,4 @@
-"""Function URL events as nobody should send them, and how to make more."""
+"""Malformed Function URL events, and how to draw more."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ JSON_VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=20)
     | st.binary(max_size=9).map(repr),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 FIELDS = ("connection", "min_ttl", "rejected_token_id", "grant_type", "scope")
 FIELD_VALUES = JSON_VALUES | st.sampled_from(
-    ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900, -1, 10**400, 0.5]
+    ["digishare", "0123456789abcdef", "client_credentials", "٣٠", "²", "\ud800", "\u0000", "a" * 65, "../x", 900,
+        -1, 10**400, 0.5]
 )  # fmt: skip
 USER_ARN = ("requestContext", "authorizer", "iam", "userArn")
 PATHS: list[tuple[str, ...]] = [
     ("rawPath",), ("headers",), ("headers", "content-type"), ("requestContext",), ("requestContext", "http"),
-    ("requestContext", "http", "method"), ("requestContext", "authorizer"), ("requestContext", "authorizer", "iam"),
+    ("requestContext", "http", "method"), ("requestContext", "authorizer"),
+    ("requestContext", "authorizer", "iam"),
     USER_ARN, ("body",), ("isBase64Encoded",), ("queryStringParameters",),
     ("cookies",), ("version",),
 ]  # fmt: skip
@@ -59,9 +59,8 @@ def event_of(
     event = copy.deepcopy(SAMPLE)
     event |= {"rawPath": path, "body": body, **members}
     event["requestContext"]["http"] |= {"method": method, "path": path}
-    event["requestContext"]["authorizer"]["iam"]["userArn"] = (
-        "arn:aws:sts::000000000000:assumed-role/orders/session"
-    )
+    user_arn = "arn:aws:sts::000000000000:assumed-role/orders/session"
+    event["requestContext"]["authorizer"]["iam"]["userArn"] = user_arn
     event["headers"].pop("content-type", None)
     if content_type is not None:
         event["headers"]["content-type"] = content_type

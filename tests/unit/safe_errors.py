@@ -1,4 +1,4 @@
-"""Errors of calls, looked at for what they must not hold."""
+"""Checks that the errors of calls have no secret."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PROMPT_S = 2.5  # room for a busy machine; every server here would delay a calle
 
 
 def failure_of(call: Callable[[], object]) -> CallError:
-    """Return what the call raises, having checked that it holds no secret and came in time."""
+    """Return what the call raises, having checked that it has no secret and came in time."""
     start = time.monotonic()
     with pytest.raises(CallError) as caught:
         call()
     assert time.monotonic() - start < PROMPT_S
-    assert_holds_no_secret(caught.value)
+    assert_has_no_secret(caught.value)
     return caught.value
 
 
-def assert_holds_no_secret(error: BaseException) -> None:
+def assert_has_no_secret(error: BaseException) -> None:
     assert CANARY_SECRET not in f"{error}{error!r}{error.args}{vars(error)}"
     assert error.__cause__ is None
     assert error.__context__ is None

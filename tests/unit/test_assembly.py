@@ -1,4 +1,4 @@
-"""The broker is put together from its settings, with clients that give up soon and repeat nothing."""
+"""The broker is assembled from its settings, with clients that time out soon and repeat nothing."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def broker(session: WatchedSession, audit: Audit) -> Broker:
     return assemble(ENVIRONMENT, audit, session)  # type: ignore[arg-type] # makes clients, as a session does
 
 
-def test_a_start_makes_the_clients_that_every_start_needs_and_no_other(
-    broker: Broker, session: WatchedSession
-) -> None:
+def test_a_start_makes_the_clients_of_table_and_key_alone(broker: Broker, session: WatchedSession) -> None:
     assert set(session.clients) == {"dynamodb", "kms"}
 
 
@@ -108,7 +106,7 @@ def test_time_chance_and_events_are_the_real_ones(broker: Broker, audit: Audit) 
     assert (ports.clock, ports.monotonic, ports.sleep) == (time.time, time.monotonic, time.sleep)
     assert ports.notice == audit.notice
     assert len({ports.new_id() for _ in range(1000)}) == 1000
-    # A generator with a state of its own would give the instances of one snapshot the same chance.
+    # A generator with its own state would give all instances of one snapshot the same numbers.
     assert isinstance(getattr(ports.randomness, "__self__", None), random.SystemRandom)
 
 
@@ -141,26 +139,22 @@ def test_the_loggers_that_print_secrets_are_silent_before_the_first_line_is_logg
 def issuer_that_fails(
     dynamodb: Any, kms: Any, audit: Audit, error: Exception
 ) -> tuple[TokenIssuer, list[Exception]]:
-    """Return the policy, which gets this error instead of what it needs for an exchange, and how often it did."""
+    """Return a policy that cannot get what an exchange needs, and the list of the errors it got."""
     made: list[Exception] = []
 
     def make() -> Any:
         made.append(error)
         raise error
 
-    ports = Ports(
-        time.time, time.monotonic, time.sleep, random.random, lambda: "me", audit.notice, audit.notice_bug
-    )
+    means = (time.time, time.monotonic, time.sleep, random.random, lambda: "me")
+    ports = Ports(*means, audit.notice, audit.notice_bug)
     clients = Clients(dynamodb, kms, make, make)
     return assemble_policy(Settings.from_environment(ENVIRONMENT), clients, ports), made
 
 
 @pytest.mark.parametrize(
     ("error", "event"),
-    [
-        (DataNotFoundError(data_path="secretsmanager"), "AwsRefused"),
-        (RuntimeError("canary-secret"), "Bug"),
-    ],
+    [(DataNotFoundError(data_path="secretsmanager"), "AwsRefused"), (RuntimeError("canary-secret"), "Bug")],
 )
 def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
     error: Exception, event: str, audit: Audit, fresh_log: None, capsys: pytest.CaptureFixture[str]
@@ -170,25 +164,24 @@ def test_whatever_fails_before_an_exchange_leaves_a_due_token_in_service(
     store, now = TokenStore(dynamodb, kms, table="the-table", key_arn=KEY_ARN), time.time()
     token = Token(token_id_of("T1"), now - 1_000, now + 10, 1_010.0, None, "v1")
     seen = TokenRecord("digishare")
-    held = store.write(seen, seen._replace(fence=1, lock=Lock("somebody", now)))
-    assert held
-    store.write(held, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
+    locked = store.write(seen, seen._replace(fence=1, lock=Lock("somebody", now)))
+    assert locked
+    store.write(locked, TokenRecord("digishare", store.seal("digishare", 1, token, "T1"), 1, 1))
     issuer, made = issuer_that_fails(dynamodb, kms, audit, error)
 
     answers = [issuer.issue(TokenWanted("digishare"), now + 30.4) for _ in range(3)]
     assert [(issued.clear.access_token, issued.source) for issued in answers] == [
         ("T1", "table"), ("T1", "memory"), ("T1", "memory")
     ]  # fmt: skip
-    assert made == [error]  # for a minute it is left alone
+    assert made == [error]  # for a minute it is not tried again
     out = "".join(capsys.readouterr())
     assert f'"{event}"' in out
     assert "canary" not in out
 
 
 def test_an_unforeseen_error_without_a_usable_token_is_one_of_the_request(audit: Audit) -> None:
-    issuer, _ = issuer_that_fails(
-        FakeDynamoDB(table="the-table"), FakeKMS(key_arn=KEY_ARN), audit, RuntimeError()
-    )
+    fakes = (FakeDynamoDB(table="the-table"), FakeKMS(key_arn=KEY_ARN))
+    issuer, _ = issuer_that_fails(*fakes, audit, RuntimeError())
 
     with pytest.raises(RuntimeError):
         issuer.issue(TokenWanted("digishare"), time.time() + 30.4)

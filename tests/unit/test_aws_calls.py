@@ -1,4 +1,4 @@
-"""How a failed AWS call is named: unavailable and busy are repeated, refused is not; and nothing but a code is told."""
+"""How a failed AWS call is named: unavailable and busy are repeated, refused is not. The error has only a code."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ def failing_with(error: Exception) -> AwsError:
         *((answered(code), AwsBusyError, code) for code in (
             "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded")),
         (answered("ThrottlingException", 503), AwsBusyError, "ThrottlingException"),
-        *((answered(code), AwsUnavailableError, code) for code in ("KMSInternalException", "DependencyTimeoutException")),
+        *((answered(code), AwsUnavailableError, code) for code in ("KMSInternalException",
+                "DependencyTimeoutException")),
         *((answered(code, 500), AwsUnavailableError, code) for code in ("InternalServerError", "SomethingNew")),
         *((answered(str(status), status), AwsUnavailableError, str(status)) for status in (503, 404)),
         *((answered(code), AwsRefusedError, code) for code in (
-            "AccessDeniedException", "ValidationException", "ResourceNotFoundException", "KMSInvalidStateException")),
+            "AccessDeniedException", "ValidationException", "ResourceNotFoundException",
+            "KMSInvalidStateException")),
         (answered("SomethingNew", 499), AwsRefusedError, "SomethingNew"),
         *((error(endpoint_url=CANARY), AwsUnavailableError, error.__name__) for error in (
-            sdk.ReadTimeoutError, sdk.ConnectTimeoutError, sdk.EndpointConnectionError, sdk.ConnectionClosedError)),
+            sdk.ReadTimeoutError, sdk.ConnectTimeoutError, sdk.EndpointConnectionError,
+            sdk.ConnectionClosedError)),
         (sdk.NoCredentialsError(), AwsRefusedError, "NoCredentialsError"),
         (sdk.ParamValidationError(report=CANARY), AwsRefusedError, "ParamValidationError"),
         (ResponseParserError(CANARY), AwsUnavailableError, "ResponseParserError"),
@@ -71,7 +74,7 @@ def test_each_kind_is_an_event_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("members", [{}, {"Item": {"fence": {"N": "7"}}}])
-def test_a_condition_that_failed_brings_the_item_along(members: dict[str, Any]) -> None:
+def test_a_condition_that_failed_has_the_item(members: dict[str, Any]) -> None:
     def fail() -> None:
         raise answered("ConditionalCheckFailedException", **members)
 
@@ -81,7 +84,7 @@ def test_a_condition_that_failed_brings_the_item_along(members: dict[str, Any]) 
     assert CANARY not in repr(raised.value)
 
 
-def test_what_is_no_failure_of_aws_passes() -> None:
+def test_other_errors_than_of_aws_are_not_changed() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -91,7 +94,7 @@ def test_what_is_no_failure_of_aws_passes() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_an_item_that_was_cut_off_on_its_way_is_not_taken_for_none(length: int) -> None:
+def test_an_item_that_was_cut_off_is_not_read_as_none(length: int) -> None:
     dynamodb: Any = mock.Mock()
     headers = {"content-length": str(length)}
     dynamodb.get_item.return_value = {"ResponseMetadata": {"HTTPHeaders": headers}}

@@ -1,4 +1,4 @@
-"""Bounds in time and size, and silence about secrets: against the fake Digishare and rawer servers still."""
+"""Bounds in time and size, and no secret in any error: against the fake Digishare and raw servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from local.waiting import wait_until
 from tests.conftest import CANARY_CLIENT_ID
 from tests.conftest import CANARY_SECRET as CANARY
 from tests.raw_servers import RawTlsServer, sends
-from tests.unit.safe_errors import assert_holds_no_secret, failure_of
+from tests.unit.safe_errors import assert_has_no_secret, failure_of
 from token_broker.bounded_http import (
     AnswerNotJson,
     AnswerTooLarge,
@@ -104,9 +104,7 @@ def test_an_answer_is_returned_whole(digishare: FakeDigishare, session: requests
     assert len(digishare.mints) == 1
 
 
-def test_an_error_status_is_an_answer_and_is_not_tried_again(
-    digishare: FakeDigishare, session: requests.Session
-) -> None:
+def test_an_error_status_is_not_tried_again(digishare: FakeDigishare, session: requests.Session) -> None:
     digishare.fail("token", faults.rate_limited(retry_after_s=7))
     answer = post(session, digishare.url)
     assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
@@ -123,9 +121,7 @@ def test_every_call_has_a_connection_of_its_own(serve: Serve) -> None:
     assert all("Accept-Encoding: identity" in head for head in server.heads)
 
 
-def test_the_sessions_own_methods_bound_nothing_and_so_send_nothing(
-    digishare: FakeDigishare, session: requests.Session
-) -> None:
+def test_the_sessions_own_methods_send_nothing(digishare: FakeDigishare, session: requests.Session) -> None:
     with pytest.raises(UnusableRequest):
         session.get(digishare.url, timeout=1)
     with pytest.raises(ValueError, match="No connection adapters"):
@@ -154,9 +150,7 @@ def test_total_time_is_bounded(digishare: FakeDigishare, session: requests.Sessi
     assert "timed out while waiting for the answer" in str(error)
 
 
-def test_calls_of_many_threads_do_not_cut_each_other(
-    digishare: FakeDigishare, session: requests.Session
-) -> None:
+def test_threads_calls_do_not_cut_each_other(digishare: FakeDigishare, session: requests.Session) -> None:
     digishare.fail("campaigns", faults.hang(), times=None)
 
     def call(path: str, total_timeout_s: float) -> str:
@@ -171,15 +165,13 @@ def test_calls_of_many_threads_do_not_cut_each_other(
     assert outcomes == ["cut", "200"] * 8
 
 
-def test_cut_calls_leave_no_descriptor_and_no_timer_behind(
-    digishare: FakeDigishare, without_garbage_collection: None
-) -> None:
+def test_a_cut_call_leaves_nothing_open(digishare: FakeDigishare, without_garbage_collection: None) -> None:
     def descriptors() -> int:
-        held = 0
+        found = 0
         for each in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
-                held += peer_port_of(int(each.name)) == digishare.port
-        return held
+                found += peer_port_of(int(each.name)) == digishare.port
+        return found
 
     digishare.fail("token", faults.hang(), times=3)
     digishare.fail("token", faults.huge_body(), times=3)
@@ -198,7 +190,7 @@ def peer_port_of(descriptor: int) -> int:
     try:
         each = socket.socket(fileno=duplicate)
     except OSError:
-        os.close(duplicate)  # no socket: left open, it would keep the other end of somebody's pipe waiting
+        os.close(duplicate)  # no socket; if it stayed open, the reader of a pipe would wait for its end
         raise
     with each:
         return int(each.getpeername()[1])
@@ -208,9 +200,7 @@ def peer_port_of(descriptor: int) -> int:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_huge_answer_is_cut_at_the_cap(
-    digishare: FakeDigishare, session: requests.Session, *, chunked: bool
-) -> None:
+def test_a_huge_answer_is_cut(digishare: FakeDigishare, session: requests.Session, *, chunked: bool) -> None:
     digishare.fail("token", faults.huge_body(chunked=chunked))
     tracemalloc.start()
     try:
@@ -237,7 +227,7 @@ def test_a_redirect_is_returned_and_its_target_never_contacted(
     assert answer.headers["Location"].startswith(elsewhere.url)
 
 
-def test_the_environment_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = sends(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
     netrc, keylog = tmp_path / "netrc", tmp_path / "keys.log"
     netrc.write_text(f"machine 127.0.0.1 login x password {CANARY}-netrc\n", encoding="utf-8")
@@ -324,9 +314,9 @@ def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
     try:
         with pytest.raises(AnswerNotJson) as caught:
             ask().json()
-        assert_holds_no_secret(caught.value)
+        assert_has_no_secret(caught.value)
     except NoAnswer as error:
-        assert_holds_no_secret(error)
+        assert_has_no_secret(error)
     assert CANARY not in caplog.text
 
 
@@ -340,20 +330,20 @@ def test_a_malformed_answer_is_a_safe_error_or_a_harmless_answer(
         {"json_body": {"secret": {CANARY}}},
     ],
 )
-def test_what_cannot_be_sent_is_refused_without_a_word_about_it(
+def test_what_cannot_be_sent_is_refused_and_not_quoted(
     digishare: FakeDigishare, session: requests.Session, changes: dict[str, Any]
 ) -> None:
     assert isinstance(failure_of(lambda: post(session, digishare.url, **changes)), UnusableRequest)
     assert digishare.calls == []
 
 
-def test_an_addresss_share_of_the_time_to_connect_does_not_bound_its_handshake(serve: Serve) -> None:
+def test_the_time_to_connect_to_one_address_does_not_limit_its_handshake(serve: Serve) -> None:
     server, ask = serve(sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
     server.handshake_delay_s = 0.4
     assert ask(connect_timeout_s=0.1, total_timeout_s=10).status == 200
 
 
-def test_a_dead_address_is_passed_over_for_the_next(
+def test_after_a_dead_address_the_next_is_tried(
     digishare: FakeDigishare, session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -370,7 +360,8 @@ def test_a_dead_address_is_passed_over_for_the_next(
     "url",
     [
         "http://127.0.0.1:1", "ftp://127.0.0.1", "127.0.0.1", f"https://user:{CANARY}@127.0.0.1:1", "https://",
-        f"https://[{CANARY}", f"https://127.0.0.1:{CANARY}", "https://127.0.0.1:1\\@127.0.0.1:2", "https://127.0.0\n.1",
+        f"https://[{CANARY}", f"https://127.0.0.1:{CANARY}", "https://127.0.0.1:1\\@127.0.0.1:2",
+        "https://127.0.0\n.1",
         " https://127.0.0.1:canary", "https://b\u00fccher.example",
     ],
 )  # fmt: skip

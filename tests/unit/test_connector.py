@@ -1,4 +1,4 @@
-"""Reaching a host: every step is bounded in time, nothing is sent in clear, and what fails was certainly not processed."""
+"""Connecting to a host: every step is bounded in time, nothing is sent in clear, and a failure was never processed."""
 
 from __future__ import annotations
 
@@ -71,14 +71,12 @@ def test_after_a_lookup_that_took_all_the_time_nothing_is_sent(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("total_timeout_s", "how"), [(0.1, "timed out"), (5, "failed")])
-def test_a_connection_that_was_cut_before_tls_is_closed(
-    total_timeout_s: float, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cut_connection_is_closed(total_timeout_s: float, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.create_connection
 
     def late(*args: Any, **kwargs: Any) -> socket.socket:
         connection = real(*args, **kwargs)
-        time.sleep(0.2)  # the process stood still, and the peer has left
+        time.sleep(0.2)  # the process was stopped, and the peer has gone
         return connection
 
     def reset(connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What must hold of a decision, and of what an attempt writes, for every record, however absurd. No fakes: all is pure."""
+"""What must hold of a decision, and of what an attempt writes, for every record. No fakes: all is pure."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ ME, OTHER = "111111111111:role/me", "111111111111:role/other"
 BOUNDED = settings(max_examples=300, deadline=None, database=None)
 
 # --- random records ------------------------------------------------------------------------------------------------
-# Seconds from now. DynamoDB's numbers reach 1e125; what lies close to a rule's edge is drawn often.
-EDGES_S = (0.0, 0.4, 1.0, 2.5, 12.9, 13.0, 14.5, 30.0, 59.9, 60.0, 61.0, 720.0, 900.0, 959.9, 960.0, 961.0, 3600.0)  # fmt: skip
+# Seconds from now. DynamoDB's numbers reach 1e125. Values close to the limit of a rule are drawn often.
+EDGES_S = (0.0, 0.4, 1.0, 2.5, 12.9, 13.0, 14.5, 30.0, 59.9, 60.0, 61.0, 720.0, 900.0, 959.9, 960.0, 961.0,
+    3600.0)  # fmt: skip
 OFFSETS_S = (
     st.sampled_from([*EDGES_S, *(-edge for edge in EDGES_S)])
     | st.floats(-1e4, 1e4)
@@ -99,7 +100,7 @@ LOOKS = st.builds(Look, RECORDS, REQUESTS, LEFT_S, VERSIONS)
 
 
 def may_be_served(record: TokenRecord, wanted: TokenWanted, now: float) -> bool:
-    """The contract's *usable*, in other words than the code's."""
+    """Return whether a token is usable, computed in another way than in the code."""
     if record.token is None:
         return False
     token = record.token.token
@@ -154,7 +155,7 @@ def test_a_token_is_replaced_only_with_lock_time_and_limits_free(look: Look) -> 
 
 @BOUNDED
 @given(LOOKS)
-def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(look: Look) -> None:
+def test_retry_after_is_at_most_sixteen_minutes(look: Look) -> None:
     if isinstance(look.decision, Refuse):
         retry_after_s = look.decision.error.retry_after_s
         assert retry_after_s is None or 1 <= retry_after_s <= 960
@@ -162,7 +163,7 @@ def test_what_is_told_in_retry_after_is_at_most_sixteen_minutes(look: Look) -> N
 
 
 def seconds_to_a_token(record: TokenRecord, wanted: TokenWanted) -> float:
-    """Ask as told, again and again; return after how many seconds a token is served or replaced."""
+    """Ask again whenever Retry-After says; return after how many seconds a token is served or replaced."""
     now = NOW
     while now < NOW + 2 * DAY_S:
         deadline = now + 30.4
@@ -175,7 +176,7 @@ def seconds_to_a_token(record: TokenRecord, wanted: TokenWanted) -> float:
         if isinstance(decision, Serve | Replace):
             return now - NOW
         assert isinstance(decision, Refuse), "waits beyond its time"
-        now += decision.error.retry_after_s or 5  # an operator's matter: somebody asks now and then
+        now += decision.error.retry_after_s or 5  # an operator must act: somebody asks every 5 s
     return math.inf
 
 
@@ -196,25 +197,25 @@ LOCKED_AND_FAILED = TokenRecord(
 @example(LOCKED_AND_FAILED, TokenWanted("digishare"))
 @example(TokenRecord("digishare", pace=Pace(-1e125, NOW + 1e125)), TokenWanted("digishare"))
 @given(RECORDS, REQUESTS)
-def test_with_nothing_usable_a_caller_who_asks_as_told_comes_to_an_exchange_within_16_minutes(
+def test_with_nothing_usable_a_caller_that_obeys_retry_after_gets_an_exchange_within_16_minutes(
     record: TokenRecord, wanted: TokenWanted
 ) -> None:
     if may_be_served(record, wanted, NOW) or is_over_its_share(record, wanted):
         return
-    # What is too far ahead to count today can come within reach while another rule makes one wait: no instance
-    # whose clock agrees with the others' writes that, and even so the waits add up to half an hour, no more.
+    # A moment that is too far ahead to count now can begin to count while another rule makes the caller wait. No
+    # instance whose clock agrees with the others writes such a moment, and even then the sum is half an hour.
     lock_s = ahead_s(record.lock.until_epoch_s if record.lock else None, NOW)
     not_before_s = ahead_s(record.failure.not_before_epoch_s if record.failure else None, NOW)
     is_of_our_time = lock_s <= 60 and not_before_s <= 960 and record.pace.since_epoch_s <= NOW
     limit_s = 960.0 if is_of_our_time else 60 + 900 + 960.0
 
-    # A second for each time that somebody is told whole seconds, five for the one who is told none.
+    # A second more for each Retry-After, which is whole seconds; five where there is none.
     assert seconds_to_a_token(record, wanted) <= limit_s + 8
 
 
 @BOUNDED
 @given(LOOKS, st.sampled_from([NOW, 0.0, -1e12, 1e15]), OFFSETS_S)
-def test_no_record_is_too_absurd_to_decide_on(look: Look, now: float, left_s: float) -> None:
+def test_every_record_can_be_decided_on(look: Look, now: float, left_s: float) -> None:
     decide(look.record, look.wanted, now, now + left_s, look.versions)
 
 
@@ -233,13 +234,13 @@ FRESH = Token("a" * 16, NOW, NOW + 31_536_000, 31_536_000.0, None, "v1")
 def test_who_has_no_usable_token_waits_for_a_lock_that_was_taken(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float
 ) -> None:
-    held = locked(record, need, LOCK, NOW, chance)
+    mine = locked(record, need, LOCK, NOW, chance)
 
-    assert (held.fence, held.lock) == (record.fence + 1, LOCK)
-    assert held.exchanges_left(NOW) <= max(0.0, record.exchanges_left(NOW) - 1)
-    kept = {"token", "generation", "refused_versions", "reports", "connection"}
-    assert all(getattr(held, name) == getattr(record, name) for name in kept)
-    decision = decide(held, wanted, NOW, DEADLINE)
+    assert (mine.fence, mine.lock) == (record.fence + 1, LOCK)
+    assert mine.exchanges_left(NOW) <= max(0.0, record.exchanges_left(NOW) - 1)
+    unchanged = {"token", "generation", "refused_versions", "reports", "connection"}
+    assert all(getattr(mine, name) == getattr(record, name) for name in unchanged)
+    decision = decide(mine, wanted, NOW, DEADLINE)
     assert isinstance(decision, Serve) or decision == Wait(LOCK.until_epoch_s)
 
 
@@ -249,24 +250,24 @@ def test_a_holder_that_dies_is_a_failure_that_ends(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float
 ) -> None:
     record = record._replace(reports={}, pace=Pace(24, NOW))
-    held = locked(record, need, LOCK, NOW, chance)
+    mine = locked(record, need, LOCK, NOW, chance)
 
-    assert held.failure
-    assert (held.failure.code, held.failure.kind) == ("holder_lost", FailureKind.MAY_HAVE_ISSUED)
+    assert mine.failure
+    assert (mine.failure.code, mine.failure.kind) == ("holder_lost", FailureKind.MAY_HAVE_ISSUED)
     later = LOCK.until_epoch_s + 900
-    is_alive = held.token is not None and held.token.token.left_s(later) >= 1
-    assert is_alive or isinstance(decide(held, wanted, later, later + 30.4), Serve | Replace)
+    is_alive = mine.token is not None and mine.token.token.left_s(later) >= 1
+    assert is_alive or isinstance(decide(mine, wanted, later, later + 30.4), Serve | Replace)
 
 
 @BOUNDED
 @given(RECORDS, REQUESTS, NEEDS, CHANCE, st.none() | st.just(ME))
-def test_a_published_token_is_everybodys_at_once(
+def test_a_published_token_is_served_to_all_at_once(
     record: TokenRecord, wanted: TokenWanted, need: Need, chance: float, reporter: str | None
 ) -> None:
-    held = locked(record, need, LOCK, NOW, chance)
-    after = published(held, SealedToken(FRESH, b"sealed", held.fence), held.pace, reporter, NOW)
+    mine = locked(record, need, LOCK, NOW, chance)
+    after = published(mine, SealedToken(FRESH, b"sealed", mine.fence), mine.pace, reporter, NOW)
 
-    assert (after.fence, after.generation) == (held.fence, record.generation + 1)
+    assert (after.fence, after.generation) == (mine.fence, record.generation + 1)
     assert (after.lock, after.failure, after.refused_versions) == (None, None, ())
     assert isinstance(decide(after, wanted, NOW, DEADLINE), Serve)
     counted = len(reports_within_a_day(after, ME, NOW)) - len(reports_within_a_day(record, ME, NOW))
@@ -279,16 +280,16 @@ def test_a_published_token_is_everybodys_at_once(
 def test_a_lock_given_back_leaves_the_token_and_asks_again_within_a_quarter_of_an_hour(
     record: TokenRecord, need: Need, failed: MintFailedError, chance: float
 ) -> None:
-    held = locked(record, need, LOCK, NOW, chance)
-    after = given_back(held, record, need, failed, None, now=NOW, randomness=chance)
+    mine = locked(record, need, LOCK, NOW, chance)
+    after = given_back(mine, record, need, failed, None, now=NOW, randomness=chance)
 
-    assert (after.fence, after.lock) == (held.fence, None)
+    assert (after.fence, after.lock) == (mine.fence, None)
     assert (after.token, after.generation, after.reports) == (record.token, record.generation, record.reports)
     assert after.failure
     assert after.failure.count >= 1
     assert 0 <= after.failure.not_before_epoch_s - NOW <= 900
     may_have_issued = failed.kind is FailureKind.MAY_HAVE_ISSUED
-    assert after.pace == (held.pace if may_have_issued else record.pace)
+    assert after.pace == (mine.pace if may_have_issued else record.pace)
 
 
 def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a_refresh_are_not() -> None:
@@ -306,7 +307,7 @@ def test_refusals_are_counted_on_while_a_token_is_usable_and_other_failures_of_a
 @pytest.mark.parametrize(
     ("expires_in_s", "need", "code"),
     [
-        (3_600.0, Need.REFRESH, "no_later_expiry"),  # the old one has as long to live
+        (3_600.0, Need.REFRESH, "no_later_expiry"),  # the old one lives as long
         (3_600.001, Need.REFRESH, None),
         (3_599.0, Need.REPORTED, None),  # the old one is of no use
         (0.9, Need.NO_TOKEN, "already_expired"),
@@ -324,20 +325,20 @@ def test_another_token_is_progress_if_it_lives_longer_than_the_one_that_is_refre
 
 @BOUNDED
 @given(RECORDS, NEEDS, FAILURES, CHANCE)
-def test_what_an_operator_takes_out_of_the_item_meanwhile_does_not_come_back(
+def test_what_an_operator_removes_from_the_item_is_not_written_again(
     record: TokenRecord, need: Need, failed: MintFailedError, chance: float
 ) -> None:
-    held = locked(record, need, LOCK, NOW, chance)._replace(token=None, refused_versions=(), reports={})
+    mine = locked(record, need, LOCK, NOW, chance)._replace(token=None, refused_versions=(), reports={})
 
-    back = given_back(held, record, need, failed, None, now=NOW, randomness=chance)
-    for after in (unlocked(held, record), back):
+    back = given_back(mine, record, need, failed, None, now=NOW, randomness=chance)
+    for after in (unlocked(mine, record), back):
         assert (after.token, after.refused_versions, after.reports) == (None, (), {})
-    assert published(held, SealedToken(FRESH, b"", 1), held.pace, None, NOW).reports == {}
+    assert published(mine, SealedToken(FRESH, b"", 1), mine.pace, None, NOW).reports == {}
 
 
 @BOUNDED
 @given(RECORDS)
-def test_a_record_that_is_written_down_reads_back(record: TokenRecord) -> None:
+def test_a_record_that_is_written_is_read_unchanged(record: TokenRecord) -> None:
     record = record._replace(fence=max(1, record.fence))
     item = {name: to_attribute(value) for name, value in plain_record(record).items()}
 

@@ -1,4 +1,4 @@
-"""The rules by which one look is decided, in the order in which they count, and what a refused caller is told."""
+"""The rules of a decision, in their order, and the error of a refused caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ME, OTHER = "111111111111:role/me", "111111111111:role/other"
 def token_that(
     *, age_s: float = 5000.0, left_s: float | None = 5000.0, said: bool = True, token_id: str = ID
 ) -> SealedToken:
-    """Return a token of an age with a time left; fresh as it stands, due below a fifth of its life."""
+    """Return a token of this age with this time left: by default fresh, due below a fifth of its lifetime."""
     expires_at = None if left_s is None else NOW + left_s
     lifetime_s = age_s + left_s if said and left_s is not None else None
     return SealedToken(Token(token_id, NOW - age_s, expires_at, lifetime_s, None, "v1"), b"", 1)
@@ -62,12 +62,13 @@ def test_rule_1_what_is_not_due_is_served_whatever_else_the_record_says() -> Non
 @pytest.mark.parametrize(
     ("token", "rejected", "need"),
     [
-        (None, None, Need.NO_TOKEN), (EXPIRED, None, Need.EXPIRED), (EXPIRED, ID, Need.EXPIRED), (DUE, None, Need.REFRESH),
+        (None, None, Need.NO_TOKEN), (EXPIRED, None, Need.EXPIRED), (EXPIRED, ID, Need.EXPIRED),
+        (DUE, None, Need.REFRESH),
         (FRESH, ID, Need.REPORTED), (DUE, ID, Need.REPORTED), (token_that(left_s=None), None, Need.REFRESH),
         (token_that(age_s=60), ID, Need.REPORTED), (token_that(age_s=-0.1), ID, Need.REPORTED),
     ],
 )  # fmt: skip
-def test_rule_6_with_nothing_in_the_way_a_token_is_replaced_and_the_reason_is_named(
+def test_rule_6_otherwise_a_token_is_replaced_and_the_reason_is_named(
     token: SealedToken | None, rejected: str | None, need: Need
 ) -> None:
     assert look(token, rejected=rejected) == Replace(need)
@@ -106,7 +107,8 @@ def test_a_token_is_due_in_its_last_fifth_or_30_days_and_min_ttl_counts_up_to_ha
 @pytest.mark.parametrize(
     ("refresh_at_s", "token", "expected"),
     [
-        (999, DUE, Serve()), (1000, DUE, Serve()), (1001, DUE, Replace(Need.REFRESH)), (0, DUE, Replace(Need.REFRESH)),
+        (999, DUE, Serve()), (1000, DUE, Serve()), (1001, DUE, Replace(Need.REFRESH)),
+        (0, DUE, Replace(Need.REFRESH)),
         (3600, token_that(left_s=None), Serve()), (3601, token_that(left_s=None), Replace(Need.REFRESH)),
         (500, EXPIRED, Replace(Need.EXPIRED)), (500, None, Replace(Need.NO_TOKEN)),
     ],
@@ -117,7 +119,7 @@ def test_a_refresh_time_counts_for_a_usable_token_and_not_beyond_its_expiry(
     assert look(token, refresh_at_epoch_s=NOW + refresh_at_s) == expected
 
 
-def test_a_lock_stands_before_a_back_off_that_before_the_pace_and_the_pace_before_the_share() -> None:
+def test_the_order_is_lock_back_off_pace_share() -> None:
     more: dict[str, Any] = {"failure": failed(500), "pace": Pace(0.0, NOW), "reports": {ME: [NOW - 1] * 6}}
 
     assert look(FRESH, rejected=ID, left_s=2.5, lock=LOCK, **more) == Wait(NOW + 14.5)
@@ -126,7 +128,7 @@ def test_a_lock_stands_before_a_back_off_that_before_the_pace_and_the_pace_befor
     assert refusal(look(FRESH, rejected=ID, **more)) == ("temporarily_unavailable", 900)
 
 
-def test_one_who_waits_is_told_when_no_further_look_fits_into_his_time() -> None:
+def test_a_waiter_is_refused_when_no_further_look_fits_into_its_time() -> None:
     assert refusal(look(lock=LOCK, left_s=2.4)) == ("temporarily_unavailable", 1)
 
 
@@ -169,9 +171,7 @@ def test_a_not_before_more_than_16_minutes_ahead_does_not_count(not_before_s: fl
         ("upstream_500", FailureKind.MAY_HAVE_ISSUED, ("temporarily_unavailable", 500)),
     ],
 )
-def test_a_back_off_is_told_as_the_failure_that_it_follows(
-    code: str, kind: FailureKind, expected: tuple[str, int | None]
-) -> None:
+def test_a_back_off_names_its_cause(code: str, kind: FailureKind, expected: tuple[str, int | None]) -> None:
     assert refusal(look(failure=failed(500, kind, code))) == expected
 
 
@@ -179,7 +179,8 @@ def test_a_back_off_is_told_as_the_failure_that_it_follows(
     ("left", "ago_s", "token", "retry_after_s"),
     [
         (0, 0, None, 900), (0.5, 0, None, 450), (0, 450, None, 450), (-7, 0, None, 900), (0.999, 0.2, None, 1),
-        (0, 10, token_that(age_s=299.5, left_s=0.5), 140), (0, 0, token_that(age_s=299.5, left_s=0.5, said=False), 900),
+        (0, 10, token_that(age_s=299.5, left_s=0.5), 140),
+        (0, 0, token_that(age_s=299.5, left_s=0.5, said=False), 900),
         (0, 0, token_that(age_s=0.5, left_s=0.5), 1),
     ],
 )  # fmt: skip
@@ -195,9 +196,7 @@ def test_rule_4_an_empty_pace_is_told_when_one_exchange_is_whole(
 @pytest.mark.parametrize(
     ("left", "ago_s"), [(1, 0), (0, 900), (0.5, 450), (0, -1), (0, -1e9), (-5, -1), (24, 1e9)]
 )
-def test_a_pace_with_one_exchange_or_a_start_in_the_future_stands_in_nobodys_way(
-    left: float, ago_s: float
-) -> None:
+def test_a_pace_with_one_exchange_or_a_start_in_the_future_allows_one(left: float, ago_s: float) -> None:
     assert look(pace=Pace(left, NOW - ago_s)) == Replace(Need.NO_TOKEN)
 
 
@@ -214,15 +213,14 @@ def test_rule_4_a_caller_over_its_share_is_told_to_slow_down_for_at_most_15_minu
 
 
 @pytest.mark.parametrize(
-    "at",
-    [[NOW - 1] * 5, [NOW - DAY_S, *[NOW - 1] * 5], [NOW + 1, *[NOW - 1] * 5], [NOW - 2 * DAY_S] * 50],
+    "at", [[NOW - 1] * 5, [NOW - DAY_S, *[NOW - 1] * 5], [NOW + 1, *[NOW - 1] * 5], [NOW - 2 * DAY_S] * 50]
 )
 def test_a_share_is_six_reports_within_24_hours(at: list[float]) -> None:
     assert look(FRESH, rejected=ID, reports={ME: at}) == Replace(Need.REPORTED)
 
 
 @pytest.mark.parametrize(("left_s", "in_time"), [(13.0, True), (12.9, False), (0.0, False), (-3.0, False)])
-def test_rule_5_nobody_begins_what_does_not_fit_into_his_time(left_s: float, *, in_time: bool) -> None:
+def test_rule_5_no_exchange_is_begun_that_cannot_be_finished(left_s: float, *, in_time: bool) -> None:
     assert look(DUE, left_s=left_s) == (Replace(Need.REFRESH) if in_time else Serve())
     found = look(EXPIRED, left_s=left_s)
     assert found == Replace(Need.EXPIRED) if in_time else refusal(found) == ("temporarily_unavailable", 1)

@@ -1,4 +1,4 @@
-"""What the handler makes of a request and of what the policy says: an issuer and a store that remember stand in for both."""
+"""What the handler makes of requests and of the policy's answers. Fake issuer and store note what they are asked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RULES = [
 
 @dataclass
 class World:
-    """The handler's surroundings, and what it asked of them.
+    """What the handler uses, and what it asked for.
 
     Attributes:
         token: that the issuer has.
@@ -154,7 +154,8 @@ def test_the_deadline_leaves_time_to_answer(world: World, remaining_ms: int) -> 
     ("role", "left_s", "lease_s"),
     [
         ("orders", 10_000, 900), ("billing", 10_000, 120), ("reports", 10_000, 900), ("orders", 300.9, 300),
-        ("billing", 300, 120), ("billing", 60, 60), ("orders", None, 900), ("billing", None, 120), ("orders", 1.0, 1),
+        ("billing", 300, 120), ("billing", 60, 60), ("orders", None, 900), ("billing", None, 120),
+        ("orders", 1.0, 1),
     ],
 )  # fmt: skip
 def test_a_lease_is_the_shortest_of_setting_grant_and_what_is_left_of_the_token(
@@ -195,13 +196,13 @@ def test_an_answer_has_exactly_these_members(world: World) -> None:
 @pytest.mark.parametrize(
     ("scope", "known", "status"),
     [
-        ("read", "read write", 200), ("write read", "read write", 200), ("  ", "read write", 200), ("read admin", "read write", 400),
-        ("rea", "read write", 400), ("READ", "read write", 400), ("\ud800", "read write", 400), ("read", None, 400),
+        ("read", "read write", 200), ("write read", "read write", 200), ("  ", "read write", 200),
+        ("read admin", "read write", 400),
+        ("rea", "read write", 400), ("READ", "read write", 400), ("\ud800", "read write", 400),
+        ("read", None, 400),
     ],
 )  # fmt: skip
-def test_a_scope_has_to_be_part_of_the_tokens(
-    world: World, scope: str, known: str | None, status: int
-) -> None:
+def test_a_scope_must_be_part_of_the_tokens(world: World, scope: str, known: str | None, status: int) -> None:
     world.token = TOKEN._replace(scope=known)
 
     answer = ask(body={"scope": scope})
@@ -214,9 +215,7 @@ def test_a_scope_has_to_be_part_of_the_tokens(
 
 
 @pytest.mark.parametrize("connection", ["second", "team-a", "missing"])
-def test_a_connection_that_is_not_granted_is_refused_before_anything_is_asked_or_read(
-    world: World, connection: str
-) -> None:
+def test_a_connection_without_a_grant_is_refused_before_any_call(world: World, connection: str) -> None:
     for answer in (ask(role="billing", body={"connection": connection}), status(connection, role="billing")):
         assert (answer["status"], answer["error"], answer["retry_after"]) == (403, "access_denied", None)
     assert not world.asked
@@ -233,7 +232,7 @@ def test_one_who_is_no_role_or_user_is_refused(world: World, user_arn: str | Non
     assert not world.read_names
 
 
-def test_the_own_account_is_not_the_callers(world: World) -> None:
+def test_self_is_not_the_callers_account(world: World) -> None:
     foreign = "arn:aws:sts::999999999999:assumed-role/orders/session"
 
     assert ask(user_arn=foreign)["status"] == 403
@@ -245,9 +244,10 @@ def test_the_own_account_is_not_the_callers(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("connection", "role", "names"),
-    [(None, "orders", ["digishare", "second"]), ("second", "orders", ["second"]), (None, "billing", ["digishare"]), (None, "nobody", [])],
+    [(None, "orders", ["digishare", "second"]), ("second", "orders", ["second"]), (None, "billing", ["digishare"]),
+        (None, "nobody", [])],
 )  # fmt: skip
-def test_the_status_tells_of_what_is_granted_by_name_or_of_the_one_that_is_asked_for(
+def test_the_status_lists_what_is_granted_by_name_or_the_one_asked_for(
     world: World, connection: str | None, role: str, names: list[str]
 ) -> None:
     answer = status(connection, role=role)
@@ -255,7 +255,7 @@ def test_the_status_tells_of_what_is_granted_by_name_or_of_the_one_that_is_asked
     assert [one["connection"] for one in answer["connections"]] == names == world.read_names
 
 
-def test_a_connection_granted_by_a_pattern_is_told_of_when_asked_for(world: World) -> None:
+def test_a_connection_granted_by_a_pattern_is_listed_when_asked_for(world: World) -> None:
     user = f"arn:aws:iam::{ACCOUNT}:user/path/ana"
 
     assert [one["connection"] for one in status(user_arn=user)["connections"]] == ["digishare"]
@@ -276,7 +276,7 @@ def test_the_status_is_that_of_the_moment(world: World) -> None:
         (AwsRefusedError("AccessDeniedException"), "AwsRefused", "60"),
     ],
 )
-def test_a_status_that_cannot_be_read_is_an_event_and_a_503(
+def test_an_unreadable_status_is_an_event_and_a_503(
     world: World,
     error: Exception,
     event: str,
@@ -327,7 +327,7 @@ def test_the_policys_errors_are_told_as_they_are(
 @pytest.mark.parametrize(
     "error", [AwsUnavailableError("a bug: the policy handles these"), KeyError("canary"), RecursionError()]
 )
-def test_any_other_error_is_a_bug_with_an_event_and_a_time_to_come_again(
+def test_any_other_error_is_a_bug_with_an_event_and_a_retry_after(
     world: World, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.error = error
@@ -348,9 +348,11 @@ def test_an_answer_is_accounted_for_by_caller_rule_connection_token_and_lease(
 
     line = audited(capsys)
     assert {name: line[name] for name in line if name not in {"_aws", "Duration"}} == {
-        "Answers": [1], "outcome": "ok", "source": "table", "service": "broker", "status": 200, "request_id": "request-1",
+        "Answers": [1], "outcome": "ok", "source": "table", "service": "broker", "status": 200,
+        "request_id": "request-1",
         "caller_account": ACCOUNT, "caller_kind": "role", "caller_name": "billing", "caller_session": "session-9",
-        "connection": "digishare", "rule": "short", "token_id": "0123456789abcdef", "generation": 7, "lease_seconds": 120,
+        "connection": "digishare", "rule": "short", "token_id": "0123456789abcdef", "generation": 7,
+        "lease_seconds": 120,
     }  # fmt: skip
     assert 0 <= line["Duration"][0] < 10_000
 
@@ -377,11 +379,8 @@ def test_a_caller_that_is_refused_is_accounted_for_with_its_name_and_connection(
     ask(role="billing", body={"connection": "second"})
 
     line = audited(capsys)
-    assert (line["caller_name"], line["connection"], line["outcome"]) == (
-        "billing",
-        "second",
-        "access_denied",
-    )
+    assert (line["caller_name"], line["connection"]) == ("billing", "second")
+    assert line["outcome"] == "access_denied"
     assert "rule" not in line
 
 
@@ -389,7 +388,8 @@ def test_a_caller_that_is_refused_is_accounted_for_with_its_name_and_connection(
 
 ODD = settings(BOUNDED, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NO_CALLERS = [
-    None, [], [1], "text", 5, {}, {"authorizer": [1]}, {"authorizer": {"iam": "x"}}, {"authorizer": {"iam": {"userArn": 5}}}
+    None, [], [1], "text", 5, {}, {"authorizer": [1]}, {"authorizer": {"iam": "x"}},
+    {"authorizer": {"iam": {"userArn": 5}}}
 ]  # fmt: skip
 
 
@@ -400,10 +400,9 @@ def answer_to(event: object) -> int:
     assert time.perf_counter() - started_s < LONGEST_ANSWER_S
     assert answer["headers"]["Cache-Control"] == "no-store"
     assert isinstance(json.loads(answer["body"]), dict)
-    assert answer["statusCode"] == 200 or (400 <= answer["statusCode"] < 500 and len(answer["body"]) < 400), (
-        answer
-    )
-    return int(answer["statusCode"])
+    status = int(answer["statusCode"])
+    assert status == 200 or (400 <= status < 500 and len(answer["body"]) < 400), answer
+    return status
 
 
 @pytest.mark.parametrize("value", NO_CALLERS)

@@ -1,4 +1,4 @@
-"""What a caller may send: everything. What comes back for bad input: a 4xx with a sentence, at once, and never a 5xx."""
+"""A caller may send anything. Bad input gets a 4xx with a sentence, at once, and never a 5xx."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from token_broker.errors import InvalidRequest, SlowDown, TokenBrokerError
 
 
 def refusal(event: dict[str, Any]) -> tuple[int, str]:
-    """Return status and code of the error that an event gets, having checked that it comes at once and its answer."""
+    """Return status and code of an event's error, having checked the answer, and that it came at once."""
     started_s = time.perf_counter()
     with pytest.raises(TokenBrokerError) as refused:
         read_request(event)
@@ -57,7 +57,8 @@ def test_missing_keys_count_as_null() -> None:
 
 FULL = TokenRequest("other-1", 600, "0123456789abcdef", "a b")
 FULL_JSON = json.dumps(
-    {"connection": "other-1", "min_ttl": 600, "rejected_token_id": "0123456789abcdef", "grant_type": "client_credentials",
+    {"connection": "other-1", "min_ttl": 600, "rejected_token_id": "0123456789abcdef",
+        "grant_type": "client_credentials",
      "scope": "a b", "more": {"is": "ignored"}}
 )  # fmt: skip
 FULL_FORM = "connection=other-1&min_ttl=600&rejected_token_id=0123456789abcdef&grant_type=client_credentials&scope=a+b"
@@ -81,7 +82,8 @@ def test_json_and_form_say_the_same(body: str, content_type: str | None, *, enco
     assert read_request(event_of(body, content_type=content_type, isBase64Encoded=encoded)) == FULL
 
 
-@pytest.mark.parametrize(("query", "connection"), [(None, None), ({}, None), ({"connection": "a"}, "a"), ({"x": "y"}, None), ([], None)])  # fmt: skip
+@pytest.mark.parametrize(("query", "connection"),
+    [(None, None), ({}, None), ({"connection": "a"}, "a"), ({"x": "y"}, None), ([], None)])  # fmt: skip
 def test_status_may_name_a_connection(query: object, connection: str | None) -> None:
     event = event_of(path="/status", method="GET", queryStringParameters=query)
 
@@ -94,15 +96,21 @@ def test_status_may_name_a_connection(query: object, connection: str | None) -> 
 @pytest.mark.parametrize(
     "body",
     [
-        "[]", "null", "1", '"text"', "{", "{]", "nonsense", "{'connection': 'a'}", "\ufeff{}", "\x00", "{}{}", '{"a":1,}',
+        "[]", "null", "1", '"text"', "{", "{]", "nonsense", "{'connection': 'a'}", "\ufeff{}", "\x00", "{}{}",
+        '{"a":1,}',
         '{"min_ttl": NaN}', '{"min_ttl": Infinity}', '{"min_ttl": -Infinity}', '{"x": NaN}',
         '{"connection":"a","connection":"b"}', '{"x":{"y":1,"y":2}}',
-        '{"min_ttl": "ten"}', '{"min_ttl": -1}', '{"min_ttl": 1.5}', '{"min_ttl": true}', '{"min_ttl": []}', '{"min_ttl": ""}',
-        '{"min_ttl": "٣٠"}', '{"min_ttl": "²"}', '{"min_ttl": 1000000001}', '{"min_ttl": 1e400}', '{"min_ttl": ' + "9" * 5000 + "}",
+        '{"min_ttl": "ten"}', '{"min_ttl": -1}', '{"min_ttl": 1.5}', '{"min_ttl": true}', '{"min_ttl": []}',
+        '{"min_ttl": ""}',
+        '{"min_ttl": "٣٠"}', '{"min_ttl": "²"}', '{"min_ttl": 1000000001}', '{"min_ttl": 1e400}',
+        '{"min_ttl": ' + "9" * 5000 + "}",
         '{"min_ttl": "' + "9" * 5000 + '"}', '{"min_ttl": "-5"}', '{"min_ttl": " 5"}',
-        '{"connection": ""}', '{"connection": 5}', '{"connection": ["digishare"]}', '{"connection": "a/b"}', '{"connection": "../a"}',
-        '{"connection": "-a"}', '{"connection": "a b"}', '{"connection": "digishare\\n"}', '{"connection": "\\u0000"}',
-        '{"connection": "\\ud800"}', '{"connection": "é"}', '{"connection": "\\uff44igishare"}', '{"connection": "' + "a" * 65 + '"}',
+        '{"connection": ""}', '{"connection": 5}', '{"connection": ["digishare"]}', '{"connection": "a/b"}',
+        '{"connection": "../a"}',
+        '{"connection": "-a"}', '{"connection": "a b"}', '{"connection": "digishare\\n"}',
+        '{"connection": "\\u0000"}',
+        '{"connection": "\\ud800"}', '{"connection": "é"}', '{"connection": "\\uff44igishare"}',
+        '{"connection": "' + "a" * 65 + '"}',
         '{"rejected_token_id": "xyz"}', '{"rejected_token_id": 5}', '{"rejected_token_id": ""}',
         '{"rejected_token_id": "0123456789ABCDEF"}', '{"rejected_token_id": "0123456789abcdef0"}',
         '{"rejected_token_id": "\\u0660123456789abcdef"}', '{"rejected_token_id": "0123456789abcdef\\n"}',
@@ -118,8 +126,10 @@ def test_malformed_json_is_an_invalid_request(body: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        "connection=a&connection=b", "connection", "&", "connection=%ff", "other=%ff", "min_ttl=1.5", "min_ttl=", "min_ttl=%D9%A3",
-        "connection=", "connection=%00", "&".join(f"a{n}=1" for n in range(40)), "x=" + "a" * LONGEST_BODY_BYTES, "rejected_token_id=",
+        "connection=a&connection=b", "connection", "&", "connection=%ff", "other=%ff", "min_ttl=1.5", "min_ttl=",
+        "min_ttl=%D9%A3",
+        "connection=", "connection=%00", "&".join(f"a{n}=1" for n in range(40)), "x=" + "a" * LONGEST_BODY_BYTES,
+        "rejected_token_id=",
     ],
     ids=lambda body: body[:30],
 )  # fmt: skip
@@ -134,7 +144,8 @@ def test_an_unknown_field_of_a_form_is_ignored(body: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "encoded"),
-    [("not base64!", True), ("e!30=", True), ("/w==", True), ("é", True), ("{}", True), (5, False), ([], False), ({}, False), (True, False), (b"x", False)],
+    [("not base64!", True), ("e!30=", True), ("/w==", True), ("é", True), ("{}", True), (5, False), ([], False),
+        ({}, False), (True, False), (b"x", False)],
 )  # fmt: skip
 def test_a_body_that_is_no_text_is_an_invalid_request(body: object, *, encoded: bool) -> None:
     assert refusal(event_of(body, isBase64Encoded=encoded)) == INVALID
@@ -160,7 +171,9 @@ def test_another_path_is_not_found(path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [("/token", "GET"), ("/token", "post"), ("/token", None), ("/token", ["POST"]), ("/status", "POST"), ("/status", 5)]
+    ("path", "method"),
+    [("/token", "GET"), ("/token", "post"), ("/token", None), ("/token", ["POST"]), ("/status", "POST"),
+        ("/status", 5)]
 )  # fmt: skip
 def test_another_method_is_not_allowed(path: str, method: Any) -> None:
     assert refusal(event_of(path=path, method=method)) == (405, "method_not_allowed")
@@ -173,7 +186,7 @@ def test_status_of_a_malformed_connection_is_an_invalid_request(query: object) -
     assert refusal(event_of(path="/status", method="GET", queryStringParameters=query)) == INVALID
 
 
-def test_half_a_character_in_a_body_is_no_error_of_ours() -> None:
+def test_a_lone_surrogate_in_a_body_is_no_error() -> None:
     assert read_request(event_of('{"other": "\ud800"}')) == TokenRequest()
 
 

@@ -1,4 +1,4 @@
-"""When an instance is put together."""
+"""When an instance is built."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from lambda_support.initialization import build_early
 @pytest.mark.parametrize(
     ("kind", "built"), [("on-demand", 1), ("provisioned-concurrency", 1), ("snap-start", 0)]
 )
-def test_an_instance_is_put_together_early_unless_a_snapshot_is_made(
-    monkeypatch: pytest.MonkeyPatch, kind: str, built: int
-) -> None:
+def test_all_but_a_snapshot_is_built_early(monkeypatch: pytest.MonkeyPatch, kind: str, built: int) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", kind)
     calls: list[str] = []
 

@@ -1,4 +1,4 @@
-"""How long a token lives, when it is due, and what follows a failure: pure rules, so most of this holds for every input."""
+"""How long a token lives, when it is due, and what follows a failure. The rules are pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functions.broker import lifetime
 from functions.broker.token import FailureKind
 from token_broker import issued_token
 
-# Bounded, and no deadline: the machine that runs this may be busy.
+# A bounded number of examples and no deadline: the machine may be busy.
 BOUNDED = settings(max_examples=60, deadline=None, database=None)
 NOW = 1000.0
 YEAR_S = 31_536_000.0
@@ -22,9 +22,7 @@ DAY_S = 86_400.0
 UNSAID = (NOW + DAY_S, None)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
 
@@ -40,41 +38,45 @@ def jwt(payload: object) -> str:
 @pytest.mark.parametrize(
     ("expires_in", "lifetime_s"),
     [
-        (3600, 3600), (0.5, 0.5), (31_622_400, 31_622_400), ("3600", 3600), ("007", 7), ("31536000.0", YEAR_S), (" 60 ", 60),
-        ("1e3", 1000), ("+5", 5), ("5.", 5), (401 * DAY_S, 400 * DAY_S), (10**15, 400 * DAY_S), (10**400, 400 * DAY_S),
+        (3600, 3600), (0.5, 0.5), (31_622_400, 31_622_400), ("3600", 3600), ("007", 7), ("31536000.0", YEAR_S),
+        (" 60 ", 60),
+        ("1e3", 1000), ("+5", 5), ("5.", 5), (401 * DAY_S, 400 * DAY_S), (10**15, 400 * DAY_S),
+        (10**400, 400 * DAY_S),
         ("9" * 30, 400 * DAY_S), (math.inf, 400 * DAY_S), ("1e400", 400 * DAY_S),
     ],
 )  # fmt: skip
-def test_a_positive_number_is_believed_also_as_text_up_to_400_days(
-    expires_in: object, lifetime_s: float
-) -> None:
+def test_a_positive_number_counts_also_as_text_up_to_400_days(expires_in: object, lifetime_s: float) -> None:
     assert issued_token.expiry_of("opaque", expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
 
 
 @pytest.mark.parametrize(
     "expires_in",
     [
-        None, 0, 0.0, -0.0, -1, -math.inf, math.nan, True, False, "", "soon", "-5", "0", "0.0", "٣٦٠٠", "²", "1 000", "0x10",
+        None, 0, 0.0, -0.0, -1, -math.inf, math.nan, True, False, "", "soon", "-5", "0", "0.0", "٣٦٠٠", "²",
+        "1 000", "0x10",
         "1_000", "inf", "nan", [3600], {"s": 3600}, -(10**400), "9" * 5000,
     ],
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
-def test_anything_else_says_nothing_and_a_day_is_guessed(expires_in: object) -> None:
+def test_anything_else_is_ignored_and_a_day_is_assumed(expires_in: object) -> None:
     assert issued_token.expiry_of("opaque", expires_in, NOW) == UNSAID
 
 
 @pytest.mark.parametrize(
     ("claims", "expires_in", "lifetime_s"),
     [
-        # exp - iat counts, by whatever clock the upstream writes them: 70 minutes off costs nothing.
-        ({"exp": 7800, "iat": 4200}, None, 3600), ({"exp": -600, "iat": -4200}, None, 3600), ({"exp": 7800, "iat": 4200}, 0, 3600),
-        ({"exp": 7800, "iat": 4200}, 7200, 3600), ({"exp": 7800, "iat": 4200}, 1800, 1800), ({"exp": "7800", "iat": "4200"}, None, 3600),
+        # exp - iat counts, whatever clock has written them: 70 minutes off costs nothing.
+        ({"exp": 7800, "iat": 4200}, None, 3600), ({"exp": -600, "iat": -4200}, None, 3600),
+        ({"exp": 7800, "iat": 4200}, 0, 3600),
+        ({"exp": 7800, "iat": 4200}, 7200, 3600), ({"exp": 7800, "iat": 4200}, 1800, 1800),
+        ({"exp": "7800", "iat": "4200"}, None, 3600),
         ({"exp": 10**400, "iat": 0}, None, 400 * DAY_S),
-        # No life can be read off these.
-        ({"exp": 4200, "iat": 4200}, 60, 60), ({"exp": 4200, "iat": 7800}, 60, 60), ({"exp": True, "iat": 0}, 60, 60), ({"iat": 5}, 60, 60),
+        # These tell no lifetime.
+        ({"exp": 4200, "iat": 4200}, 60, 60), ({"exp": 4200, "iat": 7800}, 60, 60),
+        ({"exp": True, "iat": 0}, 60, 60), ({"iat": 5}, 60, 60),
     ],
 )  # fmt: skip
-def test_a_jwts_own_life_shortens_what_was_said_and_counts_where_nothing_was(
+def test_a_jwts_own_lifetime_shortens_expires_in_and_replaces_a_missing_one(
     claims: object, expires_in: object, lifetime_s: float
 ) -> None:
     assert issued_token.expiry_of(jwt(claims), expires_in, NOW) == (NOW + lifetime_s, lifetime_s)
@@ -83,7 +85,8 @@ def test_a_jwts_own_life_shortens_what_was_said_and_counts_where_nothing_was(
 @pytest.mark.parametrize(
     ("exp", "expires_at"),
     [
-        (2000, 2000), (2000.5, 2000.5), ("2000", 2000), (9000, 4600), (10**400, 4600), (-5, 0), (-(10**400), 0), (0, 0),
+        (2000, 2000), (2000.5, 2000.5), ("2000", 2000), (9000, 4600), (10**400, 4600), (-5, 0), (-(10**400), 0),
+        (0, 0),
         (True, 4600), (None, 4600), ([2000], 4600), (math.inf, 4600), (math.nan, 4600), (-math.inf, 0),
     ],
 )  # fmt: skip
@@ -92,7 +95,9 @@ def test_an_exp_alone_shortens_by_the_clock_and_never_lengthens(exp: object, exp
     assert issued_token.expiry_of(jwt({"exp": exp}), None, NOW)[1] is None
 
 
-@pytest.mark.parametrize("token", ["a.b.c", "..", "a.!!!.c", "a.eyJ.c", jwt([1]), jwt({}), jwt("exp"), "a.b.c.d", "a." + "W" * 4000 + ".c", "a.W1tb.c", "a." + base64.urlsafe_b64encode(b"[" * 3000).decode() + ".c"])  # fmt: skip
+@pytest.mark.parametrize("token",
+    ["a.b.c", "..", "a.!!!.c", "a.eyJ.c", jwt([1]), jwt({}), jwt("exp"), "a.b.c.d", "a." + "W" * 4000 + ".c",
+        "a.W1tb.c", "a." + base64.urlsafe_b64encode(b"[" * 3000).decode() + ".c"])  # fmt: skip
 def test_what_only_looks_like_a_jwt_is_opaque(token: str) -> None:
     assert issued_token.expiry_of(token, 3600, NOW) == (4600.0, 3600.0)
     assert issued_token.expiry_of(token, None, NOW) == UNSAID
@@ -105,9 +110,7 @@ def test_what_only_looks_like_a_jwt_is_opaque(token: str) -> None:
     | st.builds(lambda exp, iat: jwt({"exp": exp, "iat": iat}), JSON_VALUES, JSON_VALUES),
     JSON_VALUES,
 )
-def test_no_answer_is_an_error_and_no_expiry_is_later_than_what_was_said(
-    token: str, expires_in: object
-) -> None:
+def test_no_answer_is_an_error_and_no_expiry_is_later_than_was_said(token: str, expires_in: object) -> None:
     expires_at, lifetime_s = issued_token.expiry_of(token, expires_in, NOW)
 
     assert type(expires_at) is float
@@ -146,9 +149,7 @@ def test_a_back_off_doubles_up_to_the_limit_of_its_kind(kind: FailureKind, waits
 
 @BOUNDED
 @given(st.integers(1, 10**6), st.floats(0, 1))
-def test_chance_takes_off_up_to_a_half_where_nothing_was_issued_and_only_there(
-    count: int, randomness: float
-) -> None:
+def test_chance_takes_off_up_to_half_only_where_nothing_was_issued(count: int, randomness: float) -> None:
     longest_s = lifetime.backoff_s(NOTHING, count, 1.0)
 
     assert longest_s / 2 <= lifetime.backoff_s(NOTHING, count, randomness) <= longest_s
@@ -160,9 +161,7 @@ def test_chance_takes_off_up_to_a_half_where_nothing_was_issued_and_only_there(
 @pytest.mark.parametrize(
     ("left_s", "retry_s"), [(1000, 500), (60, 30), (50, 30), (30, 30), (10, 10), (0, 0), (math.inf, 3600)]
 )
-def test_a_failed_refresh_is_repeated_after_half_of_what_is_left_and_not_past_the_expiry(
-    left_s: float, retry_s: float
-) -> None:
+def test_a_failed_refresh_is_repeated_after_half_of_the_time_left(left_s: float, retry_s: float) -> None:
     assert lifetime.refresh_retry_s(left_s) == retry_s
 
 
@@ -180,5 +179,5 @@ def test_a_token_id_is_the_start_of_the_sha256() -> None:
         (jwt({"jti": "a\nb"}), ""), (jwt({"jti": 5}), ""), (jwt({}), ""), ("opaque", ""),
     ],
 )  # fmt: skip
-def test_a_jwts_own_name_is_taken_down_if_it_is_short_printable_text(token: str, jti: str) -> None:
+def test_a_jwts_jti_is_recorded_if_it_is_short_printable_text(token: str, jti: str) -> None:
     assert issued_token.jti_of(token) == jti

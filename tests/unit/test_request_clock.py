@@ -1,4 +1,4 @@
-"""Time within a request passes as fast as the faster of both clocks says, so that a clock set back stretches no lock."""
+"""The time of a request is that of the faster of two clocks, so that a clock that is set back prolongs no lock."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Clocks:
     [
         (5, 5, 1005),  # both agree
         (-60, 5, 1005),  # the wall clock was set back
-        (60, 5, 1060),  # it was set forward: rather too late than too early
-        (5, 0, 1005),  # the instance was frozen, and its monotonic clock with it
+        (60, 5, 1060),  # it was set forward: a request ends too early rather than too late
+        (5, 0, 1005),  # the instance was frozen, and its monotonic clock stopped
     ],
 )
 def test_elapsed_time_is_the_larger_of_both_clocks(wall_s: float, monotonic_s: float, now: float) -> None:
@@ -62,7 +62,7 @@ def test_elapsed_time_is_never_less_than_the_monotonic_clock_says(steps: list[tu
         assert request.now() >= clocks.wall
 
 
-def test_a_wall_clock_behind_what_it_said_at_the_lock_was_set_back() -> None:
+def test_a_wall_clock_that_is_behind_its_time_at_the_lock_was_set_back() -> None:
     clocks = Clocks()
     request = RequestClock(clocks.ports(), 1030.0)
     clocks.pass_time(10, 10)

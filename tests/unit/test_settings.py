@@ -1,4 +1,4 @@
-"""Settings are complete and sound, or the function says which variable is not."""
+"""Settings are complete and valid, or the error names the variables that are not."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def test_everything_is_read_from_its_variable() -> None:
     )
 
 
-def test_the_own_account_is_the_keys() -> None:
+def test_the_brokers_account_is_that_of_the_key() -> None:
     assert settings_with().own_account == "123456789012"
 
 
 @pytest.mark.parametrize(
     "text",
     ["key/1", "alias/tokens", "arn:aws:kms:eu-west-3:123456789012:alias/tokens", "arn:aws:kms:eu-west-3::key/1",
-     "arn:aws:kms:eu-west-3:12345678901\uff12:key/1", "arn:aws:sqs:eu-west-3:123456789012:key/1", "arn:aws:kms:eu-west-3:123456789012:key/1\n"],
+     "arn:aws:kms:eu-west-3:12345678901\uff12:key/1", "arn:aws:sqs:eu-west-3:123456789012:key/1",
+     "arn:aws:kms:eu-west-3:123456789012:key/1\n"],
 )  # fmt: skip
 def test_what_is_no_keys_arn_is_refused_by_name(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^TOKEN_KEY_ARN must be the ARN of a KMS key"):
@@ -55,9 +56,10 @@ def test_without_a_ca_file_the_public_roots_count(ca_file: dict[str, str]) -> No
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("900", 900), ("900.0", 900), ("9e2", 900), ("9E+2", 900), ("1e3", 1000), ("+60", 60), ("1", 1), ("90.00e1", 900), ("1e9", 10**9)],
+    [("900", 900), ("900.0", 900), ("9e2", 900), ("9E+2", 900), ("1e3", 1000), ("+60", 60), ("1", 1),
+        ("90.00e1", 900), ("1e9", 10**9)],
 )  # fmt: skip
-def test_a_number_may_be_written_in_every_way_that_cloudformation_hands_on(text: str, seconds: int) -> None:
+def test_a_number_may_have_every_form_that_cloudformation_passes_on(text: str, seconds: int) -> None:
     found = settings_with(LEASE_SECONDS=text).lease_seconds
 
     assert found == seconds
@@ -66,7 +68,8 @@ def test_a_number_may_be_written_in_every_way_that_cloudformation_hands_on(text:
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "-1", "0.5", "900.5", "nan", "inf", "\uff11\uff12", "1e400", "1e99", "2e9", "9e-1", "long", " 900", "900\n", "1_000", "0x10", "9" * 400],
+    ["0", "-1", "0.5", "900.5", "nan", "inf", "\uff11\uff12", "1e400", "1e99", "2e9", "9e-1", "long", " 900",
+        "900\n", "1_000", "0x10", "9" * 400],
 )  # fmt: skip
 def test_what_is_no_whole_number_above_0_is_refused_by_name(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^LEASE_SECONDS must be a whole number above 0"):

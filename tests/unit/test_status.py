@@ -28,19 +28,22 @@ def with_token(**changes: Any) -> TokenRecord:
 
 
 NEVER = {
-    "connection": "digishare", "state": "none", "generation": 0, "token_id": None, "issued_at": None, "expires_at": None,
-    "secret_version": None, "next_attempt_at": None, "being_replaced": False, "last_error": None, "failures_in_a_row": 0,
+    "connection": "digishare", "state": "none", "generation": 0, "token_id": None, "issued_at": None,
+    "expires_at": None,
+    "secret_version": None, "next_attempt_at": None, "being_replaced": False, "last_error": None,
+    "failures_in_a_row": 0,
     "exchanges_left": 24,
 }  # fmt: skip
 
 
-def test_a_connection_that_never_had_a_token() -> None:
+def test_a_connection_that_never_had_a_token_has_state_none() -> None:
     assert describe(TokenRecord("digishare"), NOW) == NEVER
 
 
-def test_a_token_in_service() -> None:
+def test_a_token_in_service_is_described() -> None:
     assert describe(RECORD, NOW) == NEVER | {
-        "state": "fresh", "generation": 4, "token_id": "0123456789abcdef", "issued_at": "2026-11-23T10:36:40+00:00",
+        "state": "fresh", "generation": 4, "token_id": "0123456789abcdef",
+        "issued_at": "2026-11-23T10:36:40+00:00",
         "expires_at": "2026-11-23T13:23:20+00:00", "secret_version": "v1", "exchanges_left": 20,
     }  # fmt: skip
 
@@ -53,7 +56,7 @@ def test_the_state_is_that_of_the_moment(later_s: float, state: str) -> None:
     assert describe(RECORD, NOW + later_s)["state"] == state
 
 
-def test_exchanges_come_in_while_time_passes() -> None:
+def test_the_pace_gains_exchanges_while_time_passes() -> None:
     found = [describe(RECORD, NOW + later_s)["exchanges_left"] for later_s in (0, 449, 451, 10**6)]
     assert found == [20, 20, 21, 24]
 
@@ -64,7 +67,7 @@ def test_a_token_without_a_known_expiry_is_fresh() -> None:
     assert (described["state"], described["expires_at"]) == ("fresh", None)
 
 
-def test_a_failure_and_the_next_attempt() -> None:
+def test_a_failure_is_told_with_the_next_attempt() -> None:
     described = describe(RECORD._replace(failure=FAILURE, refresh_at_epoch_s=NOW + 450), NOW)
 
     assert (described["last_error"], described["failures_in_a_row"]) == ("upstream_500", 2)
@@ -84,9 +87,7 @@ def test_what_is_past_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("until_s", "being_replaced"), [(5, True), (0, False), (-5, False), (61, False)])
-def test_a_lock_counts_until_its_end_and_for_a_minute_at_most(
-    until_s: float, *, being_replaced: bool
-) -> None:
+def test_a_lock_counts_until_its_end_or_for_a_minute_at_most(until_s: float, *, being_replaced: bool) -> None:
     record = RECORD._replace(lock=Lock("owner-canary", NOW + until_s))
 
     assert describe(record, NOW)["being_replaced"] is being_replaced
@@ -97,9 +98,7 @@ def test_a_lock_counts_until_its_end_and_for_a_minute_at_most(
     [(14.5, (True, None, 2)), (0.0, (False, HOLDER_LOST, 3))],
     ids=["while it may still follow", "after the lock's end"],
 )
-def test_a_lost_holder_is_reported_only_once_its_lock_has_ended(
-    until_s: float, told: tuple[bool, str | None, int]
-) -> None:
+def test_a_lost_holder_is_told_after_its_lock(until_s: float, told: tuple[bool, str | None, int]) -> None:
     failure = Failure(HOLDER_LOST, FailureKind.MAY_HAVE_ISSUED, 3, not_before_epoch_s=NOW + until_s)
     status = describe(RECORD._replace(lock=Lock("owner", NOW + until_s), failure=failure), NOW)
 
@@ -114,15 +113,13 @@ def test_a_token_of_the_previous_secret_version_is_said_to_be_one() -> None:
 
 
 @pytest.mark.parametrize("absurd", [-1e300, 1e300, 253_402_300_800.0, math.inf])
-def test_times_that_nobody_can_write_down_are_no_error(absurd: float) -> None:
-    record = with_token(issued_at_epoch_s=-absurd, expires_at_epoch_s=absurd)._replace(
-        refresh_at_epoch_s=absurd
-    )
+def test_times_that_no_date_can_express_are_no_error(absurd: float) -> None:
+    record = with_token(issued_at_epoch_s=-absurd, expires_at_epoch_s=absurd)
 
-    assert json.dumps(describe(record, NOW))
+    assert json.dumps(describe(record._replace(refresh_at_epoch_s=absurd), NOW))
 
 
-def test_never_a_token_nor_its_ciphertext_nor_who_reported_it() -> None:
+def test_the_status_has_no_token_no_ciphertext_and_no_reporter() -> None:
     record = RECORD._replace(failure=FAILURE, lock=Lock("owner-canary", NOW + 5))
     text = json.dumps(describe(record, NOW))
 
@@ -133,7 +130,7 @@ def test_never_a_token_nor_its_ciphertext_nor_who_reported_it() -> None:
 
 
 def test_every_field_of_the_record_was_considered() -> None:
-    # A field that is added later must be looked at here before it can be shown, or forgotten.
+    # Whoever adds a field decides here whether the status shows it.
     assert set(TokenRecord._fields) == {
         "connection", "token", "generation", "fence", "lock", "pace", "failure", "refresh_at_epoch_s",
         "refused_versions", "reports",

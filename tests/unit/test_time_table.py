@@ -35,9 +35,9 @@ TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 ARRIVALS = 60
 DEADLINE_S = lifetime.FUNCTION_TIMEOUT_S - lifetime.ANSWER_S
 BUDGETED_AWS_S = 0.5
-"""Lock to sending has 1 s for two calls."""
+"""From the lock to sending there is 1 s, for two calls."""
 MOST_CALLS = 20_000
-"""Far more than any of these takes."""
+"""Far more than any of these tests makes."""
 
 # --- computed -------------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_the_function_may_run_as_long_as_the_time_table_takes() -> None:
 def test_one_who_waits_stops_while_an_aws_call_still_fits_into_its_time() -> None:
     assert lifetime.AWS_CALL_S == lifetime.AWS_CONNECT_TIMEOUT_S + lifetime.AWS_READ_TIMEOUT_S == 2.5
     assert lifetime.AWS_TROUBLE_S == 10
-    # The longest lock of a slow AWS is still one that counts, and the longest wait after a failure, too.
+    # Even with a slow AWS, the longest lock and the longest wait after a failure are still short enough to count.
     assert lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_LOCK_S == 60
     longest_wait_s = lifetime.LOCK_S + lifetime.SLOW_AWS_S + lifetime.MAY_HAVE_ISSUED_LIMIT_S
     assert longest_wait_s + lifetime.CLOCK_DIFFERENCE_S < lifetime.LONGEST_NOT_BEFORE_S == 960
@@ -80,7 +80,7 @@ def test_one_who_waits_stops_while_an_aws_call_still_fits_into_its_time() -> Non
 
 
 def arrivals() -> list[float]:
-    """Return moments over the whole time for which a lock counts for somebody."""
+    """Return moments over the whole time for which some clock says that the lock lasts."""
     length_s = lifetime.LOCK_S + lifetime.CLOCK_DIFFERENCE_S
     return [0.001 + number * length_s / ARRIVALS for number in range(ARRIVALS)]
 
@@ -114,7 +114,7 @@ class Times(VirtualTime):
         self.upstream.secrets["client"] = {"secret"}
 
     def instance(self, *, clock_ahead_s: float = 0.0, randomness: float = 1.0) -> TokenIssuer:
-        """Return the policy of a cold instance; the longest pauses unless said otherwise."""
+        """Return the policy of a cold instance, by default with the longest pauses."""
         ports = Ports(
             clock=lambda: START_EPOCH_S + self.now + clock_ahead_s,
             monotonic=lambda: self.now,
@@ -127,7 +127,7 @@ class Times(VirtualTime):
         return self._services.new_issuer(ports)
 
     def let_ask(self, moment_s: float, issuer: TokenIssuer, *, most_times: int = 1) -> None:
-        """Let a caller ask at a moment, and again as it is told; its last answer is added to `answers`."""
+        """Let a caller ask at a moment, and again when Retry-After says; `answers` gets its last answer."""
 
         def ask() -> None:
             for _ in range(most_times):
@@ -137,7 +137,7 @@ class Times(VirtualTime):
                 except TemporarilyUnavailable as error:
                     answer = "refused"
                     self.sleep(error.retry_after_s or 0)
-                # Where every call takes longer than its budget, the margin for the answer may be used up, too.
+                # If every call takes longer than its budget, the time for the answer may be used up, too.
                 limit_s = DEADLINE_S if self._aws_s <= BUDGETED_AWS_S else lifetime.FUNCTION_TIMEOUT_S
                 assert self.now - began <= limit_s or answer == "refused", "answered too late"
                 if answer != "refused":
@@ -158,16 +158,16 @@ class Times(VirtualTime):
     def kill_a_holder(self, clock_ahead_s: float) -> None:
         """Let an instance take the lock now and be killed before it can do anything with it."""
 
-        def hold() -> None:
+        def take_lock() -> None:
             self._kills = True
             with pytest.raises(Killed):
                 self._issue(self.instance(clock_ahead_s=clock_ahead_s))
 
-        self.at(self.now, hold)
+        self.at(self.now, take_lock)
 
     def _pass_time(self, operation: Operation) -> None:
         self._calls += 1
-        assert self._calls < MOST_CALLS, "goes round in circles"
+        assert self._calls < MOST_CALLS, "the calls do not end"
         if takes_s := self._upstream_s if operation.name == "upstream.exchange" else self._aws_s:
             self.sleep(takes_s)
 
@@ -179,9 +179,7 @@ class Times(VirtualTime):
 
 @pytest.mark.parametrize("clock_ahead_s", [1.5, 0.0, -1.5])
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
-def test_behind_a_holder_that_was_killed_every_waiter_gets_a_token_by_its_deadline(
-    upstream_s: float, clock_ahead_s: float
-) -> None:
+def test_after_a_killed_holder_each_waiter_is_served_in_time(upstream_s: float, clock_ahead_s: float) -> None:
     for arrives_s in arrivals():
         times = Times(upstream_s=upstream_s)
         times.kill_a_holder(clock_ahead_s)
@@ -193,7 +191,7 @@ def test_behind_a_holder_that_was_killed_every_waiter_gets_a_token_by_its_deadli
 
 
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
-def test_behind_a_holder_that_was_killed_all_who_wait_share_one_exchange(upstream_s: float) -> None:
+def test_after_a_killed_holder_all_who_wait_share_one_exchange(upstream_s: float) -> None:
     times = Times(upstream_s=upstream_s)
     times.kill_a_holder(1.5)
     for number, arrives_s in enumerate(arrivals()):
@@ -209,7 +207,7 @@ def test_behind_a_holder_that_was_killed_all_who_wait_share_one_exchange(upstrea
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
 @pytest.mark.parametrize("callers", [1, 5])
 @pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 1), (0.8, 3)])
-def test_where_aws_is_slow_callers_who_come_again_as_told_share_one_exchange(
+def test_where_aws_is_slow_callers_that_obey_retry_after_share_one_exchange(
     aws_s: float, most_times: int, callers: int, upstream_s: float
 ) -> None:
     times = Times(upstream_s=upstream_s, aws_s=aws_s)
@@ -225,7 +223,7 @@ def test_where_aws_is_slow_callers_who_come_again_as_told_share_one_exchange(
 
 @pytest.mark.parametrize("upstream_s", UPSTREAM_S)
 @pytest.mark.parametrize(("aws_s", "most_times"), [(0.3, 2), (0.8, 3)])
-def test_where_aws_is_slow_and_the_holder_was_killed_a_token_comes_all_the_same(
+def test_where_aws_is_slow_and_the_holder_was_killed_a_token_is_still_minted(
     aws_s: float, most_times: int, upstream_s: float
 ) -> None:
     for arrives_s in arrivals():
