@@ -21,7 +21,7 @@ BUDGETS_S = {
     "client": 50,
     "contract": 10,
     "fakes": 10,
-    "faults": 160,
+    "faults": 175,
     "local_cloud": 220,
     "packaging": 40,
     "races": 75,
@@ -42,8 +42,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for suite, took_s in sorted(_took_s.items()):
-        if took_s > BUDGETS_S[suite]:
-            terminalreporter.write_line(f"tests/{suite}: {took_s:.0f} s, budget {BUDGETS_S[suite]} s")
+        if took_s > BUDGETS_S.get(suite, 0):
+            budget = (
+                f"budget {BUDGETS_S[suite]} s" if suite in BUDGETS_S else "no budget in tests/environment.py"
+            )
+            terminalreporter.write_line(f"tests/{suite}: {took_s:.0f} s, {budget}")
 
 
 @pytest.fixture(scope="session", autouse=True)

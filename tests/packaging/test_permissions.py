@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 REVIEWED: Final = Path(__file__).with_name("permissions.txt")
 GIVE_PERMISSIONS: Final = r"AWS::IAM::.*|AWS::KMS::Key|AWS::Lambda::Url|.*(Policy|Permission|Grant)"
-ROLES: Final = ("BrokerRole", "CampaignsRole", "CampaignsSchedulerRole")
+RESOURCES: Final[dict[str, Any]] = parse(TEMPLATE.read_text())["Resources"]
+ROLES: Final = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::IAM::Role"]
 SAYS_NOTHING_OF_THEM: Final = {"Description", "EnableKeyRotation"}
 
 

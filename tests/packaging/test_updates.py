@@ -13,7 +13,6 @@ import pytest
 
 from local.translated_template import TEMPLATE, parse, translate
 
-FUNCTIONS: Final = ("BrokerFunction", "CampaignsFunction")
 LONGEST_DESCRIPTION: Final = 256
 NOT_OF_THE_FUNCTION: Final = {
     "VersionDescription",
@@ -23,6 +22,9 @@ NOT_OF_THE_FUNCTION: Final = {
     "Role",
 }
 ORIGINAL: Final = parse(TEMPLATE.read_text())
+FUNCTIONS: Final = [
+    name for name, each in ORIGINAL["Resources"].items() if each["Type"] == "AWS::Serverless::Function"
+]
 PARAMETERS: Final[dict[str, dict[str, Any]]] = ORIGINAL["Parameters"]
 
 
