@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bench.markdown import table
-from bench.prices import READ, Load, cost_per_million, monthly_cost
+from bench.prices import MINTS_A_MONTH, READ, Load, cost_per_million, monthly_cost
 
 LOADS: Final = ((1, 0.1), (2, 10.0), (100, 1_000.0), (1_000, 10_000.0), (10_000, 100_000.0))
 """Instances, and calls a second to all of them: from a quiet team to the most that ten thousand may answer."""
-_WARM_S, _COLD_S = 0.002, 0.7
-"""Billed durations on 0.6 of a processor: assumed, about three times the measured processor time."""
-_AUDIT_LINE_BYTES: Final = 700
-"""Used where the run has not measured it."""
-_MINTS_A_MONTH: Final = 4 / 36
 
 
 def growth_tables(results: dict[str, Any]) -> dict[str, str]:
@@ -37,19 +32,11 @@ def growth_tables(results: dict[str, Any]) -> dict[str, str]:
 
 def _part(results: dict[str, Any]) -> dict[str, Any]:
     measured = results.get("windows", {}).get("ours", {})
-    return {"audit_line_bytes": measured.get("line_bytes", _AUDIT_LINE_BYTES), **results["growth"]}
+    return {"audit_line_bytes": measured.get("line_bytes", Load.audit_line_bytes), **results["growth"]}
 
 
 def _load(part: dict[str, Any], instances: int, calls_per_s: float) -> Load:
-    return Load(
-        instances=instances,
-        calls_per_s=calls_per_s,
-        instance_life_s=part["instance_life_s"],
-        warm_s=_WARM_S,
-        cold_s=_COLD_S,
-        audit_line_bytes=part["audit_line_bytes"],
-        mints_per_month=_MINTS_A_MONTH,
-    )
+    return Load(instances, calls_per_s, part["instance_life_s"], part["audit_line_bytes"])
 
 
 def _events(events: list[dict[str, Any]]) -> str:
@@ -90,8 +77,8 @@ def _rates(part: dict[str, Any]) -> str:
             f"{calls_per_s:,.10g}",
             f"{min(instances * reads, calls_per_s) + instances * starts:,.3g}",
             f"{instances * starts:,.2g}",
-            f"{_MINTS_A_MONTH * 12:.2g}",
-            f"{8 * _MINTS_A_MONTH * 12:.2g}",
+            f"{MINTS_A_MONTH * 12:.2g}",
+            f"{8 * MINTS_A_MONTH * 12:.2g}",
         ]
         for instances, calls_per_s in LOADS
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from bench.growth import cold_fleet, refresh, steady_reads_per_instance_s, year
@@ -46,13 +44,7 @@ def test_tokens_of_a_quarter_of_an_hour_are_refreshed_all_day_and_nobody_is_refu
 
 
 def _load(instances: int, calls_per_s: float) -> Load:
-    of_each: dict[str, Any] = {
-        "instance_life_s": 7_200,
-        "warm_s": 0.002,
-        "cold_s": 0.7,
-        "audit_line_bytes": 700,
-    }
-    return Load(instances=instances, calls_per_s=calls_per_s, mints_per_month=0.1, **of_each)
+    return Load(instances, calls_per_s, instance_life_s=7_200)
 
 
 def test_requests_cost_the_same_for_each_million_whatever_the_fleet() -> None:
