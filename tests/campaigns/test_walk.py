@@ -139,7 +139,7 @@ def test_a_page_that_is_too_large_is_asked_for_in_halves_without_a_gap(
 
 
 def test_a_single_campaign_that_is_too_large_is_an_error() -> None:
-    with pytest.raises(PageTooLargeError, match="a single campaign is larger than the job reads"):
+    with pytest.raises(PageTooLargeError, match="unexpected_answer: a single campaign is larger"):
         read(*[PageTooLargeError() for _ in range(9)], limit=100)
 
 

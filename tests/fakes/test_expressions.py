@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from functions.broker.adapters.dynamodb import token_key
 from local.fakes.dynamodb import FakeDynamoDB
-from local.fakes.expressions import UnknownExpressionError
+from local.fakes.expressions import Placeholders, UnknownExpressionError, holds
 
 if TYPE_CHECKING:
     from tests.conftest import Account
@@ -128,6 +128,15 @@ def test_bad_expressions_are_refused(backend: Backend, names: dict[str, str], va
 def test_the_fake_refuses_an_expression_that_it_does_not_know() -> None:
     with pytest.raises(UnknownExpressionError):
         update_item(FakeDynamoDB(), {"#a": "a"}, {":x": {"N": "1"}}, "ADD #a :x")
+    for condition in ("#a = :x = :x", "size(#a) = :x", "#a <> :x", "#a = :x +"):
+        with pytest.raises(UnknownExpressionError):
+            holds(condition, {}, Placeholders({"#a": "a"}, {":x": {"N": "1"}}))
+
+
+def test_no_comparison_of_different_types_is_true() -> None:
+    placeholders = Placeholders({"#a": "a"}, {":x": {"N": "1"}})
+    for condition in ("#a = :x", "#a < :x", ":x < #a"):
+        assert not holds(condition, {"a": {"S": "1"}}, placeholders)
 
 
 def test_the_fake_refuses_placeholders_that_are_not_defined() -> None:
