@@ -184,9 +184,8 @@ class _Request:
             return record._replace(token=None)
         copied = known.copy.clear.token.token_id if known.copy else None
         if copied == known.reported_token_id != record.token.token.token_id:
-            known.copy = (
-                None  # reported and replaced: memory never serves it again, even if the next step fails
-            )
+            # Reported and replaced: memory never serves it again, even if the next step fails.
+            known.copy = None
         return record
 
     def _decide(self, record: TokenRecord) -> Decision:
@@ -213,9 +212,8 @@ class _Request:
         try:
             access_token = self.issuer.store.open(record.connection, record.token)
         except SealBrokenError as error:
-            self.broken = (
-                record.token
-            )  # somebody else has written into the item: it counts as without a token
+            # Somebody else has written into the item: it counts as without a token.
+            self.broken = record.token
             self._notice("SealBroken", error)
             return None
         return self._remember(record, ClearToken(record.token.token, access_token), "table")

@@ -130,7 +130,7 @@ def test_the_status_has_no_token_no_ciphertext_and_no_reporter() -> None:
 
 
 def test_every_field_of_the_record_was_considered() -> None:
-    # Whoever adds a field decides here whether the status shows it.
+    # A new field fails this test, so that its author decides whether the status shows it.
     assert set(TokenRecord._fields) == {
         "connection", "token", "generation", "fence", "lock", "pace", "failure", "refresh_at_epoch_s",
         "refused_versions", "reports",

@@ -85,10 +85,11 @@ class ConnectionSecrets:
         return answer["VersionId"], answer  # a KeyError here is an answer that was cut off
 
     def _credential_in(self, answer: Any) -> ClientCredentials | PersonalAccessToken:
-        if "SecretString" not in answer:
+        text = answer.get("SecretString")
+        if text is None:
             raise _malformed("it is binary: store it as text (SecretString)")
         try:
-            members = credential_in(object_in(answer["SecretString"]))
+            members = credential_in(object_in(text))
         except MalformedCredentialError as error:
             raise _malformed(str(error)) from None
         if members["type"] == "personal_access_token":
