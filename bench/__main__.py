@@ -68,8 +68,8 @@ class Thoroughness:
     counted: bool
 
 
-THOROUGH: Final = Thoroughness(starts=11, variant_starts=7, blocks=9, calls_per_block=400, counted=True)
-QUICK: Final = Thoroughness(starts=3, variant_starts=3, blocks=3, calls_per_block=100, counted=False)
+THOROUGH: Final = Thoroughness(starts=21, variant_starts=7, blocks=45, calls_per_block=100, counted=True)
+QUICK: Final = Thoroughness(starts=3, variant_starts=3, blocks=9, calls_per_block=50, counted=False)
 
 
 def main() -> int:

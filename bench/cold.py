@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from bench.instances import count_instructions, start
+from bench.instances import count_instructions, one_core, start
 from bench.samples import Cost, Sample
 from bench.world import EVENT
 
@@ -21,11 +21,12 @@ def measure_starts(
     """Start every stage once a round, in turns, so that other load on the machine affects all of them equally."""
     stages = list(stages)
     found = defaultdict(list)
-    for number in range(rounds):
-        say(f"  round {number + 1} of {rounds}")
-        # Every other round backwards, so that no stage always follows the same one.
-        for stage in stages if number % 2 else reversed(stages):
-            found[stage.name].append(start(stage, EVENT))
+    with one_core():
+        for number in range(rounds):
+            say(f"  round {number + 1} of {rounds}")
+            # Every other round backwards, so that no stage always follows the same one.
+            for stage in stages if number % 2 else reversed(stages):
+                found[stage.name].append(start(stage, EVENT))
     counts: dict[str, int] = {}
     if counted:
         for stage in stages:

@@ -6,9 +6,9 @@ import json
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from bench.instances import Instance, count_instructions
+from bench.instances import Instance, count_instructions, one_core
 from bench.samples import Cost, Sample
 from bench.world import EVENT
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from bench.instances import Stage
     from bench.world import World
 
-_WARM_UP_CALLS: Final = 50
-_COUNTED_CALLS: Final = 200
+_WARM_UP_CALLS, _COUNTED_CALLS = 50, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def measure_calls(
     """Call one running instance of every stage in turns, a block of calls at a time."""
     stages = list(stages)
     wall, cpu = defaultdict(list), defaultdict(list)
-    with ExitStack() as stack:
+    with one_core(), ExitStack() as stack:
         instances = {stage.name: stack.enter_context(Instance(stage)) for stage in stages}
         for instance in instances.values():
             for _ in range(_WARM_UP_CALLS):

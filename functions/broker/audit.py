@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from functions.broker.grants import GrantsError
@@ -27,7 +26,7 @@ class Audit:
     def __init__(self) -> None:
         quiet_logging()
         self._facts: dict[str, object] = {}
-        self._events: Counter[str] = Counter()
+        self._events: dict[str, int] = {}
 
     @functools.cached_property
     def _logger(self) -> Logger:
@@ -36,7 +35,7 @@ class Audit:
     def begin(self, request_id: str) -> None:
         """Forget the request before this one."""
         self._facts = {"request_id": request_id}
-        self._events = Counter()
+        self._events = {}
 
     def add(self, **facts: object) -> None:
         """Note facts for the line of this answer; nothing secret."""
@@ -52,7 +51,7 @@ class Audit:
 
     def notice(self, event: str, facts: Mapping[str, object]) -> None:
         """Count an event in this answer's metrics and write it down at once, in case the answer never comes."""
-        self._events[event] += 1
+        self._events[event] = self._events.get(event, 0) + 1
         self._logger.warning(event, extra={"request_id": self._facts.get("request_id"), **facts})
 
     def notice_bug(self, error: Exception) -> None:
@@ -68,13 +67,14 @@ class Audit:
 
     def write(self, outcome: str, status: int, duration_ms: float) -> None:
         """Write the line of this answer."""
+        source = str(self._facts.pop("source", "none"))  # a dimension, and no field
         write_metric_line(
             SERVICE,
             metrics={
                 "Answers": (1, "Count"),
                 "Duration": (round(duration_ms, 1), "Milliseconds"),
             },
-            dimensions={"outcome": outcome, "source": str(self._facts.get("source", "none"))},
-            fields={"status": status, **{k: v for k, v in self._facts.items() if k != "source"}},
+            dimensions={"outcome": outcome, "source": source},
+            fields={"status": status, **self._facts},
             events=self._events,
         )

@@ -16,7 +16,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GRANTS_FILE = Path(__file__).with_name("grants.json")
 CONNECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -26,8 +29,8 @@ _PRINCIPAL = re.compile(r"campaigns|(self|\d{12}):(role|user)/([\w+=,.@*-]{1,128
 _CONNECTION_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,64}")
 _RULE_MEMBERS = {"name", "comment", "principals", "connections", "max_lease_seconds"}
 _USER_ARN = re.compile(
-    r"arn:[\w-]+:(?:sts::(?P<role_account>\d{12}):assumed-role/(?P<role>[\w+=,.@-]{1,64})/(?P<session>.+)"
-    r"|iam::(?P<user_account>\d{12}):user/(?:.*/)?(?P<user>[\w+=,.@-]{1,64}))",
+    r"arn:[\w-]+:(?:sts::(\d{12}):assumed-role/([\w+=,.@-]{1,64})/(.+)"
+    r"|iam::(\d{12}):user/(?:.*/)?([\w+=,.@-]{1,64}))",
     re.ASCII,
 )
 
@@ -80,8 +83,9 @@ class Grants:
         names = {name for rule in self._rules_for(caller) for name in rule.connection_names}
         return sorted(names)
 
-    def _rules_for(self, caller: Caller) -> list[_Rule]:
-        return [rule for rule in self._rules if rule.principals.fullmatch(str(caller))]
+    def _rules_for(self, caller: Caller) -> Iterator[_Rule]:
+        principal = str(caller)
+        return (rule for rule in self._rules if rule.principals.fullmatch(principal))
 
 
 def read_caller(user_arn: object) -> Caller | None:
@@ -89,9 +93,8 @@ def read_caller(user_arn: object) -> Caller | None:
     match = _USER_ARN.fullmatch(user_arn) if isinstance(user_arn, str) else None
     if match is None:
         return None
-    if match["role"]:
-        return Caller(match["role_account"], "role", match["role"], match["session"])
-    return Caller(match["user_account"], "user", match["user"], "")
+    role_account, role, session, user_account, user = match.groups()
+    return Caller(role_account, "role", role, session) if role else Caller(user_account, "user", user, "")
 
 
 def load_grants(own_account: str, campaigns_role: str, file: Path = GRANTS_FILE) -> Grants:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONNECTION = "digishare"
 LONGEST_BODY_BYTES = 8 * 1024
-# `json.dumps` would make an encoder for each answer.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+# `json.dumps` would make an encoder for each answer, as `json.loads` would make a decoder for each body.
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _LONGEST_MIN_TTL_S = 10**9
 _METHODS = {"/token": "POST", "/status": "GET"}
@@ -129,18 +129,23 @@ def _fields(event: Mapping[str, Any]) -> Mapping[str, object]:
     raise InvalidRequest("the body must be application/json or application/x-www-form-urlencoded")
 
 
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise InvalidRequest("a member appears twice in the body")
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant).decode
+
+
 def _json(body: str) -> Mapping[str, object]:
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            raise InvalidRequest("a member appears twice in the body")
-        return members
-
-    def no_constant(name: str) -> NoReturn:
-        raise InvalidRequest(f"{name} is not JSON")
-
     try:
-        value = json.loads(body, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+        value = _decode(body)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not JSON") from None
     if not isinstance(value, dict):

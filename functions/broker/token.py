@@ -5,7 +5,6 @@ A token's fields are never copied: what needs one has the `Token` itself. Times 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,13 +31,15 @@ class FailureKind(StrEnum):
     """A token may exist upstream that nobody has seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedToken:
+class SealedToken(NamedTuple):
     """A token as it is in the item: encrypted for its connection, fence and expiry."""
 
     token: Token
-    sealed: bytes = field(repr=False)
+    sealed: bytes
     fence: int
+
+    def __repr__(self) -> str:
+        return f"SealedToken(token={self.token}, fence={self.fence})"
 
 
 class Lock(NamedTuple):

@@ -45,8 +45,14 @@ STAND_INS = {
     "dateutil/parser/__init__.py": (
         "def parse(*arguments, **named):\n    from dateutil.parser._parser import parse\n\n    return parse(*arguments, **named)\n"
     ),
-    # HTTP/2 needs a package that the layer does not have.
-    "urllib3/http2/__init__.py": "",
+    # With importlib.resources it finds its file in a zip as well, for which it loads a dozen modules.
+    "certifi/__init__.py": (
+        "import os.path\n\n\ndef where():\n    return os.path.join(os.path.dirname(__file__), 'cacert.pem')\n"
+    ),
+    # The SDK tries it first; it loads what it can before it misses pyOpenSSL.
+    "urllib3/contrib/pyopenssl.py": "raise ImportError('the layer has no pyOpenSSL')\n",
+    # HTTP/2 needs a package that the layer does not have. The functions wait with no waiter, and repeat in another mode.
+    **dict.fromkeys(("urllib3/http2/__init__.py", "botocore/waiter.py", "botocore/retries/adaptive.py"), ""),
 }
 _CERTIFICATE = re.compile(
     r'# Label: "([^"]+)"\n(?:#[^\n]*\n)*(-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n)',

@@ -115,24 +115,16 @@ def hang(*, cap_s: float = 30.0, processed: bool = False) -> Fault:
 
 def drip_headers(*, interval_ms: int = 50, cap_s: float = 30.0, processed: bool = False) -> Fault:
     """Header bytes one at a time, without an end, for `cap_s`."""
-    return Fault(
-        name="drip_headers",
-        delivery="drip_headers",
-        interval_s=interval_ms / 1000,
-        cap_s=cap_s,
-        processed=processed,
-    )
+    return _drip("drip_headers", interval_ms, cap_s, processed=processed)
 
 
 def drip_body(*, interval_ms: int = 50, cap_s: float = 30.0, processed: bool = True) -> Fault:
     """The true answer's body, one byte at a time; the mint counts."""
-    return Fault(
-        name="drip_body",
-        delivery="drip_body",
-        interval_s=interval_ms / 1000,
-        cap_s=cap_s,
-        processed=processed,
-    )
+    return _drip("drip_body", interval_ms, cap_s, processed=processed)
+
+
+def _drip(name: Delivery, interval_ms: int, cap_s: float, *, processed: bool) -> Fault:
+    return Fault(name=name, delivery=name, interval_s=interval_ms / 1000, cap_s=cap_s, processed=processed)
 
 
 def reset(*, processed: bool = False) -> Fault:

@@ -235,11 +235,11 @@ def test_a_sealed_token_opens_for_its_connection_fence_expiry_and_id_only(backen
     flipped = sealed.sealed[:-1] + bytes([sealed.sealed[-1] ^ 1])
     for connection, changed in (
         ("other", sealed),
-        ("digishare", replace(sealed, fence=8)),
-        ("digishare", replace(sealed, sealed=flipped)),
-        ("digishare", replace(sealed, token=token._replace(expires_at_epoch_s=NOW + 3600.26))),
-        ("digishare", replace(sealed, token=token._replace(expires_at_epoch_s=None))),
-        ("digishare", replace(sealed, token=token._replace(token_id="0" * 16))),
+        ("digishare", sealed._replace(fence=8)),
+        ("digishare", sealed._replace(sealed=flipped)),
+        ("digishare", sealed._replace(token=token._replace(expires_at_epoch_s=NOW + 3600.26))),
+        ("digishare", sealed._replace(token=token._replace(expires_at_epoch_s=None))),
+        ("digishare", sealed._replace(token=token._replace(token_id="0" * 16))),
     ):
         with pytest.raises(SealBrokenError):
             store.open(connection, changed)

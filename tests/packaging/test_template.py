@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import cache
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from functions.broker import audit, lifetime
 from functions.broker.settings import Settings
-from lambda_support.telemetry import write_metric_line
+from lambda_support import telemetry
 from local.translated_template import TEMPLATE, parse, translate
 from token_broker import issued_token
 
@@ -76,7 +77,7 @@ def line_of_the_broker(event: str) -> None:
 
 
 def line_of_campaigns(event: str) -> None:
-    write_metric_line("campaigns", {}, {}, {"reason": "canary"}, {event: 1})
+    telemetry.write_metric_line("campaigns", {}, {}, {"reason": "canary"}, {event: 1})
 
 
 @pytest.mark.parametrize("event", ["SealBroken", "PreviousSecretUsed", "AwsRefused", "OtherCampaigns"])
@@ -89,8 +90,11 @@ def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
         variables = properties(function)["Environment"]["Variables"]
         assert variables["POWERTOOLS_METRICS_NAMESPACE"] == alarm["Namespace"]
     namespace = alarm["Namespace"]["Fn::Sub"].replace("${AWS::StackName}", "test-stack")
-    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace)
-    (line_of_campaigns if event == "OtherCampaigns" else line_of_the_broker)(event)
+    with monkeypatch.context() as patch:
+        patch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace)
+        importlib.reload(telemetry)
+        (line_of_campaigns if event == "OtherCampaigns" else line_of_the_broker)(event)
+    importlib.reload(telemetry)
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     assert alarm["MetricName"] == event

@@ -11,6 +11,7 @@ from functions.broker import attempt, lifetime, replace_token
 from functions.broker.adapters import dynamodb
 from functions.broker.adapters.token_store import SealBrokenError, TokenStore
 from functions.broker.ports import AwsBusyError, AwsError, AwsUnavailableError
+from token_broker.issued_token import ClearToken
 from token_broker.ledger_row import Outcome
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from functions.broker.attempt import Candidate
     from functions.broker.ports import RequestClock
     from functions.broker.token import SealedToken, TokenRecord
-    from token_broker.issued_token import ClearToken
     from token_broker.ledger_row import Mint
 
     Patch = Callable[[pytest.MonkeyPatch], None]
@@ -199,7 +199,7 @@ def count_from_answer(exchange: Callable[..., ClearToken], this: Any, *parts: An
     if expires_at is None:
         return clear
     later = clear.token._replace(expires_at_epoch_s=expires_at + this.by.ports.clock() - began)
-    return replace(clear, token=later)
+    return ClearToken(later, clear.access_token)
 
 
 # --- who is served what --------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +23,7 @@ FAILURE = Failure("upstream_500", FailureKind.MAY_HAVE_ISSUED, count=2, not_befo
 
 
 def with_token(**changes: Any) -> TokenRecord:
-    return RECORD._replace(token=replace(SEALED, token=TOKEN._replace(**changes)))
+    return RECORD._replace(token=SEALED._replace(token=TOKEN._replace(**changes)))
 
 
 NEVER = {

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools import Logger
 
-# `json.dumps` would make an encoder for each line.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+# `json.dumps` would make an encoder for each line. No line contains itself, so none is searched for it.
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+# Each stack has its own, so that a test stack's events raise no alarm of production's.
+_NAMESPACE = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "TokenBroker")
 _LOGGERS_THAT_PRINT_SECRETS = ("boto3", "botocore", "urllib3", "requests")
 
 
@@ -82,8 +84,7 @@ def write_metric_line(
 
 def _directive(dimensions: list[str], units: Mapping[str, str]) -> dict[str, object]:
     return {
-        # Each stack has its own, so that a test stack's events raise no alarm of production's.
-        "Namespace": os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "TokenBroker"),
+        "Namespace": _NAMESPACE,
         "Dimensions": [dimensions],
         "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
     }

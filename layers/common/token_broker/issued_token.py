@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -73,21 +72,24 @@ class Token(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
+# The next two are no tuples, because `json.dumps` and `%` would show the text of a token, and no data classes, because
+# those make a start slower (docs/performance.md).
 class ClearToken:
-    """A token and its text."""
+    """A token and its text, which its repr hides."""
 
-    token: Token
-    access_token: str = field(repr=False)
+    __slots__ = "access_token", "token"
+
+    def __init__(self, token: Token, access_token: str) -> None:
+        self.token, self.access_token = token, access_token
 
 
-@dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What the upstream issued. `expires_in` is as it came: believed only after `expiry_of`."""
+    """What the upstream issued; its repr hides it. `expires_in` is as it came: believed only after `expiry_of`."""
 
-    access_token: str = field(repr=False)
-    expires_in: object
-    scope: str | None
+    __slots__ = "access_token", "expires_in", "scope"
+
+    def __init__(self, access_token: str, expires_in: object, scope: str | None) -> None:
+        self.access_token, self.expires_in, self.scope = access_token, expires_in, scope
 
 
 def members_of(body: bytes) -> dict[str, object]:
