@@ -116,8 +116,8 @@ class Instance:
 def one_core() -> Iterator[None]:
     """Let this thread, and what it starts in the `with` block, run on one core.
 
-    A function with 1,024 MB has less than a core, for handler and Runtime API together. Between two cores the same
-    call's time varies by a tenth.
+    A function with 1,024 MB has less than a core, for handler and Runtime API together, and the time of a process that
+    moves between two cores varies more.
     """
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})

@@ -220,7 +220,7 @@ def test_nothing_in_the_artefacts_names_the_machine_that_built_them() -> None:
             assert not file.is_file() or str(ROOT).encode() not in file.read_bytes()
 
 
-def test_a_placeholder_for_a_module_does_what_the_module_did() -> None:
+def test_a_stand_in_for_a_module_does_what_the_module_did() -> None:
     code = """
 import certifi, jmespath, dateutil.parser, lambda_support.upstream_http
 print(jmespath.search("a[0].b", {"a": [{"b": 7}]}), jmespath.compile("a").search({"a": 1}))
