@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
+import runpy
 import sys
 import time
 from importlib.metadata import PackageNotFoundError
@@ -247,9 +247,8 @@ def test_streams_of_other_kinds_stay_as_they_are(monkeypatch: pytest.MonkeyPatch
 def test_a_machine_without_termios_has_no_echo_to_restore(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as windows:
         windows.setitem(sys.modules, "termios", None)
-        with importlib.reload(prompts).echo_restored():
+        with runpy.run_path(prompts.__file__)["echo_restored"]():
             pass
-    importlib.reload(prompts)
 
 
 def test_missing_actions_are_asked_for_with_the_users_path(

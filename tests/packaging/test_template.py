@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import runpy
 from functools import cache
 from typing import Any
 
@@ -93,9 +93,8 @@ def test_an_event_that_a_person_must_look_at_raises_the_alarm_of_its_name(
     namespace = alarm["Namespace"]["Fn::Sub"].replace("${AWS::StackName}", "test-stack")
     with monkeypatch.context() as patch:
         patch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace)
-        importlib.reload(telemetry)
+        patch.setattr(telemetry, "_NAMESPACE", runpy.run_path(telemetry.__file__)["_NAMESPACE"])
         (line_of_campaigns if event == "OtherCampaigns" else line_of_the_broker)(event)
-    importlib.reload(telemetry)
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     assert (alarm["MetricName"], line[event]) == (event, [1 if event == "OtherCampaigns" else 2])
